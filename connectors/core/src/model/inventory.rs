@@ -1,0 +1,34 @@
+//! What a database has beside its tables, so that two databases can be compared in one place.
+
+use serde::{Deserialize, Serialize};
+
+use super::schema::TableName;
+
+/// Facts about one database that its successor must share.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Inventory {
+    /// `postgresql`, later `mysql`, `mariadb`.
+    pub engine: String,
+    /// Comparable version number (PostgreSQL: `server_version_num`).
+    pub version: u32,
+    /// Version for messages.
+    pub version_text: String,
+    /// Character encoding of the database.
+    pub encoding: String,
+    /// Installed extensions.
+    pub extensions: Vec<String>,
+    /// Extensions that could be installed.
+    pub available_extensions: Vec<String>,
+    /// Roles that own or are granted something among the selected objects.
+    pub needed_roles: Vec<String>,
+    /// All roles.
+    pub roles: Vec<String>,
+    /// Names of user-defined types in selected schemas, schema-qualified.
+    pub types: Vec<String>,
+    /// Names of all collations, schema-qualified.
+    pub collations: Vec<String>,
+    /// Names of sequences in selected schemas.
+    pub sequences: Vec<TableName>,
+    /// Size of the database on disk in bytes.
+    pub bytes: u64,
+}

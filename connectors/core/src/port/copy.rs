@@ -1,0 +1,64 @@
+//! Reading the initial rows, and digests, under one snapshot.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Result, reader::RowReader};
+use crate::model::{schema::Table, value::Tuple};
+
+/// A part of a table, in the words of the connector that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// For example `ctid >= '(0,0)' AND ctid < '(2048,0)'`; empty for the whole table.
+    pub condition: String,
+    /// Size on disk in bytes, an estimate.
+    pub bytes: u64,
+}
+
+/// How rows of a copy travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// PostgreSQL's binary COPY stream, piped through without decoding.
+    PostgresBinary,
+    /// PostgreSQL's text COPY stream.
+    PostgresText,
+    /// Decoded rows.
+    Rows,
+}
+
+/// A piece of a copy.
+#[derive(Debug, Clone)]
+pub enum CopyChunk {
+    /// Bytes of a COPY stream.
+    Raw(Bytes),
+    /// Rows, in the order of the carried columns.
+    Rows(Vec<Tuple>),
+}
+
+/// A consistent view of a database, shared by all workers that read under it.
+///
+/// Dropping it ends the view.
+#[async_trait]
+pub trait Snapshot: RowReader {
+    /// Which transactions it contains, as text for the journal (PostgreSQL:
+    /// `pg_current_snapshot()`).
+    fn visible(&self) -> &str;
+
+    /// Cuts a table into ranges of about `target_bytes`, in the order to read them.
+    async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>>;
+
+    /// Starts to read one range of the carried columns.
+    async fn read(
+        &self,
+        table: &Table,
+        range: &Range,
+        format: CopyFormat,
+    ) -> Result<Box<dyn CopyStream>>;
+}
+
+/// An open read of one range.
+#[async_trait]
+pub trait CopyStream: Send {
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Result<Option<CopyChunk>>;
+}

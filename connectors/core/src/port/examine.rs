@@ -1,0 +1,45 @@
+//! The port behind preflight.
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::model::{
+    finding::{Finding, Scope},
+    run::RunId,
+    schema::Table,
+    selection::Selection,
+    side::Side,
+};
+
+/// What a check needs to know about the run.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The run.
+    pub run: RunId,
+    /// Which side this database is.
+    pub side: Side,
+    /// When.
+    pub scope: Scope,
+    /// What is moved.
+    pub selection: Selection,
+    /// Tables of blue that are moved (empty when blue could not be read).
+    pub tables: Vec<Table>,
+    /// Whether the run has begun already, so that its own objects are expected.
+    pub resuming: bool,
+    /// Whether rows will be copied (so green must be empty) and the schema created by us.
+    pub copies_schema: bool,
+}
+
+/// Anything that can tell in advance why it would fail later.
+///
+/// Engine-specific knowledge (settings, privileges, identities, retention) stays in the
+/// connector; the engine only collects.
+#[async_trait]
+pub trait Examine: Send + Sync {
+    /// Runs every check and returns all findings in a fixed order.
+    ///
+    /// # Errors
+    ///
+    /// A check could not be made, which is not the same as a finding.
+    async fn examine(&self, question: &Question) -> Result<Vec<Finding>>;
+}

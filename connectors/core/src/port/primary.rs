@@ -1,0 +1,81 @@
+//! What a move needs from a database beyond rows and changes: the fence and the counters.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::Result;
+use crate::model::{counter::Counter, run::RunId, schema::Table, selection::Selection};
+
+/// State of the fence as the database itself says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fence {
+    /// Clients may write every table of the run.
+    Open,
+    /// Nobody but us can write any table of the run.
+    Closed,
+    /// Some tables are closed and some are open.
+    Partial,
+}
+
+/// Something that would make the fence wait: an open transaction that has written or may write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenTransaction {
+    /// Backend process, or the name of a prepared transaction.
+    pub who: String,
+    /// `application_name`, for messages.
+    pub application: String,
+    /// Seconds since it began.
+    pub age_seconds: f64,
+    /// Whether it holds a lock on a table of the run that conflicts with the fence.
+    pub blocks_fence: bool,
+    /// Whether it is a prepared (two-phase) transaction.
+    pub prepared: bool,
+}
+
+/// A database as the owner of writes.
+#[async_trait]
+pub trait Primary: Send + Sync {
+    /// Installs the fence open, ahead of the move, so that closing is one fast statement.
+    /// Idempotent; adds tables that are new.
+    async fn install_fence(&self, run: &RunId, tables: &[Table]) -> Result<()>;
+
+    /// Refuses writes from everyone but us, whatever path they take: direct sessions, open
+    /// transactions, superusers, sessions in replica role. Waits for writers in flight, at most
+    /// `within`. When it returns `Ok`, nothing but us can commit a write to a table of the run;
+    /// when it returns an error the fence is as open as before. Idempotent.
+    async fn close_to_clients(&self, run: &RunId, within: Duration) -> Result<()>;
+
+    /// Takes [`Primary::close_to_clients`] back; never waits for readers. Idempotent.
+    async fn open_to_clients(&self, run: &RunId) -> Result<()>;
+
+    /// Asks the database for the state of the fence.
+    async fn fence(&self, run: &RunId) -> Result<Fence>;
+
+    /// Removes the fence and all it needs. Idempotent.
+    async fn remove_fence(&self, run: &RunId) -> Result<()>;
+
+    /// Transactions that are open now, oldest first.
+    async fn open_transactions(&self, run: &RunId) -> Result<Vec<OpenTransaction>>;
+
+    /// State of every sequence that belongs to the selection.
+    async fn counters(&self, selection: &Selection) -> Result<Vec<Counter>>;
+
+    /// Moves every counter to at least the given state, never backwards, in one round trip.
+    async fn advance(&self, counters: &[Counter]) -> Result<()>;
+
+    /// A text that changes when the definition of a table of the run changes (columns, types,
+    /// identity, partitions, tables that appear or disappear); the map is from table to text.
+    async fn fingerprint(
+        &self,
+        selection: &Selection,
+    ) -> Result<std::collections::BTreeMap<String, String>>;
+
+    /// One empty round trip, for the pause estimate.
+    async fn round_trip(&self) -> Result<Duration>;
+
+    /// Opens the sessions a move needs ahead of the pause.
+    async fn warm_up(&self) -> Result<()>;
+}

@@ -1,0 +1,21 @@
+//! Moving table definitions between two databases of the same engine.
+
+use async_trait::async_trait;
+
+use super::Result;
+use crate::model::selection::Selection;
+
+/// Copies definitions, not rows.
+#[async_trait]
+pub trait SchemaCopy: Send + Sync {
+    /// Creates what must exist before rows: schemas, types, tables without indexes and
+    /// constraints, functions, sequences. Repeating it after a crash is harmless.
+    async fn before_rows(&self, selection: &Selection) -> Result<()>;
+
+    /// Creates the rest in parallel: indexes, constraints, foreign keys, triggers, policies; then
+    /// gathers statistics. Repeating it after a crash is harmless.
+    async fn after_rows(&self, selection: &Selection, workers: usize) -> Result<()>;
+
+    /// Gathers planner statistics of the target (also after `provided` schemas).
+    async fn analyze(&self, workers: usize) -> Result<()>;
+}

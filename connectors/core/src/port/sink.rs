@@ -1,0 +1,101 @@
+//! Writing rows: the initial copy and the stream.
+
+use async_trait::async_trait;
+
+use super::{
+    Result,
+    copy::{CopyFormat, CopyStream},
+};
+use crate::model::{
+    event::Event,
+    position::Position,
+    run::RunId,
+    schema::{Table, TableName},
+};
+
+/// Where the rows of one source table go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The source table as the stream names it.
+    pub source: TableName,
+    /// The table on this side.
+    pub target: Table,
+}
+
+/// A database or log that accepts copied rows and streamed changes.
+///
+/// The sink owns the answer to "how far are we": progress is stored with the data.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Creates what the sink needs on the server before rows come (its schema with the progress
+    /// table, the replication origin). Idempotent.
+    async fn prepare(&self, run: &RunId) -> Result<()>;
+
+    /// Formats of [`Sink::copy`] in order of preference.
+    fn copy_formats(&self) -> &[CopyFormat];
+
+    /// Empties a table before it is copied again. Only ever called for tables that the journal
+    /// says were not finished, and only on the side that does not own the writes.
+    async fn clear(&self, run: &RunId, table: &Table) -> Result<()>;
+
+    /// Writes rows of the initial copy in one transaction and returns their number. When it fails
+    /// nothing was written.
+    async fn copy(
+        &self,
+        run: &RunId,
+        table: &Table,
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+    ) -> Result<u64>;
+
+    /// Opens the single writer of streamed changes for `run`.
+    ///
+    /// # Errors
+    ///
+    /// Definite when another process holds the writer of this run (the lease).
+    async fn writer(&self, run: &RunId, routes: &[Route]) -> Result<Box<dyn SinkWriter>>;
+
+    /// Takes the lease of the run on this server: a session that holds it until dropped.
+    ///
+    /// # Errors
+    ///
+    /// Definite `CUT0501` when another process holds it.
+    async fn lease(&self, run: &RunId) -> Result<Box<dyn Lease>>;
+
+    /// Removes everything the run created on this side through the sink. Idempotent.
+    async fn release(&self, run: &RunId) -> Result<()>;
+}
+
+/// Proof that this process is the only one that works on a run. Dropping it gives it back.
+#[async_trait]
+pub trait Lease: Send + Sync {
+    /// Whether it is still held (the session lives).
+    async fn held(&self) -> bool;
+}
+
+/// The one writer of a run on one side.
+///
+/// Strict: one row expected, one row touched, else a definite error that names table and
+/// position, and nothing of the batch is written.
+#[async_trait]
+pub trait SinkWriter: Send {
+    /// Position up to which changes are durable, read from the sink itself; `None` when nothing
+    /// was ever applied.
+    async fn progress(&mut self) -> Result<Option<Position>>;
+
+    /// Applies events in order: whole transactions, except that one transaction above the batch
+    /// budget comes in several calls; then the sink keeps its own transaction open until the
+    /// `Commit` arrives. `Message` and `Idle` events write no row, but the position of their
+    /// commit is stored with the next write or by [`SinkWriter::store`].
+    ///
+    /// Returns the position that is durable now; `None` while a transaction is open.
+    ///
+    /// # Errors
+    ///
+    /// After any error the writer must be dropped and opened again; [`SinkWriter::progress`] of
+    /// the new one says what was applied.
+    async fn apply(&mut self, events: &[Event]) -> Result<Option<Position>>;
+
+    /// Stores a position without rows, so that the source can forget an idle stretch of log.
+    async fn store(&mut self, position: &Position) -> Result<()>;
+}

@@ -1,0 +1,78 @@
+//! Capture: following a database's change log from a known point.
+
+use async_trait::async_trait;
+
+use super::{Result, copy::Snapshot};
+use crate::model::{
+    event::Event, inventory::Inventory, position::Position, run::RunId, schema::Table,
+    selection::Selection,
+};
+
+/// A database whose changes can be captured.
+///
+/// Everything a source creates on the server carries the [`RunId`], so every method can be
+/// repeated after a crash, and [`Source::release`] finds all of it.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Describes the selected tables as they are now: ordinary tables and leaf partitions.
+    async fn tables(&self, selection: &Selection) -> Result<Vec<Table>>;
+
+    /// What else the database has.
+    async fn inventory(&self, selection: &Selection) -> Result<Inventory>;
+
+    /// Starts retaining changes of `tables` (creates publication and slot).
+    ///
+    /// With `with_snapshot`, also opens a snapshot that contains exactly what committed before
+    /// [`Capture::start`]: no gap and no overlap. When capture for `run` exists already it is kept
+    /// and the snapshot is `None`: it cannot be reopened once its session is gone.
+    async fn capture(&self, run: &RunId, tables: &[Table], with_snapshot: bool) -> Result<Capture>;
+
+    /// Opens a snapshot of now, for copying tables again after a crash. Its
+    /// [`Snapshot::visible`] says which streamed transactions it contains.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
+
+    /// Opens a snapshot together with its position: it contains exactly the transactions whose
+    /// [`Event::Commit`] position is covered by the returned one. Leaves nothing on the server.
+    async fn snapshot_at_position(&self) -> Result<(Position, Box<dyn Snapshot>)>;
+
+    /// Streams changes after `from`, or after the last confirmed position when `None`.
+    ///
+    /// Transactions that a sink of this run wrote on this database are left out; they still move
+    /// the position. Call [`Source::capture`] first.
+    async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>>;
+
+    /// Where the log ends now.
+    async fn head(&self) -> Result<Position>;
+
+    /// Writes a message into the log so that it is durable when this returns, and returns a
+    /// position that covers it. Also the heartbeat.
+    async fn emit(&self, prefix: &str, content: &str) -> Result<Position>;
+
+    /// Bytes of log that the server keeps for `run`, when it knows.
+    async fn retained(&self, run: &RunId) -> Result<Option<u64>>;
+
+    /// Removes everything [`Source::capture`] created. Idempotent.
+    async fn release(&self, run: &RunId) -> Result<()>;
+}
+
+/// Retention has begun.
+pub struct Capture {
+    /// The stream can start here.
+    pub start: Position,
+    /// The rows as of `start`; `None` when capture existed already or none was asked for.
+    pub snapshot: Option<Box<dyn Snapshot>>,
+}
+
+/// An open stream of changes.
+#[async_trait]
+pub trait ChangeStream: Send {
+    /// Appends at least one event to `out`, waiting if there is none. Appends what is in hand
+    /// without waiting for more, up to a few MiB.
+    ///
+    /// Cancel-safe: when the future is dropped, no event is lost.
+    async fn next(&mut self, out: &mut Vec<Event>) -> Result<()>;
+
+    /// Tells the source that everything up to `durable` may be forgotten. Only ever called with a
+    /// position that the sink returned. Cheap: it is sent by the stream's own timer or at once.
+    fn confirm(&mut self, durable: &Position);
+}

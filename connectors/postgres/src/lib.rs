@@ -1,0 +1,1 @@
+//! Both roles of a PostgreSQL database: source and target.

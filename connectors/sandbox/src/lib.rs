@@ -1,0 +1,1 @@
+//! Throwaway servers on loopback for the demo and for tests.

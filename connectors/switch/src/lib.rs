@@ -1,0 +1,1 @@
+//! Traffic switches: what decides where clients' writes go.

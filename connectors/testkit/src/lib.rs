@@ -1,0 +1,1 @@
+//! Fakes, faults, and the contract that every implementation of a port must pass.
