@@ -1,0 +1,4 @@
+//! Addresses, TLS, sessions.
+
+/// Address and credentials of one database.
+pub struct PgConfig {}

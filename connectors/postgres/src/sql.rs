@@ -1,0 +1,106 @@
+//! Quoting, and the names of what a run creates on a server.
+
+use cutover_core::model::{run::RunId, schema::TableName};
+
+/// The session setting that lets our own sessions through the fence; its value is
+/// [`RunId::object_name`].
+pub const PASS_SETTING: &str = "cutover.run";
+
+/// Prefix of the logical messages of a run: markers and heartbeats.
+pub const MESSAGE_PREFIX: &str = "cutover";
+
+/// An identifier, always quoted.
+#[must_use]
+pub fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string literal, safe under any `standard_conforming_strings`.
+#[must_use]
+pub fn literal(text: &str) -> String {
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+/// A table as `"schema"."name"`.
+#[must_use]
+pub fn table(name: &TableName) -> String {
+    format!("{}.{}", ident(&name.schema), ident(&name.name))
+}
+
+/// Names of everything that a run creates on a server. All come from the run's name, so that
+/// whatever a crash left behind is found again.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Publication, slot, replication origin and schema share this name.
+    pub base: String,
+}
+
+impl Names {
+    /// The names of one run.
+    #[must_use]
+    pub fn of(run: &RunId) -> Self {
+        Self { base: run.object_name() }
+    }
+
+    /// The publication.
+    #[must_use]
+    pub fn publication(&self) -> &str {
+        &self.base
+    }
+
+    /// The logical replication slot.
+    #[must_use]
+    pub fn slot(&self) -> &str {
+        &self.base
+    }
+
+    /// The replication origin that marks what our sink wrote.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.base
+    }
+
+    /// The schema with the progress table and the fence's function, unquoted.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.base
+    }
+
+    /// The progress table: `position` as text, one row.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        format!("{}.progress", ident(&self.base))
+    }
+
+    /// Name of the fence's triggers and of its function.
+    #[must_use]
+    pub fn fence(&self) -> String {
+        format!("{}_fence", self.base)
+    }
+
+    /// Key of the advisory lock that is the lease of the run.
+    #[must_use]
+    pub fn lease_key(&self) -> i64 {
+        // FNV-1a: any stable hash does, two runs on one server must differ.
+        self.base.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+        }) as i64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting() {
+        assert_eq!(ident("a\"B"), "\"a\"\"B\"");
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b"), "E'a\\\\''b'");
+        assert_eq!(table(&TableName::new("My S", "t.x")), "\"My S\".\"t.x\"");
+    }
+}
