@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Result, reader::RowReader};
-use crate::model::{schema::Table, value::Tuple};
+use crate::model::{digest::RowKey, schema::Table, value::Tuple};
 
 /// A part of a table, in the words of the connector that made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub trait Snapshot: RowReader {
 
     /// Cuts a table into ranges of about `target_bytes`, in the order to read them.
     async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>>;
+
+    /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.
+    fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Range;
 
     /// Starts to read one range of the carried columns.
     async fn read(

@@ -7,6 +7,7 @@ use super::{
     copy::{CopyFormat, CopyStream},
 };
 use crate::model::{
+    digest::RowKey,
     event::Event,
     position::Position,
     run::RunId,
@@ -98,4 +99,15 @@ pub trait SinkWriter: Send {
 
     /// Stores a position without rows, so that the source can forget an idle stretch of log.
     async fn store(&mut self, position: &Position) -> Result<()>;
+
+    /// Repair: removes the rows with these keys and writes `rows` instead, in one transaction.
+    /// Without keys the whole table is replaced. Marked as ours like everything the writer does.
+    /// Only called between transactions, while the stream stands still. Returns rows written.
+    async fn replace(
+        &mut self,
+        table: &Table,
+        keys: &[RowKey],
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+    ) -> Result<u64>;
 }
