@@ -13,6 +13,11 @@ pub struct Inventory {
     pub version: u32,
     /// Version for messages.
     pub version_text: String,
+    /// The same text for two databases exactly when one running server serves both (PostgreSQL:
+    /// system identifier and start time of the postmaster).
+    pub server: String,
+    /// Name of the database.
+    pub database: String,
     /// Character encoding of the database.
     pub encoding: String,
     /// Installed extensions.
@@ -21,6 +26,8 @@ pub struct Inventory {
     pub available_extensions: Vec<String>,
     /// Roles that own or are granted something among the selected objects.
     pub needed_roles: Vec<String>,
+    /// Roles that own a selected table, so that creating it elsewhere means acting as them.
+    pub owners: Vec<String>,
     /// All roles.
     pub roles: Vec<String>,
     /// Names of user-defined types in selected schemas, schema-qualified.

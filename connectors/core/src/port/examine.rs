@@ -24,6 +24,8 @@ pub struct Question {
     pub selection: Selection,
     /// Tables of blue that are moved (empty when blue could not be read).
     pub tables: Vec<Table>,
+    /// Roles that own those tables on blue (empty when blue could not be read).
+    pub owners: Vec<String>,
     /// Whether the run has begun already, so that its own objects are expected.
     pub resuming: bool,
     /// Whether rows will be copied (so green must be empty) and the schema created by us.
