@@ -26,6 +26,8 @@ pub struct Question {
     pub tables: Vec<Table>,
     /// Roles that own those tables on blue (empty when blue could not be read).
     pub owners: Vec<String>,
+    /// Whether clients' writes belong to this side now.
+    pub owns_writes: bool,
     /// Whether the run has begun already, so that its own objects are expected.
     pub resuming: bool,
     /// Whether rows will be copied (so green must be empty) and the schema created by us.
