@@ -1,0 +1,277 @@
+//! Cuts a stream into batches: whole transactions up to a byte budget, a single larger
+//! transaction in pieces, and a stop exactly at a position or behind a marker. Pure.
+
+use std::collections::VecDeque;
+
+use cutover_core::model::{event::Event, position::Position};
+
+use super::{HoldPoint, MESSAGE_PREFIX, handover::Handover};
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) enum Cut {
+    /// Apply these.
+    Batch(Batch),
+    /// The hold point is reached: everything up to it was handed out, nothing behind it.
+    Hold,
+    /// More events are needed.
+    Wait,
+}
+
+/// Events to apply together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) events: Vec<Event>,
+    /// Where the last complete transaction (or idle stretch) ends; `None` for a piece.
+    pub(super) end: Option<Position>,
+    /// Commit time of the last transaction, microseconds since 1970.
+    pub(super) committed_at: Option<i64>,
+    /// Tokens of our markers in it.
+    pub(super) markers: Vec<String>,
+    pub(super) transactions: u64,
+    pub(super) rows: u64,
+}
+
+/// One transaction, or one event outside of any.
+#[derive(Debug, Default)]
+struct Unit {
+    events: Vec<Event>,
+    bytes: usize,
+    end: Option<Position>,
+    markers: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Batcher {
+    ready: VecDeque<Unit>,
+    tail: Unit,
+    in_transaction: bool,
+    bytes: usize,
+    handover: Handover,
+}
+
+impl Batcher {
+    pub(super) fn new(handover: Handover) -> Self {
+        Self { handover, ..Self::default() }
+    }
+
+    /// Takes events from the stream, in order.
+    pub(super) fn push(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            if !self.handover.keep(&event) {
+                continue;
+            }
+            let bytes = event.bytes();
+            self.bytes += bytes;
+            self.tail.bytes += bytes;
+            let mut complete = !self.in_transaction;
+            match &event {
+                Event::Begin { .. } => {
+                    self.in_transaction = true;
+                    complete = false;
+                }
+                Event::Commit { position } => {
+                    self.in_transaction = false;
+                    self.tail.end = Some(position.clone());
+                    complete = true;
+                }
+                Event::Idle { position } => self.tail.end = Some(position.clone()),
+                Event::Message { prefix, content } if prefix == MESSAGE_PREFIX => {
+                    self.tail.markers.push(String::from_utf8_lossy(content).into_owned());
+                }
+                _ => {}
+            }
+            self.tail.events.push(event);
+            if complete {
+                self.ready.push_back(std::mem::take(&mut self.tail));
+            }
+        }
+    }
+
+    /// Bytes in hand.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Complete transactions in hand.
+    pub(super) fn transactions(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The next thing to do. `budget` is in bytes, at least one transaction is always handed out.
+    pub(super) fn cut(&mut self, budget: usize, hold: Option<&HoldPoint>) -> Cut {
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        while let Some(unit) = self.ready.front() {
+            if beyond(hold, unit) {
+                return if batch.events.is_empty() { Cut::Hold } else { Cut::Batch(batch) };
+            }
+            if bytes > 0 && bytes + unit.bytes > budget {
+                return Cut::Batch(batch);
+            }
+            let Some(unit) = self.ready.pop_front() else { break };
+            bytes += unit.bytes;
+            self.bytes -= unit.bytes;
+            let last = at_marker(hold, &unit);
+            batch.add(unit);
+            if last {
+                return Cut::Batch(batch);
+            }
+        }
+        if !batch.events.is_empty() {
+            return Cut::Batch(batch);
+        }
+        if self.tail.bytes > budget {
+            let unit = std::mem::take(&mut self.tail);
+            self.bytes -= unit.bytes;
+            batch.add(unit);
+            return Cut::Batch(batch);
+        }
+        Cut::Wait
+    }
+}
+
+impl Batch {
+    fn add(&mut self, unit: Unit) {
+        for event in &unit.events {
+            match event {
+                Event::Begin { committed_at, .. } => self.committed_at = Some(*committed_at),
+                Event::Row { .. } | Event::Truncate { .. } => self.rows += 1,
+                Event::Commit { .. } => self.transactions += 1,
+                _ => {}
+            }
+        }
+        self.events.extend(unit.events);
+        self.end = unit.end;
+        self.markers.extend(unit.markers);
+    }
+}
+
+/// Whether the unit ends behind the hold position. An idle stretch that reaches it proves as well
+/// that everything before has arrived.
+fn beyond(hold: Option<&HoldPoint>, unit: &Unit) -> bool {
+    let (Some(HoldPoint::Position(hold)), Some(end)) = (hold, &unit.end) else { return false };
+    match unit.events.last() {
+        Some(Event::Idle { .. }) => end.covers(hold) == Ok(true),
+        _ => hold.covers(end) == Ok(false),
+    }
+}
+
+fn at_marker(hold: Option<&HoldPoint>, unit: &Unit) -> bool {
+    matches!(hold, Some(HoldPoint::Marker(token)) if unit.markers.contains(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use cutover_core::model::{
+        event::{Change, Relation},
+        schema::TableName,
+        value::{TupleBuilder, Value},
+    };
+
+    use super::*;
+
+    fn at(lsn: u64) -> Position {
+        Position::Postgres { timeline: 1, lsn }
+    }
+
+    fn begin() -> Event {
+        Event::Begin { transaction: 7, committed_at: 1 }
+    }
+
+    fn row(size: usize) -> Event {
+        let mut b = TupleBuilder::new();
+        b.push(Value::Text(&vec![b'x'; size]));
+        let relation = Relation {
+            id: 1,
+            name: TableName::new("s", "t"),
+            columns: Vec::new(),
+            full_identity: false,
+        };
+        Event::Row { relation: Arc::new(relation), change: Change::Insert { new: b.finish() } }
+    }
+
+    fn commit(lsn: u64) -> Event {
+        Event::Commit { position: at(lsn) }
+    }
+
+    fn marker(token: &str) -> Event {
+        Event::Message {
+            prefix: MESSAGE_PREFIX.into(),
+            content: Bytes::copy_from_slice(token.as_bytes()),
+        }
+    }
+
+    fn batch(cut: Cut) -> Batch {
+        match cut {
+            Cut::Batch(b) => b,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn whole_transactions_up_to_the_budget() {
+        let mut b = Batcher::default();
+        b.push([begin(), row(10), commit(10), begin(), row(10), commit(20), begin(), row(10)]);
+        let first = batch(b.cut(1 << 20, None));
+        assert_eq!((first.transactions, first.rows, first.end), (2, 2, Some(at(20))));
+        assert!(matches!(b.cut(1 << 20, None), Cut::Wait), "the third has not ended");
+        b.push([commit(30)]);
+        assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(30)));
+        assert_eq!(b.bytes(), 0);
+    }
+
+    #[test]
+    fn a_small_budget_still_moves_on() {
+        let mut b = Batcher::default();
+        b.push([begin(), row(10), commit(10), begin(), row(10), commit(20)]);
+        assert_eq!(batch(b.cut(1, None)).end, Some(at(10)));
+        assert_eq!(batch(b.cut(1, None)).end, Some(at(20)));
+    }
+
+    #[test]
+    fn a_large_transaction_comes_in_pieces() {
+        let mut b = Batcher::default();
+        b.push([begin(), row(5000)]);
+        let piece = batch(b.cut(1000, None));
+        assert_eq!((piece.end, piece.transactions), (None, 0));
+        b.push([row(10), commit(40)]);
+        let rest = batch(b.cut(1000, None));
+        assert_eq!((rest.end, rest.events.len()), (Some(at(40)), 2));
+    }
+
+    #[test]
+    fn holds_exactly_at_a_position() {
+        let hold = HoldPoint::Position(at(20));
+        let mut b = Batcher::default();
+        b.push([begin(), row(1), commit(10), begin(), row(1), commit(20)]);
+        assert_eq!(batch(b.cut(1 << 20, Some(&hold))).end, Some(at(20)));
+        assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Wait), "more may end at or before 20");
+        b.push([begin(), row(1), commit(21)]);
+        assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Hold));
+        assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(21)));
+    }
+
+    #[test]
+    fn an_idle_stretch_proves_the_hold() {
+        let hold = HoldPoint::Position(at(20));
+        let mut b = Batcher::default();
+        b.push([Event::Idle { position: at(19) }]);
+        assert_eq!(batch(b.cut(1 << 20, Some(&hold))).end, Some(at(19)));
+        b.push([Event::Idle { position: at(20) }]);
+        assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Hold));
+    }
+
+    #[test]
+    fn stops_behind_a_marker() {
+        let hold = HoldPoint::Marker("m1".into());
+        let mut b = Batcher::default();
+        b.push([begin(), row(1), commit(10), begin(), marker("m1"), commit(12)]);
+        b.push([begin(), row(1), commit(20)]);
+        let cut = batch(b.cut(1 << 20, Some(&hold)));
+        assert_eq!((cut.end, cut.markers), (Some(at(12)), vec!["m1".to_owned()]));
+    }
+}

@@ -1,0 +1,485 @@
+//! The task behind a [`Pipe`]: reads, cuts, applies, confirms; reconnects; obeys.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use cutover_core::{
+    model::{
+        digest::RowKey, event::Event, position::Position, run::RunId, schema::Table, side::Side,
+    },
+    port::{
+        PortError, Result,
+        copy::{CopyFormat, CopyStream},
+        sink::{Route, Sink, SinkWriter},
+        source::{ChangeStream, Source},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    Health, Mode, PipeView, Witness,
+    batch::{Batch, Batcher, Cut},
+    handover::Handover,
+    state::State,
+};
+
+/// How often an idle stretch of log is stored on the sink and confirmed to the source.
+const STORE_EVERY: Duration = Duration::from_secs(3);
+/// First and longest wait before a lost connection is opened again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// What a pipe connects.
+pub struct PipeConfig {
+    /// The run.
+    pub run: RunId,
+    /// The side that is read.
+    pub from: Side,
+    /// Reads.
+    pub source: Arc<dyn Source>,
+    /// Writes, on the other side.
+    pub sink: Arc<dyn Sink>,
+    /// Where the rows of each table go.
+    pub routes: Vec<Route>,
+    /// From copied rows to the stream; empty on the way back.
+    pub handover: Handover,
+    /// Bytes of one batch, and the size from which on a transaction is applied in pieces.
+    pub batch_bytes: usize,
+    /// Who remembers the keys of changed rows.
+    pub witness: Arc<dyn Witness>,
+}
+
+/// Where a pipe shall stand still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldPoint {
+    /// With exactly the transactions applied whose commit position this one covers.
+    Position(Position),
+    /// Right behind the transaction that carries this marker.
+    Marker(String),
+}
+
+enum Control {
+    Mode(Mode, oneshot::Sender<()>),
+    HoldAt(HoldPoint, oneshot::Sender<Result<()>>),
+    Release(oneshot::Sender<()>),
+    Replace {
+        table: Table,
+        keys: Vec<RowKey>,
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+        reply: oneshot::Sender<Result<u64>>,
+    },
+}
+
+/// Handle of one direction of replication. The task ends when the handle is dropped.
+pub struct Pipe {
+    from: Side,
+    control: mpsc::Sender<Control>,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pipe {
+    /// Starts the task. It connects by itself and reports through [`Pipe::view`].
+    #[must_use]
+    pub fn start(config: PipeConfig, mode: Mode) -> Self {
+        let (control, inbox) = mpsc::channel(16);
+        let state = Arc::new(State::new(mode));
+        let from = config.from;
+        let worker = Worker {
+            config,
+            state: Arc::clone(&state),
+            inbox,
+            hold: None,
+            held: false,
+            waiting: None,
+        };
+        Self { from, control, state, task: tokio::spawn(worker.run()) }
+    }
+
+    /// The side that is read.
+    #[must_use]
+    pub fn from(&self) -> Side {
+        self.from
+    }
+
+    /// A look at it.
+    #[must_use]
+    pub fn view(&self) -> PipeView {
+        self.state.view()
+    }
+
+    /// Resolves once a marker with this token, and everything before it, is applied. Ask before
+    /// the marker is emitted.
+    pub fn expect_marker(&self, token: &str) -> oneshot::Receiver<()> {
+        self.state.expect_marker(token.to_owned())
+    }
+
+    /// Changes the mode. Returns when the task obeys.
+    ///
+    /// # Errors
+    ///
+    /// Transient when the task has ended.
+    pub async fn set_mode(&self, mode: Mode) -> Result<()> {
+        let (tx, rx) = oneshot::channel();
+        self.tell(Control::Mode(mode, tx)).await?;
+        rx.await.map_err(|e| gone(self.from, e))
+    }
+
+    /// Asks the pipe to stand still at `point`; the receiver resolves when it does.
+    ///
+    /// # Errors
+    ///
+    /// Transient when the task has ended; the receiver fails when the stream breaks before.
+    pub async fn hold_at(&self, point: HoldPoint) -> Result<oneshot::Receiver<Result<()>>> {
+        let (tx, rx) = oneshot::channel();
+        self.tell(Control::HoldAt(point, tx)).await?;
+        Ok(rx)
+    }
+
+    /// Goes on after a hold. Harmless when there is none.
+    ///
+    /// # Errors
+    ///
+    /// Transient when the task has ended.
+    pub async fn release(&self) -> Result<()> {
+        let (tx, rx) = oneshot::channel();
+        self.tell(Control::Release(tx)).await?;
+        rx.await.map_err(|e| gone(self.from, e))
+    }
+
+    /// Repairs rows through the pipe's own writer while it is held.
+    ///
+    /// # Errors
+    ///
+    /// What the writer says, or `CUT0604` when the pipe does not stand still.
+    pub async fn replace(
+        &self,
+        table: &Table,
+        keys: &[RowKey],
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+    ) -> Result<u64> {
+        let (reply, rx) = oneshot::channel();
+        let (table, keys) = (table.clone(), keys.to_vec());
+        self.tell(Control::Replace { table, keys, format, rows, reply }).await?;
+        rx.await.map_err(|e| gone(self.from, e))?
+    }
+
+    async fn tell(&self, control: Control) -> Result<()> {
+        self.control.send(control).await.map_err(|_| {
+            PortError::transient(
+                format!("talking to the stream from {}", self.from),
+                "its task has ended",
+            )
+        })
+    }
+}
+
+fn gone(from: Side, e: oneshot::error::RecvError) -> PortError {
+    PortError::transient(format!("talking to the stream from {from}"), e)
+}
+
+struct Worker {
+    config: PipeConfig,
+    state: Arc<State>,
+    inbox: mpsc::Receiver<Control>,
+    hold: Option<HoldPoint>,
+    held: bool,
+    waiting: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// Sessions of one connection attempt.
+struct Open {
+    stream: Box<dyn ChangeStream>,
+    writer: Box<dyn SinkWriter>,
+    batcher: Batcher,
+    /// Everything up to here needs nothing more from us, but may not be stored on the sink yet.
+    seen: Option<Position>,
+    durable: Option<Position>,
+    /// The writer holds the transaction of an unfinished larger one open.
+    in_pieces: bool,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            self.state.set_health(Health::Connecting);
+            let started = Instant::now();
+            let Err(error) = self.session().await else { return };
+            self.give_up_hold(&error);
+            if let PortError::Definite { code, .. } = &error {
+                tracing::error!(from = %self.config.from, %code, "stream stopped: {error}");
+                self.state.set_health(Health::Stopped {
+                    code: (*code).to_owned(),
+                    what: error.to_string(),
+                    remedy: error.remedy().unwrap_or_default().to_owned(),
+                });
+                // Only a new process goes on from here: somebody has to do something first.
+                while let Some(control) = self.inbox.recv().await {
+                    self.refuse(control, &error);
+                }
+                return;
+            }
+            self.state.reconnects.fetch_add(1, Ordering::Relaxed);
+            let why = chain(&error);
+            tracing::warn!(from = %self.config.from, "stream interrupted, connecting again: {why}");
+            self.state.set_health(Health::Reconnecting { why });
+            if started.elapsed() > BACKOFF.1 {
+                backoff = BACKOFF.0;
+            }
+            let again = Instant::now() + backoff;
+            backoff = (backoff * 2).min(BACKOFF.1);
+            loop {
+                tokio::select! {
+                    () = sleep_until(again) => break,
+                    control = self.inbox.recv() => match control {
+                        Some(control) => self.obey(control, None).await,
+                        None => return,
+                    },
+                }
+            }
+        }
+    }
+
+    /// One connection. `Ok` when the handle is gone.
+    async fn session(&mut self) -> Result<()> {
+        let mut open = self.open().await?;
+        self.state.set_health(if self.held { Health::Held } else { Health::Flowing });
+        let mut timer = interval(STORE_EVERY);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut buffer = Vec::new();
+        loop {
+            while !self.held {
+                match open.batcher.cut(self.config.batch_bytes, self.hold.as_ref()) {
+                    Cut::Batch(batch) => {
+                        self.perform(&mut open, batch).await?;
+                        // A long backlog must not make the pipe deaf.
+                        while let Ok(control) = self.inbox.try_recv() {
+                            self.obey(control, Some(&mut open)).await;
+                        }
+                    }
+                    Cut::Hold => self.reached(),
+                    Cut::Wait => break,
+                }
+            }
+            tokio::select! {
+                biased;
+                control = self.inbox.recv() => match control {
+                    Some(control) => self.obey(control, Some(&mut open)).await,
+                    None => return Ok(()),
+                },
+                result = open.stream.next(&mut buffer), if !self.held => {
+                    result?;
+                    let received = buffer.iter().rev().find_map(|e| match e {
+                        Event::Commit { position } | Event::Idle { position } => {
+                            Some(position.clone())
+                        }
+                        _ => None,
+                    });
+                    self.state.heard(received);
+                    open.batcher.push(buffer.drain(..));
+                    self.count_in_hand(&open.batcher);
+                }
+                _ = timer.tick() => self.settle(&mut open).await?,
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Open> {
+        let mut writer = self.config.sink.writer(&self.config.run, &self.config.routes).await?;
+        let durable = match self.state.mode() {
+            Mode::Apply => writer.progress().await?,
+            // What was applied here long ago says nothing about the log of a side that does not
+            // own the writes: the source remembers what was read.
+            Mode::Watch => None,
+        };
+        let stream = self.config.source.stream(&self.config.run, durable.as_ref()).await?;
+        self.state.applied(durable.clone(), None);
+        let batcher = Batcher::new(self.config.handover.clone());
+        Ok(Open { stream, writer, batcher, seen: durable.clone(), durable, in_pieces: false })
+    }
+
+    async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {
+        let mode = self.state.mode();
+        self.witness(&batch, mode == Mode::Watch);
+        if mode == Mode::Apply && (batch.rows > 0 || open.in_pieces) {
+            if let Some(durable) = open.writer.apply(&batch.events).await? {
+                open.stream.confirm(&durable);
+                open.durable = Some(durable);
+            }
+            open.in_pieces = batch.end.is_none();
+            self.state.rows.fetch_add(batch.rows, Ordering::Relaxed);
+            self.state.batches.fetch_add(1, Ordering::Relaxed);
+        }
+        self.state.transactions.fetch_add(batch.transactions, Ordering::Relaxed);
+        if batch.end.is_some() {
+            open.seen.clone_from(&batch.end);
+        }
+        self.state.applied(batch.end, batch.committed_at);
+        self.count_in_hand(&open.batcher);
+        self.state.markers_done(&batch.markers);
+        if let Some(HoldPoint::Marker(token)) = &self.hold
+            && batch.markers.contains(token)
+        {
+            self.reached();
+        }
+        Ok(())
+    }
+
+    /// Stores and confirms a stretch of log that had no row for us.
+    async fn settle(&mut self, open: &mut Open) -> Result<()> {
+        let Some(seen) = &open.seen else { return Ok(()) };
+        if self.held || open.in_pieces || open.durable.as_ref() == Some(seen) {
+            return Ok(());
+        }
+        if self.state.mode() == Mode::Apply {
+            open.writer.store(seen).await?;
+        }
+        open.stream.confirm(seen);
+        open.durable = Some(seen.clone());
+        Ok(())
+    }
+
+    fn witness(&self, batch: &Batch, foreign: bool) {
+        for event in &batch.events {
+            match event {
+                Event::Row { relation, change } => {
+                    self.config.witness.row(self.config.from, relation, change, foreign);
+                }
+                Event::Truncate { relations, .. } => {
+                    for relation in relations {
+                        self.config.witness.truncated(self.config.from, relation, foreign);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if foreign && batch.rows > 0 {
+            let total = self.state.foreign.fetch_add(batch.rows, Ordering::Relaxed) + batch.rows;
+            tracing::error!(
+                side = %self.config.from, rows = batch.rows, total,
+                "CUT0701: somebody wrote to {}, which does not own the writes", self.config.from
+            );
+        }
+    }
+
+    fn reached(&mut self) {
+        self.held = true;
+        self.hold = None;
+        self.state.set_health(Health::Held);
+        if let Some(waiting) = self.waiting.take() {
+            // Nobody waits any more: a release follows.
+            waiting.send(Ok(())).ok();
+        }
+    }
+
+    async fn obey(&mut self, control: Control, open: Option<&mut Open>) {
+        // A receiver that is gone has stopped waiting; there is nobody to tell.
+        match control {
+            Control::Mode(mode, reply) => {
+                self.state.set_mode(mode);
+                reply.send(()).ok();
+            }
+            Control::HoldAt(point, reply) => {
+                self.hold = Some(point);
+                self.waiting = Some(reply);
+            }
+            Control::Release(reply) => {
+                self.hold = None;
+                self.waiting = None;
+                if std::mem::take(&mut self.held) {
+                    self.state.set_health(if open.is_some() {
+                        Health::Flowing
+                    } else {
+                        Health::Connecting
+                    });
+                }
+                reply.send(()).ok();
+            }
+            Control::Replace { table, keys, format, rows, reply } => {
+                let result = match open {
+                    Some(open) if self.held => {
+                        open.writer.replace(&table, &keys, format, rows).await
+                    }
+                    _ => Err(PortError::definite(
+                        "CUT0604",
+                        format!("repairing {}", table.name),
+                        "the stream does not stand still",
+                        "try the repair again; see docs/errors/CUT0604.md",
+                    )),
+                };
+                reply.send(result).ok();
+            }
+        }
+    }
+
+    fn refuse(&mut self, control: Control, error: &PortError) {
+        let stopped = || {
+            PortError::definite(
+                "CUT0502",
+                format!("using the stream from {}", self.config.from),
+                format!("it has stopped: {error}"),
+                error.remedy().unwrap_or("see the log").to_owned(),
+            )
+        };
+        match control {
+            Control::Mode(mode, reply) => {
+                self.state.set_mode(mode);
+                reply.send(()).ok();
+            }
+            Control::HoldAt(_, reply) => {
+                reply.send(Err(stopped())).ok();
+            }
+            Control::Release(reply) => {
+                reply.send(()).ok();
+            }
+            Control::Replace { reply, .. } => {
+                reply.send(Err(stopped())).ok();
+            }
+        }
+    }
+
+    fn give_up_hold(&mut self, error: &PortError) {
+        self.hold = None;
+        self.held = false;
+        if let Some(waiting) = self.waiting.take() {
+            let text = chain(error);
+            waiting
+                .send(Err(PortError::transient(
+                    format!("holding the stream from {}", self.config.from),
+                    text,
+                )))
+                .ok();
+        }
+    }
+
+    fn count_in_hand(&self, batcher: &Batcher) {
+        self.state.in_hand.store(batcher.transactions() as u64, Ordering::Relaxed);
+        self.state.bytes_in_hand.store(batcher.bytes() as u64, Ordering::Relaxed);
+    }
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text.push_str(": ");
+        text.push_str(&c.to_string());
+        cause = c.source();
+    }
+    text
+}

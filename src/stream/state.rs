@@ -1,0 +1,202 @@
+//! What a pipe tells others about itself.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use cutover_core::model::position::Position;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+/// What a pipe does with what it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Its source owns the writes: apply them.
+    Apply,
+    /// The other side owns the writes: anything that arrives is an alarm.
+    Watch,
+}
+
+/// How a pipe is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Opening its sessions.
+    Connecting,
+    /// Reading.
+    Flowing,
+    /// Standing still on request.
+    Held,
+    /// Lost a connection and tries again.
+    Reconnecting {
+        /// Why.
+        why: String,
+    },
+    /// Stopped for good until somebody follows the remedy.
+    Stopped {
+        /// Code of the error.
+        code: String,
+        /// What.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+/// A look at a pipe.
+#[derive(Debug, Clone, Serialize)]
+pub struct PipeView {
+    /// Its mode.
+    pub mode: Mode,
+    /// How it is.
+    pub health: Health,
+    /// Everything up to here is durable on the sink, or contained nothing for it.
+    pub applied: Option<Position>,
+    /// Everything up to here has arrived.
+    pub received: Option<Position>,
+    /// Commit time of the last applied transaction, microseconds since 1970.
+    pub applied_commit_us: Option<i64>,
+    /// Seconds since the pipe last heard of its source's log; `None` before it ever did.
+    pub silent_seconds: Option<f64>,
+    /// Complete transactions in hand, not yet applied.
+    pub in_hand: u64,
+    /// Bytes in hand, not yet applied.
+    pub bytes_in_hand: u64,
+    /// Transactions applied since this process started.
+    pub transactions: u64,
+    /// Row changes applied since this process started.
+    pub rows: u64,
+    /// Batches applied since this process started.
+    pub batches: u64,
+    /// Row changes that somebody made where nobody may write.
+    pub foreign: u64,
+    /// Lost connections since this process started.
+    pub reconnects: u64,
+}
+
+/// Shared between the pipe's task and its handle.
+#[derive(Debug)]
+pub(super) struct State {
+    inner: Mutex<Inner>,
+    pub(super) transactions: AtomicU64,
+    pub(super) rows: AtomicU64,
+    pub(super) batches: AtomicU64,
+    pub(super) foreign: AtomicU64,
+    pub(super) reconnects: AtomicU64,
+    pub(super) in_hand: AtomicU64,
+    pub(super) bytes_in_hand: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    mode: Mode,
+    health: Health,
+    applied: Option<Position>,
+    received: Option<Position>,
+    applied_commit_us: Option<i64>,
+    heard: Option<Instant>,
+    markers: HashMap<String, oneshot::Sender<()>>,
+}
+
+impl State {
+    pub(super) fn new(mode: Mode) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                mode,
+                health: Health::Connecting,
+                applied: None,
+                received: None,
+                applied_commit_us: None,
+                heard: None,
+                markers: HashMap::new(),
+            }),
+            transactions: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            foreign: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
+            in_hand: AtomicU64::new(0),
+            bytes_in_hand: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while holding the lock leaves plain data behind, never a half-done change.
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.lock().mode
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode) {
+        self.lock().mode = mode;
+    }
+
+    pub(super) fn set_health(&self, health: Health) {
+        self.lock().health = health;
+    }
+
+    pub(super) fn heard(&self, received: Option<Position>) {
+        let mut inner = self.lock();
+        inner.heard = Some(Instant::now());
+        if received.is_some() {
+            inner.received = received;
+        }
+    }
+
+    pub(super) fn applied(&self, position: Option<Position>, committed_at: Option<i64>) {
+        let mut inner = self.lock();
+        if position.is_some() {
+            inner.applied = position;
+        }
+        if committed_at.is_some() {
+            inner.applied_commit_us = committed_at;
+        }
+    }
+
+    pub(super) fn expect_marker(&self, token: String) -> oneshot::Receiver<()> {
+        let (tx, rx) = oneshot::channel();
+        self.lock().markers.insert(token, tx);
+        rx
+    }
+
+    pub(super) fn markers_done(&self, tokens: &[String]) {
+        if tokens.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        for token in tokens {
+            if let Some(waiter) = inner.markers.remove(token) {
+                // Nobody waits any more: the deadline of the drain has passed.
+                waiter.send(()).ok();
+            }
+        }
+    }
+
+    pub(super) fn view(&self) -> PipeView {
+        let inner = self.lock();
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        PipeView {
+            mode: inner.mode,
+            health: inner.health.clone(),
+            applied: inner.applied.clone(),
+            received: inner.received.clone(),
+            applied_commit_us: inner.applied_commit_us,
+            silent_seconds: inner.heard.map(|at| at.elapsed().as_secs_f64()),
+            in_hand: load(&self.in_hand),
+            bytes_in_hand: load(&self.bytes_in_hand),
+            transactions: load(&self.transactions),
+            rows: load(&self.rows),
+            batches: load(&self.batches),
+            foreign: load(&self.foreign),
+            reconnects: load(&self.reconnects),
+        }
+    }
+}
