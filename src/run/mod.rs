@@ -1,0 +1,4 @@
+//! One migration from start to finish.
+
+pub mod command;
+pub mod socket;
