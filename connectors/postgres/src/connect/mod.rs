@@ -1,4 +1,15 @@
-//! Addresses, TLS, sessions.
+//! Addresses, TLS, ordinary sessions with pinned settings, and the replication session.
+//!
+//! One place opens streams and settles TLS for both kinds of session, and one place decides
+//! which failures are worth repeating. Knows no table and no run beyond its name.
 
-/// Address and credentials of one database.
-pub struct PgConfig {}
+mod config;
+mod der;
+mod error;
+mod session;
+mod stream;
+mod tls;
+
+pub use config::{ConfigError, Host, PgConfig, SslMode};
+pub(crate) use error::{is_state, port_error};
+pub use session::Session;

@@ -1,0 +1,254 @@
+//! What the server or the network said → what the engine should do about it.
+
+use std::{error::Error, io};
+
+use cutover_core::port::error::PortError;
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::{config::ConfigError, stream::OpenError};
+
+/// The address itself cannot be used.
+pub(crate) const BAD_ADDRESS: &str = "CUT0010";
+/// The server refuses the login.
+pub(crate) const LOGIN_REFUSED: &str = "CUT0011";
+/// There is no such database.
+pub(crate) const NO_DATABASE: &str = "CUT0012";
+/// TLS could not be settled.
+pub(crate) const TLS_FAILED: &str = "CUT0013";
+/// Something answers that is not a PostgreSQL server we can work with.
+pub(crate) const WRONG_SERVER: &str = "CUT0014";
+/// The role may not do this.
+pub(crate) const NO_PRIVILEGE: &str = "CUT0015";
+/// The server refused a statement.
+pub(crate) const REFUSED: &str = "CUT0016";
+/// The server has no room left.
+pub(crate) const DISK_FULL: &str = "CUT0017";
+/// A limit in the server's configuration is reached.
+pub(crate) const LIMIT_REACHED: &str = "CUT0018";
+
+/// What a server said, without row values: PostgreSQL puts keys into DETAIL and input into some
+/// messages, and both are left out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text} (SQLSTATE {sqlstate})")]
+pub(crate) struct ServerError {
+    /// Five characters.
+    pub(crate) sqlstate: String,
+    /// Message, and the table and constraint it is about.
+    pub(crate) text: String,
+}
+
+impl ServerError {
+    /// Builds the harmless form from the fields of an ErrorResponse.
+    pub(crate) fn new(
+        sqlstate: &str,
+        message: &str,
+        table: Option<&str>,
+        constraint: Option<&str>,
+    ) -> Self {
+        let mut text = without_values(sqlstate, message);
+        for (what, name) in [("table", table), ("constraint", constraint)] {
+            if let Some(name) = name.filter(|n| !text.contains(*n)) {
+                text.push_str(&format!(", {what} {name}"));
+            }
+        }
+        Self { sqlstate: sqlstate.to_owned(), text }
+    }
+}
+
+impl From<&DbError> for ServerError {
+    fn from(e: &DbError) -> Self {
+        Self::new(e.code().code(), e.message(), e.table(), e.constraint())
+    }
+}
+
+/// Cuts out what may be a value. Data exceptions (class 22) quote the input, which may hold
+/// quotes itself: everything from the first to the last one goes. Errors that functions raise may
+/// say anything.
+fn without_values(sqlstate: &str, message: &str) -> String {
+    if sqlstate == "P0001" && !message.starts_with("cutover") {
+        return "a function or trigger raised an error (its text may hold values: see the \
+                server's log)"
+            .to_owned();
+    }
+    if !sqlstate.starts_with("22") {
+        return message.to_owned();
+    }
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            format!("{}\"...\"{}", &message[..first], &message[last + 1..])
+        }
+        (Some(first), _) => format!("{}\"...\"", &message[..first]),
+        _ => message.to_owned(),
+    }
+}
+
+/// What a failure of the driver means. `doing` says what was being done and where, for example
+/// `reading the catalog of blue`.
+pub(crate) fn port_error(doing: impl Into<String>, e: tokio_postgres::Error) -> PortError {
+    let doing = doing.into();
+    if let Some(db) = e.as_db_error() {
+        return server_error(doing, ServerError::from(db));
+    }
+    let what = e.to_string();
+    let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
+    match (what.as_str(), io) {
+        (_, _) if e.is_closed() => PortError::transient(doing, "the server closed the connection"),
+        ("error parsing response from server" | "unexpected message from server", _) => {
+            wrong_server(doing, "the answer is not PostgreSQL's protocol")
+        }
+        ("invalid configuration" | "authentication error", _) => {
+            login_refused(doing, e.source().map_or_else(|| what.clone(), ToString::to_string))
+        }
+        (_, Some(io)) => PortError::transient(doing, io::Error::new(io.kind(), io.to_string())),
+        ("timeout waiting for server", _) => PortError::transient(doing, what),
+        // Rows of another shape than asked for: a mistake of ours or a server we do not know.
+        _ => PortError::definite(
+            REFUSED,
+            doing,
+            format!("the answer has an unexpected shape ({what})"),
+            "report this with the version of the server",
+        ),
+    }
+}
+
+/// What an ErrorResponse means.
+pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
+    let code = e.sqlstate.clone();
+    let what = e.to_string();
+    let definite =
+        |code, remedy: &str| PortError::definite(code, doing.clone(), what.clone(), remedy);
+    if e.text.contains("unsupported startup parameter") {
+        return wrong_server(doing, "this is PgBouncer, not the database");
+    }
+    match code.as_str() {
+        "28P01" | "28000" => login_refused(doing, what),
+        "3D000" => definite(
+            NO_DATABASE,
+            "check the database name in the address, or create it: CREATE DATABASE name",
+        ),
+        "42501" => definite(
+            NO_PRIVILEGE,
+            "grant what is missing: docs/RUNBOOK.md lists the grants a run needs; `cutover check` \
+             finds all of them at once",
+        ),
+        "53100" => definite(DISK_FULL, "free space on the server, then start the run again"),
+        "53400" => definite(
+            LIMIT_REACHED,
+            "raise the named limit in postgresql.conf (max_replication_slots, max_wal_senders, \
+             max_active_replication_origins) and restart the server, or drop what is not used",
+        ),
+        "57014" | "40001" | "40P01" | "55P03" | "55006" | "25P03" | "25P04" => {
+            PortError::transient(doing, e)
+        }
+        c if c.starts_with("08") || c.starts_with("53") || c.starts_with("57P") => {
+            PortError::transient(doing, e)
+        }
+        _ => definite(REFUSED, "see the server's log for the statement and its details"),
+    }
+}
+
+/// Whether the server said exactly this.
+pub(crate) fn is_state(e: &tokio_postgres::Error, state: &SqlState) -> bool {
+    e.code() == Some(state)
+}
+
+pub(crate) fn open_error(doing: String, e: OpenError) -> PortError {
+    match e {
+        OpenError::Unreachable(..) => PortError::transient(doing, e),
+        OpenError::NotPostgres(what) => wrong_server(doing, &what),
+        OpenError::Tls(what, _) => PortError::definite(
+            TLS_FAILED,
+            doing,
+            what,
+            "check sslmode, sslrootcert and that the certificate names the host of the address; \
+             `openssl s_client -starttls postgres -connect HOST:PORT` shows it",
+        ),
+    }
+}
+
+pub(crate) fn wrong_server(doing: String, what: &str) -> PortError {
+    PortError::definite(
+        WRONG_SERVER,
+        doing,
+        what,
+        "give the address of the PostgreSQL server itself (version 14 or later), not of a pooler \
+         or another program",
+    )
+}
+
+pub(crate) fn login_refused(doing: String, what: impl Into<String>) -> PortError {
+    PortError::definite(
+        LOGIN_REFUSED,
+        doing,
+        what,
+        "check user and password of this database in the configuration, and pg_hba.conf on the \
+         server (a replication connection needs the role attribute REPLICATION)",
+    )
+}
+
+impl From<ConfigError> for PortError {
+    fn from(e: ConfigError) -> Self {
+        Self::definite(BAD_ADDRESS, "reading the address", e.what, e.remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_cut_out() {
+        for (state, message, want) in [
+            (
+                "22P02",
+                "invalid input syntax for type integer: \"se\"cret\"",
+                "invalid input syntax for type integer: \"...\"",
+            ),
+            (
+                "22003",
+                "value \"99\" is out of range for type integer",
+                "value \"...\" is out of range for type integer",
+            ),
+            (
+                "22001",
+                "value too long for type character varying(3)",
+                "value too long for type character varying(3)",
+            ),
+            ("22P02", "broken \"sec", "broken \"...\""),
+            (
+                "23505",
+                "duplicate key value violates unique constraint \"k\"",
+                "duplicate key value violates unique constraint \"k\"",
+            ),
+            ("P0001", "cutover: closed", "cutover: closed"),
+        ] {
+            assert_eq!(ServerError::new(state, message, None, None).text, want);
+        }
+        assert!(!ServerError::new("P0001", "balance of 42", None, None).text.contains("42"));
+    }
+
+    #[test]
+    fn what_to_do_about_a_state() {
+        for (state, code) in [
+            ("57P01", None),
+            ("57P03", None),
+            ("08006", None),
+            ("53300", None),
+            ("40P01", None),
+            ("55P03", None),
+            ("53100", Some(DISK_FULL)),
+            ("53400", Some(LIMIT_REACHED)),
+            ("28P01", Some(LOGIN_REFUSED)),
+            ("3D000", Some(NO_DATABASE)),
+            ("42501", Some(NO_PRIVILEGE)),
+            ("23505", Some(REFUSED)),
+            ("XX000", Some(REFUSED)),
+        ] {
+            let e = server_error("x".into(), ServerError::new(state, "m", None, None));
+            assert_eq!(e.code(), code, "{state}");
+            assert_eq!(e.is_transient(), code.is_none());
+        }
+        let e = ServerError::new("08P01", "unsupported startup parameter: options", None, None);
+        assert_eq!(server_error("x".into(), e).code(), Some(WRONG_SERVER));
+    }
+}

@@ -1,0 +1,255 @@
+//! Ordinary sessions with pinned settings.
+
+use std::ops::Deref;
+
+use cutover_core::port::{PortError, Result};
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::Client;
+
+use super::{
+    error::{open_error, port_error, wrong_server},
+    stream::{Settled, Stream},
+};
+use crate::{database::Database, sql};
+
+/// Settings of every session of ours, replication included, whatever role, database or server
+/// say. They decide how values are rendered, so both sides must agree to the letter.
+const PINNED: &[(&str, &str)] = &[
+    ("search_path", ""),
+    ("DateStyle", "ISO,YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("quote_all_identifiers", "off"),
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    ("array_nulls", "on"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    // A policy that would hide rows from us becomes an error instead of missing rows.
+    ("row_security", "off"),
+    ("tcp_keepalives_idle", "20"),
+    ("tcp_keepalives_interval", "5"),
+    ("client_min_messages", "warning"),
+];
+
+/// Oldest major version whose protocol we use (logical messages in the stream).
+const OLDEST: u32 = 140_000;
+
+/// An ordinary session. Dereferences to the driver's client; dropping it closes the connection
+/// at once.
+pub struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+    version: u32,
+}
+
+impl Session {
+    /// The server's `server_version_num`.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Database {
+    /// Opens an ordinary session. `purpose` is one word or two for `application_name`.
+    ///
+    /// # Errors
+    ///
+    /// Transient when nobody answers; definite `CUT0011` to `CUT0014` when the login, the
+    /// database, TLS or the kind of server is wrong.
+    pub async fn session(&self, purpose: &str) -> Result<Session> {
+        let doing = self.connecting();
+        let limit = self.config.connect_timeout;
+        timeout(limit, self.open_session(purpose)).await.unwrap_or_else(|_| {
+            Err(PortError::transient(doing, format!("no answer within {} s", limit.as_secs())))
+        })
+    }
+
+    /// What to say while a connection is made.
+    pub(crate) fn connecting(&self) -> String {
+        format!("connecting to {} at {}", self.side, self.config.redacted())
+    }
+
+    /// `application_name` of a session of ours.
+    pub(crate) fn application(&self, purpose: &str) -> String {
+        let name = format!("cutover {} {purpose}", self.run);
+        match &self.config.application_name {
+            Some(own) => format!("{name} ({own})"),
+            None => name,
+        }
+    }
+
+    /// The pinned settings as the `options` of a startup message.
+    pub(crate) fn startup_options(&self) -> String {
+        let pass = self.run.object_name();
+        PINNED
+            .iter()
+            .copied()
+            .chain([(sql::PASS_SETTING, pass.as_str())])
+            .map(|(name, value)| format!("-c {name}={}", value.replace(' ', "\\ ")))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    async fn open_session(&self, purpose: &str) -> Result<Session> {
+        let stream =
+            Stream::open(&self.config).await.map_err(|e| open_error(self.connecting(), e))?;
+        let mut driver = tokio_postgres::Config::new();
+        driver
+            .user(&self.config.user)
+            .dbname(&self.config.dbname)
+            .application_name(self.application(purpose))
+            .options(self.startup_options());
+        if let Some(password) = self.config.password() {
+            driver.password(password);
+        }
+        if stream.is_tls() {
+            driver
+                .ssl_mode(tokio_postgres::config::SslMode::Require)
+                .ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
+        } else {
+            driver.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        }
+        let (client, connection) = driver
+            .connect_raw(stream, Settled)
+            .await
+            .map_err(|e| port_error(self.connecting(), e))?;
+        let said = |name: &str| connection.parameter(name).unwrap_or_default().to_owned();
+        let greeting = Greeting {
+            version: said("server_version"),
+            date_style: said("DateStyle"),
+            cockroach: connection.parameter("crdb_version").is_some(),
+        };
+        let version = greeting.version().map_err(|what| wrong_server(self.connecting(), &what))?;
+        let side = self.side;
+        let connection = tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                // The session's own calls report it; this says when.
+                tracing::debug!(%side, error = %e, "a database session ended");
+            }
+        });
+        let session = Session { client, connection, version };
+        self.pin_late(&session).await?;
+        Ok(session)
+    }
+
+    /// Settings that older servers or other platforms do not know, so that they cannot travel in
+    /// the startup message.
+    async fn pin_late(&self, session: &Session) -> Result<()> {
+        if session.version >= 170_000 {
+            session
+                .batch_execute("SET transaction_timeout = 0")
+                .await
+                .map_err(|e| port_error(self.connecting(), e))?;
+        }
+        // So that a statement of a process that died (waiting for a lock, say) ends with it.
+        match session.batch_execute("SET client_connection_check_interval = '1s'").await {
+            Ok(()) => Ok(()),
+            Err(e) if e.as_db_error().is_some() => Ok(()),
+            Err(e) => Err(port_error(self.connecting(), e)),
+        }
+    }
+}
+
+/// What a server says about itself after the login.
+#[derive(Debug, Default)]
+pub(super) struct Greeting {
+    pub(super) version: String,
+    pub(super) date_style: String,
+    pub(super) cockroach: bool,
+}
+
+impl Greeting {
+    /// `server_version_num`, or why we cannot work with this server.
+    pub(super) fn version(&self) -> std::result::Result<u32, String> {
+        if self.cockroach {
+            return Err("this is CockroachDB, not PostgreSQL".into());
+        }
+        if self.version.contains("bouncer") {
+            return Err("this is PgBouncer's admin console, not a database".into());
+        }
+        let number = version_number(&self.version)
+            .ok_or_else(|| format!("the server names no version we know ({:?})", self.version))?;
+        if number < OLDEST {
+            return Err(format!("PostgreSQL {} is older than 14", self.version));
+        }
+        // Nobody's default: when it is missing, somebody between us and the server dropped the
+        // options of the startup message.
+        if self.date_style != "ISO, YMD" {
+            return Err(
+                "a pooler sits between us and the database: our settings do not arrive".into()
+            );
+        }
+        Ok(number)
+    }
+}
+
+/// `15.18 (Debian 15.18-0)` → 150018, `18beta1` → 180000.
+fn version_number(text: &str) -> Option<u32> {
+    let digits = |s: &str| {
+        let end = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+        (s[..end].parse::<u32>().ok(), s[end..].to_owned())
+    };
+    let (major, rest) = digits(text);
+    let minor = rest.strip_prefix('.').and_then(|r| digits(r).0).unwrap_or(0);
+    major?.checked_mul(10_000)?.checked_add(minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (text, want) in [
+            ("15.18 (Debian 15.18-0+deb12u1)", Some(150_018)),
+            ("18beta1", Some(180_000)),
+            ("17.10", Some(170_010)),
+            ("9.6.24", Some(90_006)),
+            ("devel", None),
+        ] {
+            assert_eq!(version_number(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_we_cannot_work_with() {
+        let good =
+            || Greeting { version: "16.1".into(), date_style: "ISO, YMD".into(), cockroach: false };
+        assert_eq!(good().version(), Ok(160_001));
+        assert!(Greeting { version: "13.9".into(), ..good() }.version().is_err());
+        assert!(Greeting { version: "1.18.0/bouncer".into(), ..good() }.version().is_err());
+        assert!(Greeting { date_style: "ISO, MDY".into(), ..good() }.version().is_err());
+        assert!(Greeting { cockroach: true, ..good() }.version().is_err());
+    }
+}

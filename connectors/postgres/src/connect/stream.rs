@@ -1,0 +1,216 @@
+//! The bytes below every session: TCP or Unix socket, TLS settled.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use super::{
+    config::{Host, PgConfig, SslMode},
+    der, tls,
+};
+
+/// Why no usable stream came about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Nobody answers, or not in time.
+    #[error("{0}")]
+    Unreachable(String, #[source] Option<io::Error>),
+    /// Certificates, names, files.
+    #[error("{0}")]
+    Tls(String, #[source] Option<io::Error>),
+    /// Somebody answers who does not speak PostgreSQL's protocol.
+    #[error("{0}")]
+    NotPostgres(String),
+}
+
+/// A connection on which the startup message can be sent.
+pub(crate) enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Connects and settles TLS, without a limit in time.
+    pub(crate) async fn open(config: &PgConfig) -> Result<Self, OpenError> {
+        let at = format!("{}:{}", config.host(), config.port);
+        match &config.host {
+            Host::Unix(folder) => {
+                let path = folder.join(format!(".s.PGSQL.{}", config.port));
+                let stream = UnixStream::connect(&path).await.map_err(|e| {
+                    OpenError::Unreachable(
+                        format!("nothing listens at {}: {e}", path.display()),
+                        Some(e),
+                    )
+                })?;
+                Ok(Self::Unix(stream))
+            }
+            Host::Tcp(host) => {
+                let stream =
+                    TcpStream::connect((host.as_str(), config.port)).await.map_err(|e| {
+                        OpenError::Unreachable(
+                            format!("cannot connect to {at}: {e}; check host, port and firewall"),
+                            Some(e),
+                        )
+                    })?;
+                tune(&stream).map_err(|e| {
+                    OpenError::Unreachable(format!("the connection to {at} broke: {e}"), Some(e))
+                })?;
+                secure(config, host, stream, &at).await
+            }
+        }
+    }
+
+    /// What ties SCRAM to this TLS connection, when there is one.
+    pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Tls(stream) => {
+                let (_, session) = stream.get_ref();
+                der::end_point_binding(session.peer_certificates()?.first()?.as_ref())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the bytes are encrypted.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+/// No delay for small messages; a dead peer is noticed within about a minute.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(20))
+        .with_interval(Duration::from_secs(5));
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+async fn secure(
+    config: &PgConfig,
+    host: &str,
+    mut stream: TcpStream,
+    at: &str,
+) -> Result<Stream, OpenError> {
+    if config.ssl_mode == SslMode::Disable {
+        return Ok(Stream::Tcp(stream));
+    }
+    let broke = |e: io::Error| {
+        OpenError::Unreachable(format!("{at} closed the connection at once: {e}"), Some(e))
+    };
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all(&request).await.map_err(broke)?;
+    // One byte and no more: what follows must already be TLS.
+    match stream.read_u8().await.map_err(broke)? {
+        b'S' => {}
+        b'N' if config.ssl_mode == SslMode::Prefer => return Ok(Stream::Tcp(stream)),
+        b'N' => {
+            return Err(OpenError::Tls(
+                format!(
+                    "{at} does not offer TLS and sslmode={} asks for it",
+                    config.ssl_mode.as_str()
+                ),
+                None,
+            ));
+        }
+        _ => {
+            return Err(OpenError::NotPostgres(format!(
+                "{at} answered, but not as a PostgreSQL server"
+            )));
+        }
+    }
+    let client = tls::client_config(config).map_err(|what| OpenError::Tls(what, None))?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| OpenError::Tls(format!("{host:?} is not a host name"), None))?;
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(client))
+        .connect(name, stream)
+        .await
+        .map_err(|e| OpenError::Tls(format!("TLS with {at} failed: {e}"), Some(e)))?;
+    Ok(Stream::Tls(Box::new(stream)))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+impl TlsStream for Stream {
+    fn channel_binding(&self) -> ChannelBinding {
+        match self.end_point() {
+            Some(digest) => ChannelBinding::tls_server_end_point(digest),
+            None => ChannelBinding::none(),
+        }
+    }
+}
+
+/// Tells the driver that TLS is settled: it wraps the stream without a handshake, but still asks
+/// it for the channel binding.
+pub(crate) struct Settled;
+
+impl TlsConnect<Stream> for Settled {
+    type Stream = Stream;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<Stream>>;
+
+    fn connect(self, stream: Stream) -> Self::Future {
+        std::future::ready(Ok(stream))
+    }
+}
