@@ -27,10 +27,11 @@ clean() {
         below=$(cat "/proc/$pid/task/$pid/children" 2>/dev/null)
         kill -s "$signal" "$pid" 2>/dev/null
         kill -s CONT "$pid" $below 2>/dev/null
-        ( sleep 8; kill -s KILL "$pid" $below ) >/dev/null 2>&1 &
-        force=$!
-        wait "$pid" 2>/dev/null
-        kill -s KILL "$force" 2>/dev/null
+        tries=0
+        while kill -0 "$pid" 2>/dev/null && [ "$tries" -lt 400 ]; do
+            tries=$((tries + 1)); sleep 0.02
+        done
+        [ "$tries" -lt 400 ] || kill -s KILL "$pid" $below 2>/dev/null
     fi
     tries=0
     until rm -rf "$folder" 2>/dev/null || [ "$tries" -ge 50 ]; do
@@ -136,14 +137,11 @@ impl Keeper {
     /// Ends the server and everything below it at once, as a power cut would.
     pub(crate) async fn kill9(&mut self, limit: Duration) -> Result<(), SandboxError> {
         let Some(pid) = self.pid() else { return Ok(()) };
-        // The server first: it could start more of them.
-        self.signal_all("KILL", &[pid])?;
-        let below = process::descendants(pid);
-        let mut all = vec![pid];
-        if !below.is_empty() {
-            self.signal_all("KILL", &below)?;
-            all.extend(below);
-        }
+        // Stopped first, so that it starts no more; once it is dead its children cannot be found.
+        self.signal_all("STOP", &[pid])?;
+        let mut all = process::descendants(pid);
+        all.push(pid);
+        self.signal_all("KILL", &all)?;
         process::wait_gone("a killed server to be gone", &all, limit).await
     }
 
