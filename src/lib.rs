@@ -9,6 +9,7 @@
 //! - [`journal`]: what has happened, on stable storage.
 //! - [`config`]: what the user wants.
 //! - [`preflight`]: reasons not to start.
+//! - [`transform`]: where the rows of a source table go.
 //! - [`copy`]: the initial rows.
 //! - [`lag`]: how far behind, honestly.
 //! - [`stream`]: one direction of replication.
@@ -20,3 +21,8 @@
 pub mod error;
 pub mod stream;
 pub mod run;
+pub mod journal;
+pub mod lag;
+pub mod cutover;
+pub mod transform;
+pub mod verify;

@@ -1,0 +1,1 @@
+//! Moving ownership, both ways.
