@@ -1,0 +1,307 @@
+//! The keys of rows that changed since the last full pass.
+//!
+//! Both pipes write into it: what clients changed on the owner, and what somebody changed where
+//! nobody may (on green behind our back, on blue after the switch). Bounded: past the budget a
+//! table is marked for a new full pass instead of growing.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use cutover_core::model::{
+    digest::RowKey,
+    event::{Change, Relation},
+    schema::TableName,
+    side::Side,
+    value::{Tuple, Value},
+};
+
+use crate::transform::Pair;
+
+/// Keys of changed rows per pair, see the module.
+#[derive(Debug)]
+pub struct Ledger {
+    armed: AtomicBool,
+    budget: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    index: HashMap<(Side, TableName), usize>,
+    pairs: Vec<PairLedger>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct PairLedger {
+    key: Vec<String>,
+    pending: HashSet<RowKey>,
+    /// Needs a full comparison: no key, emptied, or too many keys.
+    whole: bool,
+}
+
+impl Ledger {
+    /// An empty ledger for these pairs; `budget` in bytes of keys. Records nothing until
+    /// [`Ledger::restart`].
+    #[must_use]
+    pub fn new(pairs: &[Pair], budget: usize) -> Self {
+        let mut inner = Inner::default();
+        for (i, pair) in pairs.iter().enumerate() {
+            for (side, tables) in [(Side::Blue, &pair.blue), (Side::Green, &pair.green)] {
+                for table in tables {
+                    inner.index.insert((side, table.name.clone()), i);
+                }
+            }
+            let key = if pair.keyed { pair.blue.first().map_or(&[][..], |t| t.key()) } else { &[] };
+            inner.pairs.push(PairLedger { key: key.to_vec(), ..PairLedger::default() });
+        }
+        Self { armed: AtomicBool::new(false), budget, inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Forgets what is recorded for these pairs and records from now on: a full pass over them
+    /// begins at the position where the stream stands.
+    pub fn restart(&self, pairs: &[usize]) {
+        let mut inner = self.lock();
+        for &i in pairs {
+            let freed: usize = inner.pairs[i].pending.iter().map(size).sum();
+            inner.bytes -= freed;
+            inner.pairs[i].pending.clear();
+            inner.pairs[i].whole = false;
+        }
+        self.armed.store(true, Ordering::Release);
+    }
+
+    /// Keys that wait for a comparison.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.lock().pairs.iter().map(|p| p.pending.len()).sum()
+    }
+
+    /// Pairs that need a full comparison.
+    #[must_use]
+    pub fn whole(&self) -> Vec<usize> {
+        let inner = self.lock();
+        inner.pairs.iter().enumerate().filter(|(_, p)| p.whole).map(|(i, _)| i).collect()
+    }
+
+    /// Takes up to `limit` keys of one pair out; `None` when nothing waits.
+    pub fn take(&self, limit: usize) -> Option<(usize, Vec<RowKey>)> {
+        let mut inner = self.lock();
+        let i = inner.pairs.iter().position(|p| !p.pending.is_empty())?;
+        let keys: Vec<RowKey> = inner.pairs[i].pending.iter().take(limit).cloned().collect();
+        for key in &keys {
+            inner.pairs[i].pending.remove(key);
+            inner.bytes -= size(key);
+        }
+        Some((i, keys))
+    }
+
+    /// Takes every key of every pair out.
+    pub fn take_all(&self) -> Vec<(usize, Vec<RowKey>)> {
+        let mut inner = self.lock();
+        inner.bytes = 0;
+        inner
+            .pairs
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, p)| !p.pending.is_empty())
+            .map(|(i, p)| (i, p.pending.drain().collect()))
+            .collect()
+    }
+
+    /// Puts keys back, after an interrupted comparison.
+    pub fn put_back(&self, pair: usize, keys: impl IntoIterator<Item = RowKey>) {
+        let mut inner = self.lock();
+        keys.into_iter().for_each(|key| inner.record(pair, key, self.budget));
+    }
+
+    /// Whether the key has been recorded again.
+    #[must_use]
+    pub fn holds(&self, pair: usize, key: &RowKey) -> bool {
+        let inner = self.lock();
+        inner.pairs[pair].whole || inner.pairs[pair].pending.contains(key)
+    }
+
+    /// Marks a pair for a full comparison.
+    pub fn mark_whole(&self, pair: usize) {
+        let mut inner = self.lock();
+        inner.mark_whole(pair);
+    }
+
+    /// Records a changed row of `relation` on `side`.
+    pub fn row(&self, side: Side, relation: &Relation, change: &Change) {
+        if !self.armed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut inner = self.lock();
+        let Some(&i) = inner.index.get(&(side, relation.name.clone())) else { return };
+        if inner.pairs[i].whole {
+            return;
+        }
+        let places: Option<Vec<usize>> = inner.pairs[i]
+            .key
+            .iter()
+            .map(|k| relation.columns.iter().position(|c| &c.name == k))
+            .collect();
+        let Some(places) = places.filter(|p| !p.is_empty()) else {
+            inner.mark_whole(i);
+            return;
+        };
+        let images: [Option<&Tuple>; 2] = match change {
+            Change::Insert { new } => [Some(new), None],
+            Change::Update { old, new } => [Some(new), old.as_ref()],
+            Change::Delete { old } => [Some(old), None],
+        };
+        for image in images.into_iter().flatten() {
+            match key_of(image, &places) {
+                Some(key) => inner.record(i, key, self.budget),
+                None => inner.mark_whole(i),
+            }
+        }
+    }
+
+    /// Records that a table was emptied.
+    pub fn truncated(&self, side: Side, relation: &Relation) {
+        if !self.armed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut inner = self.lock();
+        if let Some(&i) = inner.index.get(&(side, relation.name.clone())) {
+            inner.mark_whole(i);
+        }
+    }
+}
+
+impl Inner {
+    fn record(&mut self, pair: usize, key: RowKey, budget: usize) {
+        if self.pairs[pair].whole {
+            return;
+        }
+        let bytes = size(&key);
+        if self.bytes + bytes > budget {
+            self.mark_whole(pair);
+        } else if self.pairs[pair].pending.insert(key) {
+            self.bytes += bytes;
+        }
+    }
+
+    fn mark_whole(&mut self, pair: usize) {
+        let p = &mut self.pairs[pair];
+        p.whole = true;
+        self.bytes -= p.pending.drain().map(|k| size(&k)).sum::<usize>();
+    }
+}
+
+fn size(key: &RowKey) -> usize {
+    size_of::<RowKey>() + key.0.iter().map(|k| size_of::<String>() + k.len()).sum::<usize>()
+}
+
+fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
+    places
+        .iter()
+        .map(|&p| match (p < tuple.len()).then(|| tuple.get(p))? {
+            Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            // A key is never null, and one that did not travel cannot be named.
+            Value::Null | Value::Unchanged | Value::Binary(_) => None,
+        })
+        .collect::<Option<Vec<_>>>()
+        .map(RowKey)
+}
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::{
+        event::RelationColumn,
+        schema::{Column, Generated, Identity, RowIdentity, Table},
+        value::TupleBuilder,
+    };
+
+    use super::*;
+
+    fn setup(budget: usize) -> (Ledger, Relation) {
+        let name = TableName::new("public", "t");
+        let column = Column {
+            name: "id".into(),
+            base_type: "integer".into(),
+            declared_type: "integer".into(),
+            nullable: false,
+            generated: Generated::No,
+            identity: Identity::No,
+            collation: None,
+        };
+        let table = Table {
+            name: name.clone(),
+            columns: vec![column],
+            identity: RowIdentity::Key(vec!["id".into()]),
+            primary_key: vec!["id".into()],
+            root: None,
+            estimated_rows: None,
+            bytes: 0,
+        };
+        let pair =
+            Pair { name: name.clone(), blue: vec![table.clone()], green: vec![table], keyed: true };
+        let relation = Relation {
+            id: 1,
+            name,
+            columns: vec![RelationColumn {
+                name: "id".into(),
+                key: true,
+                type_id: 23,
+                type_modifier: -1,
+            }],
+            full_identity: false,
+        };
+        (Ledger::new(&[pair], budget), relation)
+    }
+
+    fn id(text: &str) -> Tuple {
+        let mut b = TupleBuilder::new();
+        b.push(Value::Text(text.as_bytes()));
+        b.finish()
+    }
+
+    #[test]
+    fn records_old_and_new_keys_once_it_is_armed() {
+        let (ledger, relation) = setup(1 << 20);
+        ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") });
+        assert_eq!(ledger.pending(), 0);
+        ledger.restart(&[0]);
+        ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") });
+        let moved = Change::Update { old: Some(id("1")), new: id("2") };
+        ledger.row(Side::Green, &relation, &moved);
+        assert_eq!(ledger.pending(), 2);
+        let (pair, keys) = ledger.take(10).unwrap();
+        assert_eq!((pair, keys.len(), ledger.pending()), (0, 2, 0));
+        ledger.put_back(0, keys.clone());
+        assert!(ledger.holds(0, &keys[0]));
+    }
+
+    #[test]
+    fn past_the_budget_the_table_needs_a_full_pass() {
+        let (ledger, relation) = setup(200);
+        ledger.restart(&[0]);
+        for i in 0..100 {
+            ledger.row(Side::Blue, &relation, &Change::Insert { new: id(&i.to_string()) });
+        }
+        assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
+        ledger.restart(&[0]);
+        assert!(ledger.whole().is_empty());
+    }
+
+    #[test]
+    fn truncate_needs_a_full_pass() {
+        let (ledger, relation) = setup(1 << 20);
+        ledger.restart(&[0]);
+        ledger.truncated(Side::Blue, &relation);
+        assert_eq!(ledger.whole(), [0]);
+    }
+}

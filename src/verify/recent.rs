@@ -1,0 +1,139 @@
+//! Compares changed rows again, with "not yet equal" kept apart from "different".
+//!
+//! A key is taken out of the ledger before it is read, so a change that comes meanwhile puts it
+//! back. A row that is unequal is only called different when the stream has caught up twice, once
+//! before and once after the read, and the ledger did not see it again: lag is not divergence.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::digest::{RowDigest, RowKey},
+    port::{PortError, Result, reader::RowReader},
+};
+
+use super::{Difference, compare, ledger::Ledger};
+use crate::transform::Pair;
+
+/// Keys read in one round trip per side.
+const KEYS: usize = 1000;
+
+/// Waits until everything committed so far on the owner of the writes is applied on the other
+/// side, and everything written there so far has been seen.
+#[async_trait]
+pub trait Settle: Send + Sync {
+    /// See the trait.
+    async fn settle(&self) -> Result<()>;
+}
+
+/// What the comparison needs.
+#[derive(Clone)]
+pub struct Recent {
+    /// All pairs of the run.
+    pub pairs: Arc<Vec<Pair>>,
+    /// Where the keys are.
+    pub ledger: Arc<Ledger>,
+    /// Reads blue's newest committed rows.
+    pub blue: Arc<dyn RowReader>,
+    /// Reads green's newest committed rows.
+    pub green: Arc<dyn RowReader>,
+}
+
+/// What one step found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Keys compared.
+    pub compared: u64,
+    /// Rows that are different, by pair.
+    pub different: Vec<(usize, Difference)>,
+}
+
+impl Recent {
+    /// Compares some of the waiting keys; `None` when nothing waits.
+    ///
+    /// # Errors
+    ///
+    /// A read failed; its keys wait again.
+    pub async fn step(&self, settle: &dyn Settle) -> Result<Option<Step>> {
+        let Some((pair, keys)) = self.ledger.take(KEYS) else { return Ok(None) };
+        match self.look(pair, &keys, settle).await {
+            Ok(different) => Ok(Some(Step {
+                compared: keys.len() as u64,
+                different: different.into_iter().map(|d| (pair, d)).collect(),
+            })),
+            Err(e) => {
+                self.ledger.put_back(pair, keys);
+                Err(e)
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        pair: usize,
+        keys: &[RowKey],
+        settle: &dyn Settle,
+    ) -> Result<Vec<Difference>> {
+        let first = self.read(pair, keys).await?;
+        if first.is_empty() {
+            return Ok(first);
+        }
+        settle.settle().await?;
+        let unequal: Vec<RowKey> = first.into_iter().map(|d| d.key).collect();
+        let second = self.read(pair, &unequal).await?;
+        if second.is_empty() {
+            return Ok(second);
+        }
+        settle.settle().await?;
+        Ok(second.into_iter().filter(|d| !self.ledger.holds(pair, &d.key)).collect())
+    }
+
+    /// Compares every waiting key. Only behind the fence, when everything is applied: what is
+    /// unequal then is different.
+    ///
+    /// # Errors
+    ///
+    /// A read failed; all keys wait again.
+    pub async fn behind_fence(&self) -> Result<Step> {
+        let all = self.ledger.take_all();
+        let mut step = Step::default();
+        let mut failed: Option<PortError> = None;
+        // All pairs at once: inside the pause round trips count.
+        let reads = all.iter().flat_map(|(pair, keys)| {
+            keys.chunks(KEYS)
+                .map(move |keys| async move { (*pair, keys.len(), self.read(*pair, keys).await) })
+        });
+        for (pair, compared, result) in futures_util::future::join_all(reads).await {
+            match result {
+                Ok(different) => {
+                    step.compared += compared as u64;
+                    step.different.extend(different.into_iter().map(|d| (pair, d)));
+                }
+                Err(e) => failed = Some(e),
+            }
+        }
+        match failed {
+            None => Ok(step),
+            Some(e) => {
+                all.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
+                Err(e)
+            }
+        }
+    }
+
+    async fn read(&self, pair: usize, keys: &[RowKey]) -> Result<Vec<Difference>> {
+        let pair = &self.pairs[pair];
+        let side = async |reader: &Arc<dyn RowReader>, tables: &[_]| {
+            let mut rows: HashMap<RowKey, Vec<RowDigest>> = HashMap::new();
+            for table in tables {
+                for row in reader.key_digests(table, keys).await? {
+                    rows.entry(row.key.clone()).or_default().push(row);
+                }
+            }
+            Ok::<_, PortError>(rows.into_values().flatten().collect::<Vec<_>>())
+        };
+        let (blue, green) =
+            tokio::try_join!(side(&self.blue, &pair.blue), side(&self.green, &pair.green))?;
+        Ok(compare::rows(&blue, &green))
+    }
+}
