@@ -24,5 +24,6 @@ pub mod run;
 pub mod journal;
 pub mod lag;
 pub mod cutover;
+pub mod copy;
 pub mod transform;
 pub mod verify;

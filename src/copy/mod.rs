@@ -1,0 +1,295 @@
+//! The initial rows: ranges of tables through a few workers, under one snapshot.
+//!
+//! A target table is the unit of resuming: it is reported as done once all its rows are
+//! committed. A range is one transaction on the target and is never tried twice, since a lost
+//! answer to its commit would leave its rows there twice; what was not finished is emptied and
+//! copied again as a whole, under a later snapshot (`stream::handover` joins the two).
+
+mod rate;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        run::RunId,
+        schema::{Table, TableName},
+    },
+    port::{
+        Result,
+        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+        sink::{Route, Sink},
+    },
+};
+use tokio::task::JoinSet;
+
+pub use rate::Limiter;
+
+/// One target table and everything that is copied into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Where the rows go.
+    pub target: Table,
+    /// Where they come from: one table, or all leaves of a root.
+    pub sources: Vec<Table>,
+}
+
+/// Groups routes by target.
+#[must_use]
+pub fn jobs(routes: &[Route], sources: &[Table]) -> Vec<Job> {
+    let mut jobs: Vec<Job> = Vec::new();
+    for route in routes {
+        let Some(source) = sources.iter().find(|t| t.name == route.source) else { continue };
+        match jobs.iter_mut().find(|j| j.target.name == route.target.name) {
+            Some(job) => job.sources.push(source.clone()),
+            None => {
+                jobs.push(Job { target: route.target.clone(), sources: vec![source.clone()] });
+            }
+        }
+    }
+    jobs
+}
+
+/// How to copy.
+#[derive(Clone)]
+pub struct Options {
+    /// Ranges copied at the same time.
+    pub workers: usize,
+    /// Bytes of one range on disk.
+    pub chunk: u64,
+    /// Bytes per second over all workers.
+    pub limiter: Arc<Limiter>,
+}
+
+/// Is told what happens. Called from several tasks.
+#[async_trait]
+pub trait Watch: Send + Sync {
+    /// Bytes of `table` (a target) were read.
+    fn bytes(&self, table: &TableName, bytes: u64);
+
+    /// Rows of `table` were committed.
+    fn rows(&self, table: &TableName, rows: u64);
+
+    /// All rows of `table` are committed: the place for a journal line.
+    ///
+    /// # Errors
+    ///
+    /// The journal could not be written; the copy stops.
+    async fn done(&self, table: &TableName) -> Result<()>;
+}
+
+/// Which form the rows of `source` travel in. Binary is piped through without decoding where both
+/// sides have the same built-in types: the binary form of user-defined types and of arrays of them
+/// holds numbers that differ from server to server, and so does that of the `reg*` types.
+#[must_use]
+pub fn format(source: &Table, target: &Table, accepted: &[CopyFormat]) -> CopyFormat {
+    let portable = |c: &cutover_core::model::schema::Column| {
+        target.column(&c.name).is_some_and(|t| t.declared_type == c.declared_type)
+            && !c.base_type.contains('.')
+            && !c.base_type.starts_with("reg")
+            && c.base_type != "aclitem"
+    };
+    if accepted.contains(&CopyFormat::PostgresBinary) && source.carried().all(portable) {
+        return CopyFormat::PostgresBinary;
+    }
+    accepted.iter().copied().find(|f| *f != CopyFormat::PostgresBinary).unwrap_or(CopyFormat::Rows)
+}
+
+struct Piece {
+    job: usize,
+    source: usize,
+    range: Range,
+}
+
+struct Shared {
+    run: RunId,
+    jobs: Vec<Job>,
+    left: Vec<AtomicU64>,
+    queue: Mutex<VecDeque<Piece>>,
+    snapshot: Arc<dyn Snapshot>,
+    sink: Arc<dyn Sink>,
+    options: Options,
+    watch: Arc<dyn Watch>,
+}
+
+/// Copies every job. The targets must be empty.
+///
+/// # Errors
+///
+/// The first failure; what was reported as done stays done.
+pub async fn copy(
+    run: &RunId,
+    jobs: Vec<Job>,
+    snapshot: Arc<dyn Snapshot>,
+    sink: Arc<dyn Sink>,
+    options: Options,
+    watch: Arc<dyn Watch>,
+) -> Result<()> {
+    let mut pieces = Vec::new();
+    let mut left = Vec::with_capacity(jobs.len());
+    for (j, job) in jobs.iter().enumerate() {
+        let before = pieces.len();
+        for (s, source) in job.sources.iter().enumerate() {
+            let ranges = snapshot.split(source, options.chunk).await?;
+            pieces.extend(ranges.into_iter().map(|range| Piece { job: j, source: s, range }));
+        }
+        left.push(AtomicU64::new((pieces.len() - before) as u64));
+    }
+    let sizes: Vec<u64> =
+        jobs.iter().map(|j| j.sources.iter().map(|s| s.bytes).sum::<u64>()).collect();
+    // Large tables first: one that starts last would leave all workers but one idle.
+    pieces.sort_by_key(|p| (std::cmp::Reverse(sizes[p.job]), p.job));
+    let empty: Vec<usize> =
+        (0..jobs.len()).filter(|j| left[*j].load(Ordering::Relaxed) == 0).collect();
+    let workers = options.workers.clamp(1, pieces.len().max(1));
+    let shared = Arc::new(Shared {
+        run: run.clone(),
+        jobs,
+        left,
+        queue: Mutex::new(pieces.into()),
+        snapshot,
+        sink,
+        options,
+        watch,
+    });
+    for job in empty {
+        shared.watch.done(&shared.jobs[job].target.name).await?;
+    }
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers {
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            while let Some(piece) = shared.take() {
+                shared.copy_piece(piece).await?;
+            }
+            Ok(())
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        // The others are cancelled when `tasks` is dropped: their transactions roll back.
+        result.map_err(|e| cutover_core::port::PortError::transient("copying rows", e))??;
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Piece>> {
+        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Piece> {
+        self.queue().pop_front()
+    }
+
+    async fn copy_piece(&self, piece: Piece) -> Result<()> {
+        let job = &self.jobs[piece.job];
+        let source = &job.sources[piece.source];
+        let format = format(source, &job.target, self.sink.copy_formats());
+        let inner = self.snapshot.read(source, &piece.range, format).await?;
+        let rows = Box::new(Metered {
+            inner,
+            table: job.target.name.clone(),
+            limiter: Arc::clone(&self.options.limiter),
+            watch: Arc::clone(&self.watch),
+        });
+        // The source's order of columns is what travels.
+        let target = in_order_of(source, &job.target);
+        let rows = self.sink.copy(&self.run, &target, format, rows).await?;
+        self.watch.rows(&job.target.name, rows);
+        if self.left[piece.job].fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.watch.done(&job.target.name).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The target with exactly the columns that the source carries, in its order.
+#[must_use]
+pub fn in_order_of(source: &Table, target: &Table) -> Table {
+    let columns = source.carried().filter_map(|c| target.column(&c.name)).cloned().collect();
+    Table { columns, ..target.clone() }
+}
+
+struct Metered {
+    inner: Box<dyn CopyStream>,
+    table: TableName,
+    limiter: Arc<Limiter>,
+    watch: Arc<dyn Watch>,
+}
+
+#[async_trait]
+impl CopyStream for Metered {
+    async fn next(&mut self) -> Result<Option<CopyChunk>> {
+        let chunk = self.inner.next().await?;
+        if let Some(chunk) = &chunk {
+            let bytes = match chunk {
+                CopyChunk::Raw(raw) => raw.len(),
+                CopyChunk::Rows(rows) => {
+                    rows.iter().map(cutover_core::model::value::Tuple::bytes).sum()
+                }
+            } as u64;
+            self.watch.bytes(&self.table, bytes);
+            self.limiter.pass(bytes).await;
+        }
+        Ok(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::schema::{Column, Generated, Identity, RowIdentity};
+
+    use super::*;
+
+    fn table(name: &str, types: &[&str]) -> Table {
+        let column = |(i, t): (usize, &&str)| Column {
+            name: format!("c{i}"),
+            base_type: (*t).into(),
+            declared_type: (*t).into(),
+            nullable: true,
+            generated: Generated::No,
+            identity: Identity::No,
+            collation: None,
+        };
+        Table {
+            name: TableName::new("public", name),
+            columns: types.iter().enumerate().map(column).collect(),
+            identity: RowIdentity::Nothing,
+            primary_key: Vec::new(),
+            root: None,
+            estimated_rows: None,
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    fn binary_only_where_numbers_inside_mean_the_same_on_both_sides() {
+        let both = [CopyFormat::PostgresBinary, CopyFormat::PostgresText];
+        for (types, want) in [
+            (&["integer", "jsonb", "numeric"][..], CopyFormat::PostgresBinary),
+            (&["integer", "public.mood"], CopyFormat::PostgresText),
+            (&["public.mood[]"], CopyFormat::PostgresText),
+            (&["regclass"], CopyFormat::PostgresText),
+        ] {
+            assert_eq!(format(&table("t", types), &table("t", types), &both), want, "{types:?}");
+        }
+        let (a, b) = (table("t", &["integer"]), table("t", &["bigint"]));
+        assert_eq!(format(&a, &b, &both), CopyFormat::PostgresText);
+        assert_eq!(format(&a, &a, &[CopyFormat::Rows]), CopyFormat::Rows);
+    }
+
+    #[test]
+    fn leaves_of_one_target_are_one_job() {
+        let (a, b, c) = (table("a", &[]), table("b", &[]), table("c", &[]));
+        let route = |s: &Table, t: &Table| Route { source: s.name.clone(), target: t.clone() };
+        let jobs = jobs(&[route(&a, &c), route(&b, &c)], &[a.clone(), b.clone()]);
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(jobs[0].sources, [a, b]);
+    }
+}
