@@ -27,3 +27,4 @@ pub mod cutover;
 pub mod copy;
 pub mod transform;
 pub mod verify;
+pub mod preflight;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One of the two databases. The names stay when ownership of the writes moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// The database that owned the writes when the run began.

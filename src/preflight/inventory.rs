@@ -1,0 +1,352 @@
+//! What green must share with blue beside tables. Pure: two inventories in, findings out.
+
+use std::collections::BTreeSet;
+
+use cutover_core::model::{
+    finding::{Finding, Severity},
+    inventory::Inventory,
+    schema::Table,
+    side::Side,
+};
+
+use super::{
+    found,
+    words::{ident, list, number},
+};
+
+/// Compares both databases. `tables` are those of blue that are moved; with `creates`, types are
+/// made on green by the schema copy.
+pub(super) fn compare(
+    blue: &Inventory,
+    green: &Inventory,
+    tables: &[Table],
+    creates: bool,
+) -> Vec<Finding> {
+    if let Some(finding) = engine(blue, green) {
+        // Nothing below means the same thing on two engines.
+        return vec![finding];
+    }
+    let mut findings: Vec<Finding> =
+        [server(blue, green), version(blue, green), encoding(blue, green)]
+            .into_iter()
+            .flatten()
+            .collect();
+    findings.extend(extensions(blue, green));
+    findings.extend(roles(blue, green, creates));
+    findings.extend(types(blue, green, creates));
+    findings.extend(collations(blue, green, tables, creates));
+    findings
+}
+
+fn engine(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    (blue.engine != green.engine).then(|| {
+        found(
+            "CUT0161",
+            Severity::Error,
+            Side::Green,
+            format!("green is {} and blue is {}", green.engine, blue.engine),
+            "point `green` at a database of the same kind",
+        )
+    })
+}
+
+fn server(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    if blue.server.is_empty() || blue.server != green.server {
+        return None;
+    }
+    let what = if blue.database == green.database {
+        format!("blue and green are the same database, {}", ident(&blue.database))
+    } else {
+        format!(
+            "blue and green are two databases of one server, {} and {}: slots and origins are \
+             shared by all databases of a server, and their names would collide",
+            ident(&blue.database),
+            ident(&green.database)
+        )
+    };
+    Some(Finding {
+        place: "config".into(),
+        ..found(
+            "CUT0162",
+            Severity::Error,
+            Side::Green,
+            what,
+            "point `green` at a database on another server",
+        )
+    })
+}
+
+fn version(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    (green.version / 10_000 < blue.version / 10_000).then(|| {
+        found(
+            "CUT0163",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "green is older ({}) than blue ({}): definitions may use what it lacks",
+                green.version_text, blue.version_text
+            ),
+            "take a green of the same or a newer version, or make sure that the application and \
+             the schema work on the older one",
+        )
+    })
+}
+
+fn encoding(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    if blue.encoding == green.encoding {
+        return None;
+    }
+    let what = format!("green is encoded in {} and blue in {}", green.encoding, blue.encoding);
+    let remedy = format!(
+        "recreate the database on green: CREATE DATABASE {} ENCODING '{}' TEMPLATE template0;",
+        ident(&green.database),
+        blue.encoding
+    );
+    // Everything can be written in Unicode, if it is known what it was written in before.
+    let lossless = green.encoding == "UTF8" && blue.encoding != "SQL_ASCII";
+    Some(if lossless {
+        found(
+            "CUT0164",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "{what}; every character fits, but one that {} lacks cannot go back",
+                blue.encoding
+            ),
+            remedy,
+        )
+    } else {
+        found("CUT0164", Severity::Error, Side::Green, what, remedy)
+    })
+}
+
+fn extensions(blue: &Inventory, green: &Inventory) -> Vec<Finding> {
+    let missing = minus(&blue.extensions, &green.extensions);
+    let (ready, absent): (Vec<&String>, Vec<&String>) =
+        missing.into_iter().partition(|e| green.available_extensions.contains(e));
+    let mut findings = Vec::new();
+    if !absent.is_empty() {
+        findings.push(found(
+            "CUT0165",
+            Severity::Error,
+            Side::Green,
+            format!(
+                "blue uses {} that green's server does not have: {}",
+                number(absent.len(), "extension"),
+                list(&absent)
+            ),
+            "install the packages of these extensions on green's server, or drop the extensions \
+             on blue if nothing uses them",
+        ));
+    }
+    if !ready.is_empty() {
+        let create: Vec<String> =
+            ready.iter().map(|e| format!("CREATE EXTENSION IF NOT EXISTS {};", ident(e))).collect();
+        findings.push(found(
+            "CUT0166",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "{} of blue not installed on green yet: {}; our role may not be allowed to do so",
+                number(ready.len(), "extension"),
+                list(&ready)
+            ),
+            create.join("\n"),
+        ));
+    }
+    findings
+}
+
+fn roles(blue: &Inventory, green: &Inventory, creates: bool) -> Vec<Finding> {
+    let missing = minus(&blue.needed_roles, &green.roles);
+    // Roles with this prefix belong to the server and come with its version.
+    let missing: Vec<_> = missing.into_iter().filter(|r| !r.starts_with("pg_")).collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let create: Vec<String> = missing
+        .iter()
+        .map(|r| {
+            format!("CREATE ROLE {} LOGIN; -- its password: pg_dumpall --roles-only", ident(r))
+        })
+        .collect();
+    vec![found(
+        "CUT0167",
+        if creates { Severity::Error } else { Severity::Warning },
+        Side::Green,
+        format!(
+            "{} that own or may use what is moved {} not on green: {}",
+            number(missing.len(), "role"),
+            if missing.len() == 1 { "is" } else { "are" },
+            list(&missing)
+        ),
+        create.join("\n"),
+    )]
+}
+
+fn types(blue: &Inventory, green: &Inventory, creates: bool) -> Vec<Finding> {
+    let missing = minus(&blue.types, &green.types);
+    if missing.is_empty() || creates {
+        return Vec::new();
+    }
+    vec![found(
+        "CUT0168",
+        Severity::Error,
+        Side::Green,
+        format!("green lacks {} of blue: {}", number(missing.len(), "type"), list(&missing)),
+        "create them with your own migrations, or use `schema: copy`",
+    )]
+}
+
+fn collations(
+    blue: &Inventory,
+    green: &Inventory,
+    tables: &[Table],
+    creates: bool,
+) -> Vec<Finding> {
+    let used: BTreeSet<&String> =
+        tables.iter().flat_map(|t| &t.columns).filter_map(|c| c.collation.as_ref()).collect();
+    let (system, own): (Vec<&String>, Vec<&String>) = used
+        .into_iter()
+        .filter(|c| !green.collations.contains(c))
+        .partition(|c| c.starts_with("pg_catalog."));
+    // The schema copy brings collations that users made; those of the system it cannot.
+    let missing: Vec<&String> =
+        system.into_iter().chain(own.into_iter().filter(|_| !creates)).collect();
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    vec![found(
+        "CUT0169",
+        Severity::Error,
+        Side::Green,
+        format!(
+            "columns use {} that green lacks: {} (blue has {})",
+            number(missing.len(), "collation"),
+            list(&missing),
+            number(blue.collations.len(), "collation")
+        ),
+        "install the locale on green's server and run SELECT \
+         pg_import_system_collations('pg_catalog'); or create the collation with your migrations",
+    )]
+}
+
+/// What `all` has and `known` lacks, in the order of `all`.
+fn minus<'a>(all: &'a [String], known: &[String]) -> Vec<&'a String> {
+    let known: BTreeSet<&String> = known.iter().collect();
+    all.iter().filter(|name| !known.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preflight::{fit::tests::column, types::tests::table};
+
+    fn one() -> Inventory {
+        Inventory {
+            engine: "postgresql".into(),
+            version: 150_004,
+            version_text: "15.4".into(),
+            server: "1".into(),
+            database: "shop".into(),
+            encoding: "UTF8".into(),
+            ..Inventory::default()
+        }
+    }
+
+    fn check(
+        blue: impl FnOnce(&mut Inventory),
+        green: impl FnOnce(&mut Inventory),
+        creates: bool,
+    ) -> Vec<(String, Severity)> {
+        let (mut b, mut g) = (one(), Inventory { server: "2".into(), ..one() });
+        blue(&mut b);
+        green(&mut g);
+        compare(&b, &g, &[], creates).into_iter().map(|f| (f.code, f.severity)).collect()
+    }
+
+    #[test]
+    fn two_equal_servers_have_no_finding() {
+        assert_eq!(check(|_| {}, |_| {}, true), []);
+        assert_eq!(check(|_| {}, |g| g.version = 180_001, false), []);
+    }
+
+    #[test]
+    fn another_engine_is_the_only_finding() {
+        let got = check(|b| b.roles = vec!["a".into()], |g| g.engine = "mysql".into(), true);
+        assert_eq!(got, [("CUT0161".into(), Severity::Error)]);
+    }
+
+    #[test]
+    fn one_server_is_refused_whichever_database() {
+        for database in ["shop", "other"] {
+            let got = check(
+                |_| {},
+                |g| {
+                    g.server = "1".into();
+                    g.database = database.into();
+                },
+                true,
+            );
+            assert_eq!(got, [("CUT0162".into(), Severity::Error)]);
+        }
+    }
+
+    #[test]
+    fn versions_and_encodings() {
+        let warning = |code: &str| vec![(code.to_owned(), Severity::Warning)];
+        assert_eq!(check(|_| {}, |g| g.version = 140_000, true), warning("CUT0163"));
+        assert_eq!(check(|_| {}, |g| g.version = 150_001, true), []);
+        for (blue, green, want) in [
+            ("LATIN1", "UTF8", Severity::Warning),
+            ("SQL_ASCII", "UTF8", Severity::Error),
+            ("UTF8", "LATIN1", Severity::Error),
+        ] {
+            let got = check(|b| b.encoding = blue.into(), |g| g.encoding = green.into(), true);
+            assert_eq!(got, [("CUT0164".into(), want)], "{blue} {green}");
+        }
+    }
+
+    #[test]
+    fn extensions_are_absent_or_only_not_installed() {
+        let got = check(
+            |b| b.extensions = vec!["plpgsql".into(), "postgis".into(), "hstore".into()],
+            |g| {
+                g.extensions = vec!["plpgsql".into()];
+                g.available_extensions = vec!["plpgsql".into(), "hstore".into()];
+            },
+            true,
+        );
+        assert_eq!(
+            got,
+            [("CUT0165".into(), Severity::Error), ("CUT0166".into(), Severity::Warning)]
+        );
+    }
+
+    #[test]
+    fn roles_and_types_depend_on_who_makes_the_schema() {
+        let blue = |b: &mut Inventory| {
+            b.needed_roles = vec!["app".into(), "pg_monitor".into()];
+            b.types = vec!["public.mood".into()];
+        };
+        assert_eq!(check(blue, |_| {}, true), [("CUT0167".into(), Severity::Error)]);
+        assert_eq!(
+            check(blue, |_| {}, false),
+            [("CUT0167".into(), Severity::Warning), ("CUT0168".into(), Severity::Error)]
+        );
+    }
+
+    #[test]
+    fn collations_of_columns_must_be_there() {
+        let mut c = column("c", "text");
+        for (collation, creates, want) in
+            [("pg_catalog.de_DE", true, 1), ("public.de", true, 0), ("public.de", false, 1)]
+        {
+            c.collation = Some(collation.into());
+            let green = Inventory { server: "2".into(), ..one() };
+            let got = compare(&one(), &green, &[table(vec![c.clone()])], creates);
+            assert_eq!(got.len(), want, "{collation} {creates}");
+            assert!(got.iter().all(|f| f.code == "CUT0169"));
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Reasons not to start a run, or not to begin a move: all of them at once.
+//!
+//! Asks both databases and every switch through the port `Examine`, and adds what only the engine
+//! can see, because it takes both sides to see it. Never stops at the first finding; a question
+//! without an answer is a finding too. Changes nothing, and knows no database by name.
+
+mod collect;
+mod counters;
+mod drift;
+mod fit;
+mod inventory;
+mod report;
+mod switches;
+mod types;
+mod way_back;
+mod words;
+
+pub use collect::{Inputs, Place, examine};
+pub use report::{Counts, Report};
+pub use types::compare as compare_tables;
+
+use cutover_core::model::{
+    finding::{Finding, Severity},
+    side::Side,
+};
+
+/// A finding about one side.
+fn found(
+    code: &str,
+    severity: Severity,
+    side: Side,
+    what: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding {
+        code: code.into(),
+        severity,
+        place: side.as_str().into(),
+        what: what.into(),
+        remedy: remedy.into(),
+    }
+}
