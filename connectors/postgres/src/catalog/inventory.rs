@@ -1,0 +1,143 @@
+//! What a database has beside its tables.
+
+use cutover_core::{
+    model::{inventory::Inventory, selection::Selection},
+    port::Result,
+};
+use tokio_postgres::{Error, types::ToSql};
+
+use super::{USER_SCHEMA, in_one_view, selects_schema, sequences, tables};
+use crate::connect::Session;
+
+/// Objects that an extension brought along.
+const OF_EXTENSION: &str = "EXISTS (SELECT FROM pg_depend d WHERE d.classid = $CLASS \
+                            AND d.objid = o.oid AND d.deptype = 'e')";
+
+/// Describes the database. `session` must not be in a transaction.
+pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Result<Inventory> {
+    let tables = tables(session, selection).await?;
+    let sequences = sequences(session, selection).await?;
+    let doing = "reading what the database has";
+    in_one_view(session, doing, async {
+        let schemas = schemas(session).await?;
+        let schemas: Vec<String> =
+            schemas.into_iter().filter(|s| selects_schema(selection, &tables, s)).collect();
+        let (table_schemas, table_names): (Vec<&str>, Vec<&str>) =
+            tables.iter().map(|t| (t.name.schema.as_str(), t.name.name.as_str())).unzip();
+        let mut inventory = facts(session).await?;
+        inventory.extensions =
+            texts(session, "SELECT extname::text FROM pg_extension", &[]).await?;
+        inventory.available_extensions =
+            texts(session, "SELECT DISTINCT name::text FROM pg_available_extensions", &[]).await?;
+        inventory.needed_roles = texts(session, &needed_roles(), &[&schemas]).await?;
+        inventory.owners = texts(session, OWNERS, &[&table_schemas, &table_names]).await?;
+        inventory.roles = texts(session, "SELECT rolname::text FROM pg_roles", &[]).await?;
+        inventory.types = texts(session, &types(), &[&schemas]).await?;
+        inventory.collations = texts(session, COLLATIONS, &[]).await?;
+        inventory.sequences = sequences.into_iter().map(|s| s.name).collect();
+        Ok(inventory)
+    })
+    .await
+}
+
+async fn facts(session: &Session) -> std::result::Result<Inventory, Error> {
+    let row = session
+        .query_one(
+            "SELECT current_setting('server_version'), \
+                    (SELECT system_identifier::text FROM pg_control_system()), \
+                    pg_postmaster_start_time()::text, \
+                    current_database()::text, pg_encoding_to_char(d.encoding)::text, \
+                    pg_database_size(d.oid) \
+             FROM pg_database d WHERE d.datname = current_database()",
+            &[],
+        )
+        .await?;
+    let (identifier, started): (String, String) = (row.get(1), row.get(2));
+    Ok(Inventory {
+        engine: "postgresql".into(),
+        version: session.version(),
+        version_text: row.get(0),
+        server: format!("{identifier} {started}"),
+        database: row.get(3),
+        encoding: row.get(4),
+        bytes: u64::try_from(row.get::<_, i64>(5)).unwrap_or(0),
+        ..Inventory::default()
+    })
+}
+
+/// Names of all schemas of users, sorted.
+pub(crate) async fn schemas(session: &Session) -> std::result::Result<Vec<String>, Error> {
+    let sql = format!("SELECT n.nspname::text FROM pg_namespace n WHERE {USER_SCHEMA}");
+    texts(session, &sql, &[]).await
+}
+
+/// One column of text, sorted by bytes and without doubles.
+async fn texts(
+    session: &Session,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> std::result::Result<Vec<String>, Error> {
+    let rows = session.query(sql, parameters).await?;
+    let mut texts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    texts.sort();
+    texts.dedup();
+    Ok(texts)
+}
+
+/// Owners, grantees and roles named in policies. `pg_shdepend` does not know the bootstrap
+/// superuser, so owners come from the objects themselves.
+fn needed_roles() -> String {
+    let objects = [
+        ("pg_class", "relnamespace", "relowner"),
+        ("pg_proc", "pronamespace", "proowner"),
+        ("pg_type", "typnamespace", "typowner"),
+    ];
+    let mut parts = vec![
+        "SELECT nspowner FROM pg_namespace WHERE nspname = ANY ($1)".to_owned(),
+        "SELECT s.refobjid FROM pg_shdepend s JOIN pg_namespace n ON n.oid = s.objid \
+         WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+           AND s.classid = 'pg_namespace'::regclass AND s.refclassid = 'pg_authid'::regclass \
+           AND n.nspname = ANY ($1)"
+            .to_owned(),
+        "SELECT unnest(p.polroles) FROM pg_policy p JOIN pg_class o ON o.oid = p.polrelid \
+         JOIN pg_namespace n ON n.oid = o.relnamespace WHERE n.nspname = ANY ($1)"
+            .to_owned(),
+    ];
+    for (class, namespace, owner) in objects {
+        let of_extension = OF_EXTENSION.replace("$CLASS", &format!("'{class}'::regclass"));
+        parts.push(format!(
+            "SELECT o.{owner} FROM {class} o JOIN pg_namespace n ON n.oid = o.{namespace} \
+             WHERE n.nspname = ANY ($1) AND NOT {of_extension}"
+        ));
+        parts.push(format!(
+            "SELECT s.refobjid FROM pg_shdepend s JOIN {class} o ON o.oid = s.objid \
+             JOIN pg_namespace n ON n.oid = o.{namespace} \
+             WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND s.classid = '{class}'::regclass AND s.refclassid = 'pg_authid'::regclass \
+               AND n.nspname = ANY ($1) AND NOT {of_extension}"
+        ));
+    }
+    format!("SELECT r.rolname::text FROM pg_roles r WHERE r.oid IN ({})", parts.join(" UNION ALL "))
+}
+
+const OWNERS: &str = "SELECT r.rolname::text FROM unnest($1::text[], $2::text[]) w(s, t) \
+                      JOIN pg_namespace n ON n.nspname = w.s \
+                      JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t \
+                      JOIN pg_roles r ON r.oid = c.relowner";
+
+const COLLATIONS: &str = "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname) \
+                          FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace \
+                          WHERE c.collencoding IN (-1, (SELECT encoding FROM pg_database \
+                                                        WHERE datname = current_database()))";
+
+/// Enums, domains, ranges, composites and base types; no row types of tables, no array types.
+fn types() -> String {
+    let of_extension = OF_EXTENSION.replace("$CLASS", "'pg_type'::regclass");
+    format!(
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(o.typname) \
+         FROM pg_type o JOIN pg_namespace n ON n.oid = o.typnamespace \
+         LEFT JOIN pg_class c ON c.oid = o.typrelid \
+         WHERE n.nspname = ANY ($1) AND o.typisdefined AND (c.oid IS NULL OR c.relkind = 'c') \
+           AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = o.oid) AND NOT {of_extension}"
+    )
+}

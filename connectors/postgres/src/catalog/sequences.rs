@@ -1,0 +1,90 @@
+//! Sequences that belong to a selection.
+
+use std::collections::HashMap;
+
+use cutover_core::{
+    model::{schema::TableName, selection::Selection},
+    port::Result,
+};
+use tokio_postgres::Error;
+
+use super::{USER_SCHEMA, in_one_view, tables};
+use crate::connect::Session;
+
+/// What the catalog says about a sequence; its value is not part of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sequence {
+    pub(crate) oid: u32,
+    pub(crate) name: TableName,
+    pub(crate) increment: i64,
+    pub(crate) cycle: bool,
+    /// The table whose column owns it.
+    pub(crate) owner: Option<u32>,
+}
+
+/// Sequences of selected tables, and free ones whose own name is selected, sorted by name.
+/// `session` must not be in a transaction.
+pub(crate) async fn sequences(session: &Session, selection: &Selection) -> Result<Vec<Sequence>> {
+    in_one_view(session, "reading the sequences of the catalog", async {
+        let all = all_sequences(session).await?;
+        select(session, selection, all).await
+    })
+    .await
+}
+
+/// Every sequence of users, sorted by name: one query, cheap enough for the pause.
+pub(crate) async fn all_sequences(session: &Session) -> std::result::Result<Vec<Sequence>, Error> {
+    let sql = format!(
+        "SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement, s.seqcycle, d.refobjid \
+         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+              AND d.objsubid = 0 AND d.refclassid = 'pg_class'::regclass \
+              AND d.deptype IN ('a', 'i') \
+         WHERE c.relpersistence <> 't' AND {USER_SCHEMA} \
+           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass \
+                           AND e.objid = c.oid AND e.deptype = 'e') \
+         ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\""
+    );
+    let rows = session.query(&sql, &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Sequence {
+            oid: row.get(0),
+            name: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),
+            increment: row.get(3),
+            cycle: row.get(4),
+            owner: row.get(5),
+        })
+        .collect())
+}
+
+/// Leaves out what does not belong to the selection.
+async fn select(
+    session: &Session,
+    selection: &Selection,
+    all: Vec<Sequence>,
+) -> std::result::Result<Vec<Sequence>, Error> {
+    let relations = tables::relations(session).await?;
+    let roots = tables::roots(session, &relations).await?;
+    // A partitioned table owns the sequence of an identity column for all of its leaves.
+    let mut selected: HashMap<&TableName, bool> = HashMap::new();
+    for (oid, relation) in relations.iter().filter(|(_, relation)| !relation.partitioned) {
+        let root = roots.get(oid);
+        let yes = selection.selects_any(&relation.name, root);
+        for name in std::iter::once(&relation.name).chain(root) {
+            *selected.entry(name).or_default() |= yes;
+        }
+    }
+    let belongs = |sequence: &Sequence| {
+        let Some(oid) = sequence.owner else { return selection.selects(&sequence.name) };
+        let Some(owner) = relations.get(&oid) else { return false };
+        // A partitioned table without partitions is not in the map.
+        selected
+            .get(&owner.name)
+            .copied()
+            .unwrap_or_else(|| selection.selects_any(&owner.name, roots.get(&oid)))
+    };
+    let keep: Vec<bool> = all.iter().map(belongs).collect();
+    Ok(all.into_iter().zip(keep).filter_map(|(s, keep)| keep.then_some(s)).collect())
+}
