@@ -100,6 +100,9 @@ impl Batcher {
 
     /// The next thing to do. `budget` is in bytes, at least one transaction is always handed out.
     pub(super) fn cut(&mut self, budget: usize, hold: Option<&HoldPoint>) -> Cut {
+        if hold == Some(&HoldPoint::Now) {
+            return Cut::Hold;
+        }
         let mut batch = Batch::default();
         let mut bytes = 0;
         while let Some(unit) = self.ready.front() {

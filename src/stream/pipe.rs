@@ -57,6 +57,8 @@ pub struct PipeConfig {
 /// Where a pipe shall stand still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HoldPoint {
+    /// Where it is now, at a boundary between transactions.
+    Now,
     /// With exactly the transactions applied whose commit position this one covers.
     Position(Position),
     /// Right behind the transaction that carries this marker.
@@ -394,6 +396,9 @@ impl Worker {
                 reply.send(()).ok();
             }
             Control::HoldAt(point, reply) => {
+                if std::mem::take(&mut self.held) {
+                    self.state.set_health(Health::Flowing);
+                }
                 self.hold = Some(point);
                 self.waiting = Some(reply);
             }

@@ -42,10 +42,18 @@ pub struct Recent {
 /// What one step found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Keys compared.
-    pub compared: u64,
+    /// Keys compared, by pair.
+    pub compared: Vec<(usize, Vec<RowKey>)>,
     /// Rows that are different, by pair.
     pub different: Vec<(usize, Difference)>,
+}
+
+impl Step {
+    /// Number of keys compared.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.compared.iter().map(|(_, keys)| keys.len() as u64).sum()
+    }
 }
 
 impl Recent {
@@ -58,8 +66,8 @@ impl Recent {
         let Some((pair, keys)) = self.ledger.take(KEYS) else { return Ok(None) };
         match self.look(pair, &keys, settle).await {
             Ok(different) => Ok(Some(Step {
-                compared: keys.len() as u64,
                 different: different.into_iter().map(|d| (pair, d)).collect(),
+                compared: vec![(pair, keys)],
             })),
             Err(e) => {
                 self.ledger.put_back(pair, keys);
@@ -103,17 +111,17 @@ impl Recent {
             keys.chunks(KEYS)
                 .map(move |keys| async move { (*pair, keys.len(), self.read(*pair, keys).await) })
         });
-        for (pair, compared, result) in futures_util::future::join_all(reads).await {
+        for (pair, result) in futures_util::future::join_all(reads).await {
             match result {
-                Ok(different) => {
-                    step.compared += compared as u64;
-                    step.different.extend(different.into_iter().map(|d| (pair, d)));
-                }
+                Ok(different) => step.different.extend(different.into_iter().map(|d| (pair, d))),
                 Err(e) => failed = Some(e),
             }
         }
         match failed {
-            None => Ok(step),
+            None => {
+                step.compared = all;
+                Ok(step)
+            }
             Some(e) => {
                 all.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
                 Err(e)

@@ -1,0 +1,92 @@
+//! What a run writes into its journal. A move has a journal of its own (`cutover::fact`).
+
+use std::collections::BTreeMap;
+
+use cutover_core::model::{
+    position::Position, run::RunId, schema::TableName, selection::Selection, side::Side,
+};
+use serde::{Deserialize, Serialize};
+
+/// One fact about a run. Facts are never edited, only added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// The run exists; from here on anything with its name may exist on both servers.
+    Began {
+        /// Its name.
+        run: RunId,
+        /// Blue's address without credentials.
+        blue: String,
+        /// Green's address without credentials.
+        green: String,
+        /// What is moved.
+        selection: Selection,
+        /// Version of this program.
+        version: String,
+        /// Milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// A process took the run up again.
+    Resumed {
+        /// Milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// Blue keeps its log for us from here on.
+    Captured {
+        /// Where the stream starts.
+        start: Position,
+        /// What is followed.
+        tables: Vec<TableName>,
+        /// Definitions of the tables at that time.
+        definitions: BTreeMap<String, String>,
+    },
+    /// Green has the definitions that must exist before rows.
+    DefinitionsBeforeRows,
+    /// The user's own schema commands have run.
+    UserCommands,
+    /// Rows may be written to green's tables from here on.
+    CopyBegan,
+    /// All rows of a target table are committed on green.
+    Copied {
+        /// The target.
+        table: TableName,
+        /// Which transactions the copy contains.
+        snapshot: String,
+    },
+    /// Every table is copied; every snapshot was taken before this position of blue.
+    CopyEnded {
+        /// The position.
+        until: Position,
+    },
+    /// Green has indexes, constraints and statistics.
+    DefinitionsAfterRows,
+    /// Green keeps its log for the way back.
+    WayBackArmed,
+    /// A move begins; it has a journal of its own under this number.
+    MoveBegan {
+        /// Number, from 1.
+        id: u32,
+        /// Owner of the writes before.
+        from: Side,
+        /// A rehearsal never changes the owner.
+        rehearsal: bool,
+        /// Milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// A move has ended.
+    MoveEnded {
+        /// Its number.
+        id: u32,
+        /// Owner of the writes since.
+        owner: Side,
+        /// Milliseconds since 1970.
+        at_ms: i64,
+    },
+    /// What the run created is being removed; there is no way back to running.
+    Removing {
+        /// `true`: finished after a switch. `false`: aborted before it.
+        finish: bool,
+    },
+    /// Nothing of the run is left on the servers.
+    Removed,
+}

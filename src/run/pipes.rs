@@ -1,0 +1,171 @@
+//! The two directions of replication together: markers, standing still at one position, and the
+//! exchange of their modes when ownership moves.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use cutover_core::{
+    model::{position::Position, run::RunId, side::Side},
+    port::{PortError, Result, copy::Snapshot},
+};
+use tokio::time::timeout;
+
+use super::ports::Ports;
+use crate::stream::{HoldPoint, MESSAGE_PREFIX, Mode, Pipe};
+
+/// How long a position may take to be reached before standing still there is given up.
+const ALIGN_WITHIN: Duration = Duration::from_secs(20);
+
+/// Both pipes of a run.
+pub struct Pipes {
+    run: RunId,
+    ports: Ports,
+    forward: Pipe,
+    back: Pipe,
+    tokens: AtomicU64,
+    /// Distinguishes markers of this process from those of an earlier one in the same log.
+    process: u64,
+}
+
+impl Pipes {
+    /// `forward` reads blue, `back` reads green.
+    #[must_use]
+    pub fn new(run: RunId, ports: Ports, forward: Pipe, back: Pipe) -> Self {
+        let process = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.as_nanos() as u64);
+        Self { run, ports, forward, back, tokens: AtomicU64::new(0), process }
+    }
+
+    /// The pipe that reads `from`.
+    #[must_use]
+    pub fn from(&self, from: Side) -> &Pipe {
+        match from {
+            Side::Blue => &self.forward,
+            Side::Green => &self.back,
+        }
+    }
+
+    /// Emits a marker on `from` and waits until it, and all before it, is applied on the other
+    /// side (or, in watch mode, seen). Returns its position and how long it took.
+    ///
+    /// # Errors
+    ///
+    /// Transient when it does not arrive within `within`.
+    pub async fn marker(&self, from: Side, within: Duration) -> Result<(Position, Duration)> {
+        let token = self.token();
+        let started = Instant::now();
+        let arrived = self.from(from).expect_marker(&token);
+        let wait = async {
+            let position = self.emit(from, &token).await?;
+            arrived.await.map_err(|e| late(from, e))?;
+            Ok((position, started.elapsed()))
+        };
+        timeout(within, wait).await.map_err(|e| late(from, e))?
+    }
+
+    /// Like [`Pipes::marker`], and the pipe stands still right behind the marker.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipes::marker`]; then the pipe flows.
+    pub async fn hold_behind_marker(&self, from: Side, within: Duration) -> Result<Position> {
+        let token = self.token();
+        let wait = async {
+            let held = self.from(from).hold_at(HoldPoint::Marker(token.clone())).await?;
+            let position = self.emit(from, &token).await?;
+            held.await.map_err(|e| late(from, e))??;
+            Ok(position)
+        };
+        let result = timeout(within, wait).await.map_err(|e| late(from, e)).flatten();
+        if result.is_err() {
+            self.from(from).release().await?;
+        }
+        result
+    }
+
+    /// Runs `then` while the pipe that reads `owner` stands still at a position, with a snapshot
+    /// of `owner` at exactly that position. The pipe goes on afterwards, whatever happens.
+    ///
+    /// # Errors
+    ///
+    /// The position was not reached in time, a session failed, or what `then` says.
+    pub async fn aligned<T, F>(
+        &self,
+        owner: Side,
+        then: impl FnOnce(Position, Arc<dyn Snapshot>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let pipe = self.from(owner);
+        let work = async {
+            // Stand still first: a position taken while the pipe flows may be passed already.
+            let held = pipe.hold_at(HoldPoint::Now).await?;
+            timeout(ALIGN_WITHIN, held)
+                .await
+                .map_err(|e| late(owner, e))?
+                .map_err(|e| late(owner, e))??;
+            let source = &self.ports.side(owner).source;
+            let (position, snapshot) =
+                timeout(ALIGN_WITHIN, source.snapshot_at_position()).await.map_err(|e| {
+                    PortError::transient(
+                        format!(
+                            "opening a snapshot of {owner} (it waits for open transactions to end)"
+                        ),
+                        e,
+                    )
+                })??;
+            let held = pipe.hold_at(HoldPoint::Position(position.clone())).await?;
+            // Something behind the position has to arrive, or nobody knows that it was reached.
+            self.emit(owner, &self.token()).await?;
+            timeout(ALIGN_WITHIN, held)
+                .await
+                .map_err(|e| late(owner, e))?
+                .map_err(|e| late(owner, e))??;
+            then(position, Arc::from(snapshot)).await
+        };
+        let result = work.await;
+        pipe.release().await?;
+        result
+    }
+
+    /// `owner` owns the writes: its pipe applies, the other one watches. Both flow.
+    ///
+    /// # Errors
+    ///
+    /// A pipe's task has ended.
+    pub async fn owned_by(&self, owner: Side) -> Result<()> {
+        self.from(owner.other()).set_mode(Mode::Watch).await?;
+        self.from(owner).set_mode(Mode::Apply).await?;
+        self.from(owner).release().await?;
+        self.from(owner.other()).release().await
+    }
+
+    /// Keeps the log of `side` moving when nobody writes.
+    ///
+    /// # Errors
+    ///
+    /// The message could not be written.
+    pub async fn heartbeat(&self, side: Side) -> Result<Position> {
+        self.emit(side, &self.token()).await
+    }
+
+    async fn emit(&self, side: Side, token: &str) -> Result<Position> {
+        self.ports.side(side).source.emit(MESSAGE_PREFIX, token).await
+    }
+
+    fn token(&self) -> String {
+        let n = self.tokens.fetch_add(1, Ordering::Relaxed);
+        format!("{}:{:x}:{n}", self.run, self.process)
+    }
+}
+
+fn late(from: Side, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> PortError {
+    PortError::transient(format!("waiting for the stream from {from} to reach a position"), e)
+}

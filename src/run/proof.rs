@@ -1,0 +1,451 @@
+//! The proof of a run: full passes, changed rows, known differences, repair, certificate.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        digest::RowKey,
+        event::{Change, Relation},
+        position::Position,
+        schema::{Table, TableName},
+        side::Side,
+    },
+    port::{
+        Result,
+        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+    },
+};
+
+use super::{pipes::Pipes, ports::Ports};
+use crate::{
+    copy::in_order_of,
+    stream::Witness,
+    transform::{Mapping, Pair},
+    verify::{
+        Certificate, How, PassReport, Verdict,
+        full::{self, Aligned},
+        ledger::Ledger,
+        recent::{Recent, Settle, Step},
+    },
+};
+
+/// How long settling may take before the comparison is tried another time.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+/// Tables without a key up to this size are read whole behind the fence.
+const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
+
+/// Everything that is known about equality.
+pub struct Proof {
+    ports: Ports,
+    mapping: Arc<Mapping>,
+    pairs: Arc<Vec<Pair>>,
+    ledger: Arc<Ledger>,
+    recent: Recent,
+    compared: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    full: Option<Full>,
+    different: BTreeMap<(usize, RowKey), How>,
+}
+
+#[derive(Clone)]
+struct Full {
+    position: Position,
+    rows: u64,
+    tables: u64,
+}
+
+impl Inner {
+    /// What was just compared is known anew.
+    fn forget(&mut self, step: &Step) {
+        if self.different.is_empty() {
+            return;
+        }
+        for (pair, keys) in &step.compared {
+            for key in keys {
+                self.different.remove(&(*pair, key.clone()));
+            }
+        }
+    }
+}
+
+/// A look at the proof.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ProofView {
+    /// Position of the last full pass over everything.
+    pub full_pass: Option<Position>,
+    /// Rows it compared.
+    pub rows: u64,
+    /// Changed rows that wait for a comparison.
+    pub pending: u64,
+    /// Changed rows that were compared since this process started.
+    pub compared: u64,
+    /// Rows known to differ.
+    pub different: u64,
+    /// Tables with such rows.
+    pub different_tables: Vec<String>,
+    /// Tables that need another full comparison.
+    pub whole: u64,
+}
+
+impl Witness for Proof {
+    fn row(&self, from: Side, relation: &Relation, change: &Change, _foreign: bool) {
+        self.ledger.row(from, relation, change);
+    }
+
+    fn truncated(&self, from: Side, relation: &Relation, _foreign: bool) {
+        self.ledger.truncated(from, relation);
+    }
+}
+
+impl Proof {
+    /// Nothing is proven yet. `budget`: bytes of changed keys to remember.
+    #[must_use]
+    pub fn new(ports: Ports, mapping: Arc<Mapping>, budget: usize) -> Self {
+        let pairs = Arc::new(mapping.pairs.clone());
+        let ledger = Arc::new(Ledger::new(&pairs, budget));
+        let recent = Recent {
+            pairs: Arc::clone(&pairs),
+            ledger: Arc::clone(&ledger),
+            blue: Arc::clone(&ports.blue.reader),
+            green: Arc::clone(&ports.green.reader),
+        };
+        Self {
+            ports,
+            mapping,
+            pairs,
+            ledger,
+            recent,
+            compared: AtomicU64::new(0),
+            inner: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A look at it.
+    #[must_use]
+    pub fn view(&self) -> ProofView {
+        let inner = self.lock();
+        let mut tables: Vec<String> =
+            inner.different.keys().map(|(i, _)| self.pairs[*i].name.to_string()).collect();
+        tables.dedup();
+        ProofView {
+            full_pass: inner.full.as_ref().map(|f| f.position.clone()),
+            rows: inner.full.as_ref().map_or(0, |f| f.rows),
+            pending: self.ledger.pending() as u64,
+            compared: self.compared.load(Ordering::Relaxed),
+            different: inner.different.len() as u64,
+            different_tables: tables,
+            whole: self.ledger.whole().len() as u64,
+        }
+    }
+
+    /// Numbers of the pairs that hold one of `tables` (`schema.name`); all for none. The unknown
+    /// names come back as an error.
+    ///
+    /// # Errors
+    ///
+    /// The names that no pair has.
+    pub fn select(&self, tables: &[String]) -> std::result::Result<Vec<usize>, Vec<String>> {
+        if tables.is_empty() {
+            return Ok((0..self.pairs.len()).collect());
+        }
+        let mut found = Vec::new();
+        let mut unknown = Vec::new();
+        for wanted in tables {
+            let hits: Vec<usize> = (0..self.pairs.len())
+                .filter(|&i| {
+                    let pair = &self.pairs[i];
+                    pair.name.to_string() == *wanted
+                        || pair.blue.iter().chain(&pair.green).any(|t| {
+                            t.name.to_string() == *wanted
+                                || t.root.as_ref().is_some_and(|r| r.to_string() == *wanted)
+                        })
+                })
+                .collect();
+            if hits.is_empty() {
+                unknown.push(wanted.clone());
+            }
+            found.extend(hits);
+        }
+        found.sort_unstable();
+        found.dedup();
+        if unknown.is_empty() { Ok(found) } else { Err(unknown) }
+    }
+
+    /// Compares every row of the chosen pairs at one position.
+    ///
+    /// # Errors
+    ///
+    /// A read failed: nothing new is proven.
+    pub async fn full(
+        &self,
+        pipes: &Pipes,
+        owner: Side,
+        chosen: &[usize],
+        workers: usize,
+    ) -> Result<PassReport> {
+        let aligned = pipes
+            .aligned(owner, |position, mine| async move {
+                // What is recorded so far is part of what is about to be read.
+                self.ledger.restart(chosen);
+                let other: Arc<dyn Snapshot> =
+                    Arc::from(self.ports.side(owner.other()).source.snapshot().await?);
+                let (blue, green) = match owner {
+                    Side::Blue => (mine, other),
+                    Side::Green => (other, mine),
+                };
+                Ok(Aligned { position, blue, green })
+            })
+            .await?;
+        let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
+        let result = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await;
+        let report = match result {
+            Ok(report) => report,
+            Err(e) => {
+                // What changed before the pass is forgotten, so the tables count as unread.
+                chosen.iter().for_each(|&i| self.ledger.mark_whole(i));
+                return Err(e);
+            }
+        };
+        let mut inner = self.lock();
+        inner.different.retain(|(pair, _), _| !chosen.contains(pair));
+        for (&i, table) in chosen.iter().zip(&report.tables) {
+            for d in &table.differences {
+                inner.different.insert((i, d.key.clone()), d.how);
+            }
+        }
+        if chosen.len() == self.pairs.len() {
+            inner.full = Some(Full {
+                position: report.position.clone(),
+                rows: report.rows(),
+                tables: report.tables.len() as u64,
+            });
+        }
+        Ok(report)
+    }
+
+    /// Compares some changed rows; `false` when none waits.
+    ///
+    /// # Errors
+    ///
+    /// A read failed; the rows wait again.
+    pub async fn step(&self, settle: &dyn Settle) -> Result<bool> {
+        let Some(step) = self.recent.step(settle).await? else { return Ok(false) };
+        self.compared.fetch_add(step.count(), Ordering::Relaxed);
+        let mut inner = self.lock();
+        inner.forget(&step);
+        for (pair, d) in step.different {
+            tracing::error!(
+                table = %self.pairs[pair].name,
+                "CUT0601: a row of {} differs between blue and green", self.pairs[pair].name
+            );
+            inner.different.insert((pair, d.key), d.how);
+        }
+        Ok(true)
+    }
+
+    /// Pairs that need another full comparison.
+    #[must_use]
+    pub fn whole(&self) -> Vec<usize> {
+        self.ledger.whole()
+    }
+
+    /// Whether a full pass over everything has finished since this process started.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.lock().full.is_some()
+    }
+
+    /// Compares what is left behind the fence and says what is proven. Both sides stand still.
+    ///
+    /// # Errors
+    ///
+    /// A read failed.
+    pub async fn behind_fence(&self) -> Result<Certificate> {
+        let before = self.compared.load(Ordering::Relaxed);
+        let step = self.recent.behind_fence().await?;
+        let behind_fence = step.count();
+        self.compared.fetch_add(behind_fence, Ordering::Relaxed);
+        let mut unproven = Vec::new();
+        let mut whole_different = false;
+        for i in self.ledger.whole() {
+            let pair = &self.pairs[i];
+            let bytes = pair.blue.iter().chain(&pair.green).map(|t| t.bytes).max().unwrap_or(0);
+            if bytes > WHOLE_BEHIND_FENCE {
+                unproven.push(pair.name.clone());
+            } else if self.whole_differs(pair).await? {
+                whole_different = true;
+            }
+        }
+        let mut inner = self.lock();
+        inner.forget(&step);
+        for (pair, d) in step.different {
+            inner.different.insert((pair, d.key), d.how);
+        }
+        let verdict = if !inner.different.is_empty() || whole_different {
+            Verdict::Different
+        } else if inner.full.is_none() || !unproven.is_empty() {
+            Verdict::Inconclusive
+        } else {
+            Verdict::Equal
+        };
+        Ok(Certificate {
+            full_pass: inner.full.as_ref().map(|f| f.position.clone()),
+            rows: inner.full.as_ref().map_or(0, |f| f.rows),
+            tables: inner.full.as_ref().map_or(0, |f| f.tables),
+            changed_rows: before + behind_fence,
+            behind_fence,
+            unproven,
+            verdict,
+        })
+    }
+
+    async fn whole_differs(&self, pair: &Pair) -> Result<bool> {
+        let all = Range { condition: String::new(), bytes: 0 };
+        let mut sums = [0_i128; 4];
+        for (at, reader, tables) in
+            [(0, &self.ports.blue.reader, &pair.blue), (2, &self.ports.green.reader, &pair.green)]
+        {
+            for table in tables {
+                for digest in reader.bucket_digests(table, &all, 1).await? {
+                    sums[at] += i128::from(digest.rows);
+                    sums[at + 1] += digest.sum;
+                }
+            }
+        }
+        Ok(sums[..2] != sums[2..])
+    }
+
+    /// Copies the rows that are known to differ again, from the owner to the other side, while
+    /// the stream stands still. Returns rows written. What was repaired is to be verified again.
+    ///
+    /// # Errors
+    ///
+    /// A read or a write failed; what was repaired before stays repaired.
+    pub async fn repair(&self, pipes: &Pipes, owner: Side, chosen: &[usize]) -> Result<u64> {
+        let mut work: BTreeMap<usize, Vec<RowKey>> = BTreeMap::new();
+        for (pair, key) in self.lock().different.keys() {
+            if chosen.contains(pair) {
+                work.entry(*pair).or_default().push(key.clone());
+            }
+        }
+        if work.is_empty() {
+            return Ok(0);
+        }
+        pipes
+            .aligned(owner, |_, snapshot| async move {
+                let mut written = 0;
+                for (i, keys) in &work {
+                    written += self.repair_pair(pipes, owner, &snapshot, *i, keys).await?;
+                }
+                Ok(written)
+            })
+            .await
+    }
+
+    async fn repair_pair(
+        &self,
+        pipes: &Pipes,
+        owner: Side,
+        snapshot: &Arc<dyn Snapshot>,
+        i: usize,
+        keys: &[RowKey],
+    ) -> Result<u64> {
+        let pair = &self.pairs[i];
+        let (sources, routes) = match owner {
+            Side::Blue => (&pair.blue, &self.mapping.forward),
+            Side::Green => (&pair.green, &self.mapping.back),
+        };
+        let mut written = 0;
+        let mut targets: BTreeMap<TableName, (Table, Vec<&Table>)> = BTreeMap::new();
+        for source in sources {
+            if let Some(route) = routes.iter().find(|r| r.source == source.name) {
+                let target = Table {
+                    identity: source.identity.clone(),
+                    primary_key: source.primary_key.clone(),
+                    ..in_order_of(source, &route.target)
+                };
+                targets
+                    .entry(target.name.clone())
+                    .or_insert_with(|| (target, Vec::new()))
+                    .1
+                    .push(source);
+            }
+        }
+        // Without a key rows cannot be told apart: the whole table is replaced.
+        let keys = if pair.keyed { keys } else { &[] };
+        for (target, sources) in targets.into_values() {
+            let mut streams = Vec::new();
+            for source in sources {
+                let range = if pair.keyed {
+                    snapshot.keys_range(source, keys)
+                } else {
+                    Range { condition: String::new(), bytes: source.bytes }
+                };
+                streams.push(snapshot.read(source, &range, CopyFormat::PostgresText).await?);
+            }
+            let rows = Box::new(Chain { streams });
+            written +=
+                pipes.from(owner).replace(&target, keys, CopyFormat::PostgresText, rows).await?;
+        }
+        Ok(written)
+    }
+
+    /// What is known to differ, with keys, for whoever asked for them.
+    #[must_use]
+    pub fn differences(&self) -> Vec<(TableName, RowKey, How)> {
+        let inner = self.lock();
+        inner
+            .different
+            .iter()
+            .map(|((i, key), how)| (self.pairs[*i].name.clone(), key.clone(), *how))
+            .collect()
+    }
+}
+
+/// Several reads as one; only for text, which has no header.
+struct Chain {
+    streams: Vec<Box<dyn CopyStream>>,
+}
+
+#[async_trait]
+impl CopyStream for Chain {
+    async fn next(&mut self) -> Result<Option<CopyChunk>> {
+        while let Some(stream) = self.streams.last_mut() {
+            if let Some(chunk) = stream.next().await? {
+                return Ok(Some(chunk));
+            }
+            self.streams.pop();
+        }
+        Ok(None)
+    }
+}
+
+/// Settles both directions by a marker in each log.
+pub struct BothLogs<'a>(pub &'a Pipes);
+
+#[async_trait]
+impl Settle for BothLogs<'_> {
+    async fn settle(&self) -> Result<()> {
+        tokio::try_join!(
+            self.0.marker(Side::Blue, SETTLE_WITHIN),
+            self.0.marker(Side::Green, SETTLE_WITHIN)
+        )?;
+        Ok(())
+    }
+}
