@@ -108,8 +108,7 @@ impl Recent {
         let mut failed: Option<PortError> = None;
         // All pairs at once: inside the pause round trips count.
         let reads = all.iter().flat_map(|(pair, keys)| {
-            keys.chunks(KEYS)
-                .map(move |keys| async move { (*pair, keys.len(), self.read(*pair, keys).await) })
+            keys.chunks(KEYS).map(move |keys| async move { (*pair, self.read(*pair, keys).await) })
         });
         for (pair, result) in futures_util::future::join_all(reads).await {
             match result {
