@@ -6,10 +6,12 @@
 mod config;
 mod der;
 mod error;
+mod replication;
 mod session;
 mod stream;
 mod tls;
 
 pub use config::{ConfigError, Host, PgConfig, SslMode};
-pub(crate) use error::{is_state, port_error};
+pub(crate) use error::port_error;
+pub(crate) use replication::{CopyBoth, Frame, Replication, WireError};
 pub use session::Session;

@@ -144,11 +144,14 @@ impl Database {
             .connect_raw(stream, Settled)
             .await
             .map_err(|e| port_error(self.connecting(), e))?;
-        let said = |name: &str| connection.parameter(name).unwrap_or_default().to_owned();
-        let greeting = Greeting {
-            version: said("server_version"),
-            date_style: said("DateStyle"),
-            cockroach: connection.parameter("crdb_version").is_some(),
+        let greeting = {
+            // In a block: the borrow of the connection must not live across an await.
+            let said = |name: &str| connection.parameter(name).unwrap_or_default().to_owned();
+            Greeting {
+                version: said("server_version"),
+                date_style: said("DateStyle"),
+                cockroach: connection.parameter("crdb_version").is_some(),
+            }
         };
         let version = greeting.version().map_err(|what| wrong_server(self.connecting(), &what))?;
         let side = self.side;
