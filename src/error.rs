@@ -101,6 +101,12 @@ pub struct Failure {
     pub code: Option<String>,
     /// What happened and where.
     pub what: String,
+    /// Where, when it is a place in a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// The lines in question, ready to print.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<String>,
     /// Why, outermost first.
     pub causes: Vec<String>,
     /// What to do.
@@ -112,7 +118,15 @@ pub struct Failure {
 impl Failure {
     /// A failure without a cause.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { code: None, what: what.into(), causes: vec![], remedy: None, exit: Exit::Failed }
+        Self {
+            code: None,
+            what: what.into(),
+            place: None,
+            excerpt: None,
+            causes: vec![],
+            remedy: None,
+            exit: Exit::Failed,
+        }
     }
 
     /// Adds the code of a page.
@@ -156,6 +170,8 @@ impl<E: Explain> From<E> for Failure {
         Self {
             code: error.code().map(str::to_owned),
             what: error.headline(),
+            place: None,
+            excerpt: None,
             causes: causes(&error),
             remedy: error.remedy(),
             exit: error.exit(),
