@@ -19,6 +19,7 @@
 //! - [`web`]: status and metrics over HTTP.
 
 pub mod error;
+pub mod config;
 pub mod stream;
 pub mod run;
 pub mod journal;
@@ -28,3 +29,4 @@ pub mod copy;
 pub mod transform;
 pub mod verify;
 pub mod preflight;
+pub mod observe;

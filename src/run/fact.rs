@@ -42,8 +42,8 @@ pub enum Fact {
     },
     /// Green has the definitions that must exist before rows.
     DefinitionsBeforeRows,
-    /// The user's own schema commands have run.
-    UserCommands,
+    /// The next one of the user's own schema commands has run.
+    UserCommand,
     /// Rows may be written to green's tables from here on.
     CopyBegan,
     /// All rows of a target table are committed on green.

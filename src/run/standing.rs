@@ -57,8 +57,8 @@ pub struct Standing {
     pub definitions: BTreeMap<String, String>,
     /// Definitions are on green.
     pub before_rows: bool,
-    /// The user's commands have run.
-    pub user_commands: bool,
+    /// How many of the user's commands have run.
+    pub user_commands: usize,
     /// Rows may be on green.
     pub copy_began: bool,
     /// Finished targets and their snapshots.
@@ -90,7 +90,7 @@ impl Standing {
             start: None,
             definitions: BTreeMap::new(),
             before_rows: false,
-            user_commands: false,
+            user_commands: 0,
             copy_began: false,
             copied: HashMap::new(),
             copy_ended: None,
@@ -118,7 +118,7 @@ impl Standing {
                 self.definitions.clone_from(definitions);
             }
             Fact::DefinitionsBeforeRows => self.before_rows = true,
-            Fact::UserCommands => self.user_commands = true,
+            Fact::UserCommand => self.user_commands += 1,
             Fact::CopyBegan => self.copy_began = true,
             Fact::Copied { table, snapshot } => {
                 self.copied.insert(table.clone(), snapshot.clone());

@@ -1,0 +1,3 @@
+//! What we say about ourselves.
+
+pub mod progress;

@@ -1,0 +1,166 @@
+//! Counters that the command line, the page and the logs share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use cutover_core::model::schema::TableName;
+use serde::{Deserialize, Serialize};
+
+/// How far one table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableState {
+    /// Its turn has not come.
+    Waiting,
+    /// Rows are being copied.
+    Copying,
+    /// All rows are committed.
+    Done,
+}
+
+/// One table of the copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableProgress {
+    /// Its name on green.
+    pub table: String,
+    /// How far it is.
+    pub state: TableState,
+    /// Rows committed by this process.
+    pub rows: u64,
+    /// Rows as the planner estimates them.
+    pub estimated_rows: u64,
+    /// Bytes read by this process, in the form they travel in.
+    pub bytes: u64,
+    /// Size on blue's disk.
+    pub size: u64,
+}
+
+/// A look at the copy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyProgress {
+    /// What is being done, in words.
+    pub doing: String,
+    /// Tables by name.
+    pub tables: Vec<TableProgress>,
+    /// Bytes read per second since the copy began.
+    pub bytes_per_second: f64,
+    /// Rows committed per second since the copy began.
+    pub rows_per_second: f64,
+    /// Seconds to go, by estimated rows; `None` when nobody can tell.
+    pub eta_seconds: Option<f64>,
+}
+
+/// Shared counters of a run.
+#[derive(Debug, Default)]
+pub struct Progress {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    doing: String,
+    tables: BTreeMap<TableName, TableProgress>,
+    began: Option<Instant>,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what is being done now.
+    pub fn say(&self, doing: &str) {
+        tracing::info!("{doing}");
+        doing.clone_into(&mut self.lock().doing);
+    }
+
+    /// Announces a table.
+    pub fn expect(&self, table: &TableName, estimated_rows: u64, size: u64) {
+        self.lock().tables.insert(
+            table.clone(),
+            TableProgress {
+                table: table.to_string(),
+                state: TableState::Waiting,
+                rows: 0,
+                estimated_rows,
+                bytes: 0,
+                size,
+            },
+        );
+    }
+
+    fn change(&self, table: &TableName, change: impl FnOnce(&mut TableProgress)) {
+        let mut inner = self.lock();
+        inner.began.get_or_insert_with(Instant::now);
+        if let Some(t) = inner.tables.get_mut(table) {
+            change(t);
+        }
+    }
+
+    /// Bytes of a table were read.
+    pub fn bytes(&self, table: &TableName, bytes: u64) {
+        self.change(table, |t| {
+            t.state = TableState::Copying;
+            t.bytes += bytes;
+        });
+    }
+
+    /// Rows of a table were committed.
+    pub fn rows(&self, table: &TableName, rows: u64) {
+        self.change(table, |t| t.rows += rows);
+    }
+
+    /// All rows of a table are committed.
+    pub fn done(&self, table: &TableName) {
+        self.change(table, |t| t.state = TableState::Done);
+    }
+
+    /// A look at it.
+    #[must_use]
+    pub fn view(&self) -> CopyProgress {
+        let inner = self.lock();
+        let seconds = inner.began.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        let per_second = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
+        let sum = |of: fn(&TableProgress) -> u64| inner.tables.values().map(of).sum::<u64>();
+        let left: u64 = inner
+            .tables
+            .values()
+            .filter(|t| t.state != TableState::Done)
+            .map(|t| t.estimated_rows.saturating_sub(t.rows))
+            .sum();
+        let rows_per_second = per_second(sum(|t| t.rows));
+        CopyProgress {
+            doing: inner.doing.clone(),
+            tables: inner.tables.values().cloned().collect(),
+            bytes_per_second: per_second(sum(|t| t.bytes)),
+            rows_per_second,
+            eta_seconds: (rows_per_second > 0.0).then(|| left as f64 / rows_per_second),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_per_table_and_estimates_the_rest() {
+        let progress = Progress::default();
+        let (a, b) = (TableName::new("s", "a"), TableName::new("s", "b"));
+        progress.expect(&a, 10, 100);
+        progress.expect(&b, 10, 100);
+        assert_eq!(progress.view().eta_seconds, None, "nobody can tell yet");
+        progress.bytes(&a, 50);
+        progress.rows(&a, 10);
+        progress.done(&a);
+        let view = progress.view();
+        assert_eq!(
+            (view.tables[0].state, view.tables[1].state),
+            (TableState::Done, TableState::Waiting)
+        );
+        assert!(view.eta_seconds.is_some_and(|s| s > 0.0));
+    }
+}

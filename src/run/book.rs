@@ -1,0 +1,63 @@
+//! The run's journal together with what follows from it, shared by the tasks of the run.
+
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard},
+};
+
+use super::{fact::Fact, standing::Standing};
+use crate::journal::{FileJournal, Journal, JournalError, Kind};
+
+/// What the header of a run's journal says.
+pub const KIND: Kind = Kind("run/1");
+/// Its name in the state folder.
+pub const FILE: &str = "run.journal";
+
+/// The journal of a run and its fold.
+pub struct Book {
+    inner: Mutex<(FileJournal<Fact>, Standing)>,
+}
+
+impl Book {
+    /// Opens the journal in `state_dir` for writing.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileJournal::open`].
+    pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
+        let (journal, facts) = FileJournal::open(&state_dir.join(FILE), KIND)?;
+        Ok(Self { inner: Mutex::new((journal, Standing::of(&facts))) })
+    }
+
+    /// What the journal in `state_dir` says, without opening it for writing; `None` without one.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileJournal::read_only`].
+    pub fn peek(state_dir: &Path) -> Result<Option<Standing>, JournalError> {
+        Ok(FileJournal::<Fact>::read_only(&state_dir.join(FILE), KIND)?
+            .map(|facts| Standing::of(&facts)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (FileJournal<Fact>, Standing)> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Writes a fact; returns once it would survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// It is not written, and what follows from it must not happen.
+    pub fn note(&self, fact: Fact) -> Result<(), JournalError> {
+        let mut inner = self.lock();
+        inner.0.append(&fact)?;
+        inner.1.add(&fact);
+        Ok(())
+    }
+
+    /// Where the run stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.lock().1.clone()
+    }
+}

@@ -1,0 +1,421 @@
+//! From nothing to a stream: definitions, capture, rows, indexes, the way back.
+//!
+//! Every step is skipped when its fact is there, and may be repeated when it is not: this is the
+//! same code for a first start and for the start after a crash.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        finding::Scope,
+        run::RunId,
+        schema::{Table, TableName},
+        selection::Selection,
+        side::Side,
+    },
+    port::{PortError, copy::Snapshot},
+};
+
+use super::{book::Book, error::RunError, fact::Fact, ports::Ports};
+use crate::{
+    copy::{self, Limiter},
+    error::{Exit, Failure},
+    observe::progress::Progress,
+    preflight,
+    stream::handover::{Handover, Visibility},
+    transform::{self, Mapping},
+};
+
+/// Where green's tables come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Definitions {
+    /// Copied from blue; then these commands run, each with `/bin/sh -c` in `folder` with
+    /// `environment`.
+    Copy {
+        /// The user's own commands; may be empty.
+        commands: Vec<String>,
+        /// Where they run.
+        folder: PathBuf,
+        /// How they reach green; holds the password.
+        environment: Vec<(String, String)>,
+    },
+    /// They are there already.
+    Provided,
+}
+
+/// What preparation needs.
+pub struct Preparation {
+    /// The run.
+    pub run: RunId,
+    /// What is moved.
+    pub selection: Selection,
+    /// The machinery.
+    pub ports: Ports,
+    /// The journal.
+    pub book: Arc<Book>,
+    /// Where green's tables come from.
+    pub definitions: Definitions,
+    /// Workers of copy and indexes.
+    pub workers: usize,
+    /// Bytes of a range.
+    pub chunk: u64,
+    /// Bytes per second.
+    pub rate: Option<u64>,
+    /// Whom to tell.
+    pub progress: Arc<Progress>,
+}
+
+/// What the stream needs.
+pub struct Prepared {
+    /// Tables of blue and where they go.
+    pub mapping: Mapping,
+    /// From copied rows to the stream.
+    pub handover: Handover,
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Preparation {
+    /// Brings the run to the point where changes can be followed both ways.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; what was done stays done, and the call can be repeated.
+    pub async fn prepare(&self) -> Result<Prepared, RunError> {
+        self.begin().await?;
+        self.ports.green.sink.prepare(&self.run).await?;
+        let blue = self.ports.blue.source.tables(&self.selection).await?;
+        let first = self.capture(&blue).await?;
+        self.definitions_before_rows().await?;
+        // The definitions of green may differ from blue's where the user provides them.
+        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        let mapping = transform::map(&blue, &green).map_err(|e| {
+            Failure::new(e.to_string())
+                .code("CUT0301")
+                .remedy("create the table on green, or leave it out with `tables: exclude`")
+        })?;
+        // Green belongs to nobody but us from here on.
+        self.fence_green(&green).await?;
+        self.rows(&blue, &mapping, first).await?;
+        self.definitions_after_rows().await?;
+        self.arm_way_back(&blue).await?;
+        // Sizes, keys and estimates are known better now.
+        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        let mapping = transform::map(&blue, &green).map_err(|e| Failure::new(e.to_string()))?;
+        Ok(Prepared { handover: self.handover(&mapping)?, mapping })
+    }
+
+    /// Green holds what blue's selection names; where it is partitioned in another way, its leaves
+    /// follow their root.
+    fn selection_of_green(&self) -> Selection {
+        self.selection.clone()
+    }
+
+    async fn begin(&self) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        let resuming = standing.addresses.is_some();
+        if let Some((blue, green)) = &standing.addresses {
+            if (blue, green) != (&self.ports.blue.address, &self.ports.green.address) {
+                return Err(Failure::new(format!(
+                    "run {} was begun between {blue} and {green}, and the configuration names {} \
+                     and {}",
+                    self.run, self.ports.blue.address, self.ports.green.address
+                ))
+                .code("CUT0504")
+                .remedy("restore the addresses, or use another `run` and `state_dir`")
+                .exit(Exit::Usage)
+                .into());
+            }
+            self.book.note(Fact::Resumed { at_ms: now_ms() })?;
+        }
+        if standing.start.is_none() {
+            let report = preflight::examine(&self.inputs(resuming), Scope::Start).await;
+            for finding in &report.findings {
+                tracing::info!(
+                    code = %finding.code, place = %finding.place, severity = ?finding.severity,
+                    "{}", finding.what
+                );
+            }
+            if report.blocks() {
+                return Err(RunError::Findings(Box::new(report)));
+            }
+        }
+        if !resuming {
+            self.book.note(Fact::Began {
+                run: self.run.clone(),
+                blue: self.ports.blue.address.clone(),
+                green: self.ports.green.address.clone(),
+                selection: self.selection.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                at_ms: now_ms(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What preflight looks at.
+    #[must_use]
+    pub fn inputs(&self, resuming: bool) -> preflight::Inputs {
+        inputs(
+            &self.run,
+            &self.selection,
+            &self.ports,
+            &self.book,
+            resuming,
+            matches!(self.definitions, Definitions::Copy { .. }),
+        )
+    }
+
+    /// Blue keeps its log from here on; the snapshot is there only the first time.
+    async fn capture(&self, blue: &[Table]) -> Result<Option<Box<dyn Snapshot>>, RunError> {
+        let known = self.book.standing().start.is_some();
+        let capture = self.ports.blue.source.capture(&self.run, blue, !known).await?;
+        if !known {
+            let definitions = self.ports.blue.primary.fingerprint(&self.selection).await?;
+            self.book.note(Fact::Captured {
+                start: capture.start,
+                tables: blue.iter().map(|t| t.name.clone()).collect(),
+                definitions,
+            })?;
+        }
+        Ok(capture.snapshot)
+    }
+
+    async fn definitions_before_rows(&self) -> Result<(), RunError> {
+        let Definitions::Copy { commands, folder, environment } = &self.definitions else {
+            return Ok(());
+        };
+        if !self.book.standing().before_rows {
+            self.progress.say("copying definitions");
+            self.ports.schema.before_rows(&self.selection).await?;
+            self.book.note(Fact::DefinitionsBeforeRows)?;
+        }
+        let done = self.book.standing().user_commands;
+        for (i, command) in commands.iter().enumerate().skip(done) {
+            self.progress.say(&format!("running schema command {}", i + 1));
+            run_command(command, i + 1, folder, environment).await?;
+            self.book.note(Fact::UserCommand)?;
+        }
+        Ok(())
+    }
+
+    async fn fence_green(&self, green: &[Table]) -> Result<(), RunError> {
+        if self.book.standing().owner == Side::Green || self.book.standing().open_move.is_some() {
+            return Ok(());
+        }
+        let primary = &self.ports.green.primary;
+        primary.install_fence(&self.run, green).await?;
+        primary.close_to_clients(&self.run, Duration::from_secs(10)).await?;
+        Ok(())
+    }
+
+    async fn rows(
+        &self,
+        blue: &[Table],
+        mapping: &Mapping,
+        first: Option<Box<dyn Snapshot>>,
+    ) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        if standing.copy_ended.is_some() {
+            return Ok(());
+        }
+        let all = copy::jobs(&mapping.forward, blue);
+        for job in &all {
+            let rows = job.sources.iter().filter_map(|s| s.estimated_rows).sum();
+            let bytes = job.sources.iter().map(|s| s.bytes).sum();
+            self.progress.expect(&job.target.name, rows, bytes);
+            if standing.copied.contains_key(&job.target.name) {
+                self.progress.done(&job.target.name);
+            }
+        }
+        let todo: Vec<_> =
+            all.into_iter().filter(|j| !standing.copied.contains_key(&j.target.name)).collect();
+        let snapshot: Arc<dyn Snapshot> = match first {
+            Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
+            _ => Arc::from(self.ports.blue.source.snapshot().await?),
+        };
+        if standing.copy_began {
+            for job in &todo {
+                self.ports.green.sink.clear(&self.run, &job.target).await?;
+            }
+        } else {
+            self.book.note(Fact::CopyBegan)?;
+        }
+        let noter = Arc::new(Noter {
+            book: Arc::clone(&self.book),
+            progress: Arc::clone(&self.progress),
+            snapshot: snapshot.visible().to_owned(),
+        });
+        let options = copy::Options {
+            workers: self.workers,
+            chunk: self.chunk,
+            limiter: Arc::new(Limiter::new(self.rate)),
+        };
+        let sink = Arc::clone(&self.ports.green.sink);
+        copy::copy(&self.run, todo, snapshot, sink, options, noter).await?;
+        let until = self.ports.blue.source.head().await?;
+        self.book.note(Fact::CopyEnded { until })?;
+        Ok(())
+    }
+
+    async fn definitions_after_rows(&self) -> Result<(), RunError> {
+        if self.book.standing().after_rows {
+            return Ok(());
+        }
+        match self.definitions {
+            Definitions::Copy { .. } => {
+                self.progress.say("building indexes and constraints");
+                self.ports.schema.after_rows(&self.selection, self.workers).await?;
+            }
+            Definitions::Provided => {
+                self.progress.say("gathering statistics");
+                self.ports.schema.analyze(self.workers).await?;
+            }
+        }
+        self.book.note(Fact::DefinitionsAfterRows)?;
+        Ok(())
+    }
+
+    /// Green keeps its log, and blue can be written by our sink: long before the first move, so
+    /// that a pause has nothing to wait for, and that a foreign write on green is seen.
+    async fn arm_way_back(&self, blue: &[Table]) -> Result<(), RunError> {
+        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        self.ports.blue.sink.prepare(&self.run).await?;
+        self.ports.green.source.capture(&self.run, &green, false).await?;
+        self.ports.blue.primary.install_fence(&self.run, blue).await?;
+        self.ports.green.primary.install_fence(&self.run, &green).await?;
+        if self.book.standing().owner == Side::Blue && self.book.standing().open_move.is_none() {
+            // Tables that came since the first time are closed as well.
+            let within = Duration::from_secs(10);
+            self.ports.green.primary.close_to_clients(&self.run, within).await?;
+        }
+        if !self.book.standing().way_back {
+            self.book.note(Fact::WayBackArmed)?;
+        }
+        Ok(())
+    }
+
+    fn handover(&self, mapping: &Mapping) -> Result<Handover, RunError> {
+        let standing = self.book.standing();
+        let mut tables = HashMap::new();
+        for route in &mapping.forward {
+            if let Some(text) = standing.copied.get(&route.target.name) {
+                let seen = Visibility::parse(text)
+                    .map_err(|e| Failure::new(e.to_string()).code("CUT0505"))?;
+                tables.insert(route.source.clone(), seen);
+            }
+        }
+        Ok(Handover::new(tables, standing.copy_ended))
+    }
+}
+
+/// What preflight looks at, at any time of a run.
+#[must_use]
+pub fn inputs(
+    run: &RunId,
+    selection: &Selection,
+    ports: &Ports,
+    book: &Book,
+    resuming: bool,
+    copies_schema: bool,
+) -> preflight::Inputs {
+    let standing = book.standing();
+    let place = |db: &super::ports::Database| preflight::Place {
+        source: Arc::clone(&db.source),
+        primary: Arc::clone(&db.primary),
+        examine: Arc::clone(&db.examine),
+    };
+    let mut began = std::collections::BTreeMap::new();
+    if standing.start.is_some() {
+        began.insert(Side::Blue, standing.definitions.clone());
+    }
+    preflight::Inputs {
+        run: run.clone(),
+        selection: selection.clone(),
+        blue: place(&ports.blue),
+        green: place(&ports.green),
+        switches: ports.switches.clone(),
+        owner: standing.owner,
+        resuming,
+        copies_schema,
+        began,
+    }
+}
+
+struct Noter {
+    book: Arc<Book>,
+    progress: Arc<Progress>,
+    snapshot: String,
+}
+
+#[async_trait]
+impl copy::Watch for Noter {
+    fn bytes(&self, table: &TableName, bytes: u64) {
+        self.progress.bytes(table, bytes);
+    }
+
+    fn rows(&self, table: &TableName, rows: u64) {
+        self.progress.rows(table, rows);
+    }
+
+    async fn done(&self, table: &TableName) -> Result<(), PortError> {
+        self.book
+            .note(Fact::Copied { table: table.clone(), snapshot: self.snapshot.clone() })
+            .map_err(|e| {
+                PortError::definite(
+                    "CUT0514",
+                    format!("noting that {table} is copied"),
+                    e.to_string(),
+                    "check space and health of the disk under state_dir, then run again",
+                )
+            })?;
+        self.progress.done(table);
+        Ok(())
+    }
+}
+
+async fn run_command(
+    command: &str,
+    number: usize,
+    folder: &std::path::Path,
+    environment: &[(String, String)],
+) -> Result<(), RunError> {
+    let output = tokio::process::Command::new("/bin/sh")
+        .arg("-c")
+        .arg(command)
+        .current_dir(folder)
+        .envs(environment.iter().map(|(k, v)| (k, v)))
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| {
+            Failure::new(format!("schema command {number} could not start")).caused_by(&e)
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let tail: Vec<&str> = said.lines().rev().take(5).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Err(Failure::new(format!(
+        "schema command {number} ended with {}: {}",
+        output.status,
+        tail.join(" | ")
+    ))
+    .code("CUT0302")
+    .remedy("correct the command, or what it works on, and start `cutover run` again")
+    .into())
+}
