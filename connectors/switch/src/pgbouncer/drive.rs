@@ -1,0 +1,433 @@
+//! Performs pause and re-pointing on a real PgBouncer.
+//!
+//! The order of the effects: file, RELOAD, proof that PgBouncer took it, RESUME. Clients are never
+//! let through before the proof.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use cutover_core::{
+    model::side::Side,
+    port::switch::{Routing, SwitchError},
+};
+use futures_util::future::join_all;
+use tokio::sync::Mutex;
+use tokio_postgres::SimpleQueryRow;
+
+use super::{
+    console::{Console, Late, OrderError, Session, quoted},
+    file::{self, Draft},
+    ini,
+    state::State,
+    target::{Target, Targets},
+};
+use crate::failure::{Cause, ambiguous, refused, refused_by};
+
+/// How long the console may take to answer what it answers at once when it is alive.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// How long a RELOAD may take to show: some versions answer before they have read the file.
+const TAKEN: Duration = Duration::from_secs(1);
+
+/// How long a re-pointing that has begun tries to reach a console that hung up.
+const PERSIST: Duration = Duration::from_secs(3);
+
+/// How long a PAUSE that was sent may take to arrive.
+const ARRIVE: Duration = Duration::from_millis(200);
+
+const SHOW: &str = "SHOW DATABASES";
+
+/// Everything one switch knows.
+pub(super) struct Inner {
+    pub(super) name: String,
+    pub(super) console: Console,
+    pub(super) databases: Vec<String>,
+    pub(super) path: PathBuf,
+    pub(super) targets: Targets,
+    pub(super) pause_budget: Duration,
+    warm: Mutex<Warm>,
+}
+
+/// What is kept ready between calls.
+#[derive(Default)]
+struct Warm {
+    /// Gives all orders but PAUSE.
+    control: Option<Session>,
+    /// One per database: PAUSE keeps its session busy until no transaction is in flight.
+    pausing: Vec<Session>,
+    /// New contents of the file, already on disk beside it.
+    drafts: Vec<Draft>,
+}
+
+/// How an attempt to re-point ended.
+enum Attempt {
+    Done,
+    /// PgBouncer keeps another target although it was told to read the file.
+    NotTaken,
+    /// It points where it should, and somebody paused all of it.
+    Held,
+}
+
+impl Inner {
+    pub(super) fn new(
+        name: String,
+        console: Console,
+        databases: Vec<String>,
+        path: PathBuf,
+        targets: Targets,
+    ) -> Self {
+        Self {
+            name,
+            console,
+            databases,
+            path,
+            targets,
+            pause_budget: Duration::from_secs(1),
+            warm: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn observe(&self) -> Result<Routing, SwitchError> {
+        let mut warm = self.warm.lock().await;
+        let used = warm.control.is_some();
+        let mut answer = self.ask(self.control(&mut warm).await?).await;
+        if answer.is_err() {
+            warm.control = None;
+            if used {
+                answer = self.ask(self.control(&mut warm).await?).await;
+            }
+        }
+        match answer {
+            Ok(state) => Ok(state.routing(&self.targets)),
+            Err(error) => {
+                warm.control = None;
+                Err(ambiguous(&self.name, SHOW, error))
+            }
+        }
+    }
+
+    pub(super) async fn warm_up(&self) -> Result<(), SwitchError> {
+        let mut warm = self.warm.lock().await;
+        self.connect(&mut warm).await?;
+        let failed = |what: &str, cause: Cause| refused_by(&self.name, what, cause);
+        if let Err(error) = file::remove_leftovers(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "old drafts stay");
+        }
+        let current = self.read().map_err(|error| failed("reading its file", error.into()))?;
+        let mut drafts = Vec::new();
+        // From either side to the other and back, which need not give the same bytes.
+        for first in [Side::Blue, Side::Green] {
+            let there = self.contents(&current, first)?;
+            let back = self.contents(&there, first.other())?;
+            for contents in [there, back] {
+                let known = |draft: &Draft| draft.contents() == contents;
+                if !drafts.iter().any(known) {
+                    drafts.push(
+                        self.draft(contents)
+                            .await
+                            .map_err(|cause| failed("writing beside its file", cause))?,
+                    );
+                }
+            }
+        }
+        warm.drafts = drafts;
+        // What else has changed in the file takes effect now and not inside the pause. Left out
+        // when file and process differ: then reading it would move traffic.
+        let control = self.control(&mut warm).await?;
+        let state = self.ask(control).await.map_err(|error| failed(SHOW, error.into()))?;
+        if ini::databases(&current).is_ok_and(|written| state.is_as(&written)) {
+            control.order("RELOAD", ANSWER).await.map_err(|e| failed("RELOAD", e.into()))?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn pause(&self, within: Duration) -> Result<(), SwitchError> {
+        let begun = Instant::now();
+        let mut warm = self.warm.lock().await;
+        self.connect(&mut warm).await?;
+        let sessions = std::mem::take(&mut warm.pausing);
+        let left = within.saturating_sub(begun.elapsed());
+        let answers = join_all(sessions.iter().zip(&self.databases).map(|(session, name)| {
+            let order = format!("PAUSE {}", quoted(name));
+            async move { session.order(&order, left).await.err() }
+        }))
+        .await;
+        let pending: Vec<&str> = answers
+            .iter()
+            .zip(&self.databases)
+            .filter(|(answer, _)| matches!(answer, Some(OrderError::NoAnswer { cause, .. }) if cause.is::<Late>()))
+            .map(|(_, name)| &**name)
+            .collect();
+        let failure = answers.into_iter().flatten().next();
+        let why: Cause = match failure {
+            None => {
+                // Another console can have resumed us and the answer be meant for its PAUSE.
+                let control = self.control(&mut warm).await;
+                let state = match control {
+                    Ok(control) => self.ask(control).await.map_err(Cause::from),
+                    Err(error) => Err(error.into()),
+                };
+                match state {
+                    Ok(state) if state.all_paused() => {
+                        warm.pausing = sessions;
+                        tracing::debug!(switch = self.name, took = ?begun.elapsed(), "paused");
+                        return Ok(());
+                    }
+                    Ok(_) => "somebody else gave RESUME meanwhile".into(),
+                    Err(error) => error,
+                }
+            }
+            Some(error) => error.into(),
+        };
+        self.let_go(&mut warm, sessions, &pending, why).await
+    }
+
+    /// After a pause that failed: clients flow again, and that is proven, or nobody knows.
+    async fn let_go(
+        &self,
+        warm: &mut Warm,
+        sessions: Vec<Session>,
+        pending: &[&str],
+        why: Cause,
+    ) -> Result<(), SwitchError> {
+        let freed: Result<(), Cause> = async {
+            let mut control = self.control(warm).await?;
+            // A RESUME that overtakes its PAUSE frees nobody.
+            let begun = Instant::now();
+            let mut state = self.ask(control).await?;
+            while !pending.iter().all(|name| state.paused().contains(name)) {
+                if begun.elapsed() > ARRIVE {
+                    return Err("a PAUSE was sent and may still arrive".into());
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                state = self.ask(control).await?;
+            }
+            resume(control, &state.paused()).await?;
+            // PgBouncer never answers a PAUSE that was resumed before it was done.
+            drop(sessions);
+            control = self.control(warm).await?;
+            let state = self.ask(control).await?;
+            if state.whole_paused == Some(true) {
+                return Err("the whole PgBouncer is paused, which is not ours to end".into());
+            }
+            if state.paused().is_empty() { Ok(()) } else { Err("it is still paused".into()) }
+        }
+        .await;
+        match freed {
+            Ok(()) => Err(refused_by(&self.name, "PAUSE; clients flow as before", why)),
+            Err(cause) => {
+                warm.control = None;
+                let what = format!("RESUME after a PAUSE that failed ({why})");
+                Err(ambiguous(&self.name, what, cause))
+            }
+        }
+    }
+
+    pub(super) async fn point_at(&self, side: Side) -> Result<(), SwitchError> {
+        let begun = Instant::now();
+        let mut warm = self.warm.lock().await;
+        let target = self.targets.of(side);
+        let failed = |what: &str, cause: Cause| refused_by(&self.name, what, cause);
+        // Nothing is touched before the console is known to be there.
+        self.control(&mut warm).await?;
+        let before = self.read().map_err(|error| failed("reading its file", error.into()))?;
+        let wanted = self.contents(&before, side)?;
+        let mut reload = wanted != before;
+        if reload {
+            let ready = warm.drafts.iter().position(|draft| draft.contents() == wanted);
+            let draft = match ready {
+                Some(at) => warm.drafts.swap_remove(at),
+                None => self
+                    .draft(wanted)
+                    .await
+                    .map_err(|cause| failed("writing beside its file", cause))?,
+            };
+            draft.put().map_err(|error| failed("replacing its file", error.into()))?;
+        }
+        let changed = reload;
+        loop {
+            let attempt = match self.control(&mut warm).await {
+                Ok(control) => self.attempt(control, reload, target).await,
+                Err(error) => Err(OrderError::NoAnswer {
+                    order: "connecting again".to_owned(),
+                    cause: error.into(),
+                }),
+            };
+            match attempt {
+                Ok(Attempt::Done) => break,
+                Ok(Attempt::Held) => {
+                    let why = "the whole PgBouncer is paused, which is not ours to end";
+                    return Err(ambiguous(&self.name, format!("pointing at {side}"), why));
+                }
+                Ok(Attempt::NotTaken) => {
+                    let why = "PgBouncer did not take the new target; is this the file it reads?";
+                    return Err(self.take_back(&mut warm, changed, before, why.into()).await);
+                }
+                Err(error @ OrderError::Refused { .. }) => {
+                    return Err(self.take_back(&mut warm, changed, before, error.into()).await);
+                }
+                // All of it states a target, so on a new session it is simply stated again.
+                Err(error) => {
+                    warm.control = None;
+                    if begun.elapsed() > PERSIST {
+                        return Err(ambiguous(&self.name, format!("pointing at {side}"), error));
+                    }
+                    reload = true;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        tracing::debug!(switch = self.name, %side, took = ?begun.elapsed(), "pointed");
+        if changed {
+            self.settle_on_disk().await;
+        }
+        Ok(())
+    }
+
+    /// RELOAD, proof, RESUME: two round trips, one when nothing is left to reload.
+    async fn attempt(
+        &self,
+        control: &Session,
+        reload: bool,
+        target: &Target,
+    ) -> Result<Attempt, OrderError> {
+        let mut state = if reload {
+            let (reloaded, state) =
+                tokio::join!(control.order("RELOAD", ANSWER), self.ask(control));
+            reloaded?;
+            state?
+        } else {
+            let state = self.ask(control).await?;
+            if !state.all_at(target) {
+                control.order("RELOAD", ANSWER).await?;
+            }
+            state
+        };
+        let asked = Instant::now();
+        while !state.all_at(target) {
+            if asked.elapsed() > TAKEN {
+                return Ok(Attempt::NotTaken);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            state = self.ask(control).await?;
+        }
+        resume(control, &state.paused()).await?;
+        if state.whole_paused == Some(true) {
+            return Ok(Attempt::Held);
+        }
+        Ok(Attempt::Done)
+    }
+
+    /// PgBouncer refused the new file: the old one is put back, and routing is proven unchanged.
+    async fn take_back(
+        &self,
+        warm: &mut Warm,
+        changed: bool,
+        before: Vec<u8>,
+        why: Cause,
+    ) -> SwitchError {
+        if !changed {
+            return refused_by(&self.name, "RELOAD", why);
+        }
+        let undone: Result<(), Cause> = async {
+            let old = ini::databases(&before)?;
+            self.draft(before).await?.put()?;
+            let control = self.control(warm).await?;
+            let (reloaded, state) =
+                tokio::join!(control.order("RELOAD", ANSWER), self.ask(control));
+            // It may refuse this as it refused the first; what counts is where it points.
+            drop(reloaded);
+            if state?.is_as(&old) { Ok(()) } else { Err("it points neither here nor there".into()) }
+        }
+        .await;
+        match undone {
+            Ok(()) => refused_by(&self.name, "RELOAD; its file is as before", why),
+            Err(cause) => {
+                ambiguous(&self.name, format!("RELOAD of the old file after: {why}"), cause)
+            }
+        }
+    }
+
+    /// Makes the rename durable; clients flow already.
+    async fn settle_on_disk(&self) {
+        let path = self.path.clone();
+        let synced = tokio::task::spawn_blocking(move || file::sync_folder(&path)).await;
+        if !matches!(synced, Ok(Ok(()))) {
+            tracing::warn!(path = %self.path.display(), "the new file may not survive a power cut");
+        }
+    }
+
+    /// Opens what is not open: the control session and one per database.
+    async fn connect(&self, warm: &mut Warm) -> Result<(), SwitchError> {
+        self.control(warm).await?;
+        warm.pausing.retain(Session::is_open);
+        while warm.pausing.len() < self.databases.len() {
+            warm.pausing.push(self.open().await?);
+        }
+        Ok(())
+    }
+
+    async fn control<'a>(&self, warm: &'a mut Warm) -> Result<&'a Session, SwitchError> {
+        let session = match warm.control.take().filter(Session::is_open) {
+            Some(open) => open,
+            None => self.open().await?,
+        };
+        Ok(warm.control.insert(session))
+    }
+
+    async fn open(&self) -> Result<Session, SwitchError> {
+        self.console.open(ANSWER).await.map_err(|cause| {
+            let what = format!("connecting to its console at {}", self.console.place());
+            refused_by(&self.name, what, cause)
+        })
+    }
+
+    pub(super) async fn ask(&self, session: &Session) -> Result<State, OrderError> {
+        let (databases, state) =
+            tokio::join!(session.order(SHOW, ANSWER), session.order("SHOW STATE", ANSWER));
+        let databases: Vec<SimpleQueryRow> = databases?;
+        // Older versions do not know the second order, which is an answer as well.
+        let state = match state {
+            Ok(rows) => Some(rows),
+            Err(OrderError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        State::new(&self.databases, &databases, state.as_deref())
+            .map_err(|words| OrderError::Refused { order: SHOW.to_owned(), words })
+    }
+
+    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
+        fs::read(&self.path)
+    }
+
+    fn contents(&self, text: &[u8], side: Side) -> Result<Vec<u8>, SwitchError> {
+        ini::pointed_at(text, &self.databases, self.targets.of(side)).map_err(|error| {
+            refused(&self.name, format!("cannot change {}: {error}", self.path.display()))
+        })
+    }
+
+    async fn draft(&self, contents: Vec<u8>) -> Result<Draft, Cause> {
+        let path = self.path.clone();
+        let written = tokio::task::spawn_blocking(move || Draft::write(&path, contents)).await?;
+        Ok(written?)
+    }
+}
+
+/// Frees databases; one that is not paused any more is fine.
+async fn resume(control: &Session, names: &[&str]) -> Result<(), OrderError> {
+    let answers = join_all(names.iter().map(|name| {
+        let order = format!("RESUME {}", quoted(name));
+        async move { control.order(&order, ANSWER).await }
+    }))
+    .await;
+    for answer in answers {
+        match answer {
+            Err(OrderError::Refused { words, .. }) if words.contains("is not paused") => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
