@@ -11,9 +11,14 @@ pub mod handover;
 mod pipe;
 mod state;
 
-use cutover_core::model::{
-    event::{Change, Relation},
-    side::Side,
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        event::{Change, Relation},
+        schema::TableName,
+        side::Side,
+    },
+    port::Result,
 };
 
 pub use pipe::{HoldPoint, Pipe, PipeConfig};
@@ -26,6 +31,18 @@ pub trait Witness: Send + Sync {
 
     /// A table was emptied on `from`.
     fn truncated(&self, from: Side, relation: &Relation, foreign: bool);
+}
+
+/// Knows whether a table is still defined as it was when the pipes were connected.
+#[async_trait]
+pub trait Definitions: Send + Sync {
+    /// Asked when the stream announces another shape of a table than before.
+    ///
+    /// # Errors
+    ///
+    /// A definite error with a remedy when the definition has changed since: rows of the new shape
+    /// must not be written into tables of the old one.
+    async fn unchanged(&self, from: Side, table: &TableName) -> Result<()>;
 }
 
 /// Prefix of our own messages in a change log. The content of a marker is its token.

@@ -1,13 +1,19 @@
 //! The task behind a [`Pipe`]: reads, cuts, applies, confirms; reconnects; obeys.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use cutover_core::{
     model::{
-        digest::RowKey, event::Event, position::Position, run::RunId, schema::Table, side::Side,
+        digest::RowKey,
+        event::{Event, Relation},
+        position::Position,
+        run::RunId,
+        schema::{Table, TableName},
+        side::Side,
     },
     port::{
         PortError, Result,
@@ -23,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    Health, Mode, PipeView, Witness,
+    Definitions, Health, Mode, PipeView, Witness,
     batch::{Batch, Batcher, Cut},
     handover::Handover,
     state::State,
@@ -52,6 +58,8 @@ pub struct PipeConfig {
     pub batch_bytes: usize,
     /// Who remembers the keys of changed rows.
     pub witness: Arc<dyn Witness>,
+    /// Who knows whether definitions have changed.
+    pub definitions: Arc<dyn Definitions>,
 }
 
 /// Where a pipe shall stand still.
@@ -106,6 +114,7 @@ impl Pipe {
             hold: None,
             held: false,
             waiting: None,
+            shapes: HashMap::new(),
         };
         Self { from, control, state, task: tokio::spawn(worker.run()) }
     }
@@ -200,6 +209,8 @@ struct Worker {
     hold: Option<HoldPoint>,
     held: bool,
     waiting: Option<oneshot::Sender<Result<()>>>,
+    /// The last announced shape of each table.
+    shapes: HashMap<TableName, Arc<Relation>>,
 }
 
 /// Sessions of one connection attempt.
@@ -316,6 +327,7 @@ impl Worker {
 
     async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {
         let mode = self.state.mode();
+        self.check_shapes(&batch).await?;
         self.witness(&batch, mode == Mode::Watch);
         if mode == Mode::Apply && (batch.rows > 0 || open.in_pieces) {
             if let Some(durable) = open.writer.apply(&batch.events).await? {
@@ -337,6 +349,27 @@ impl Worker {
             && batch.markers.contains(token)
         {
             self.reached();
+        }
+        Ok(())
+    }
+
+    /// A table that is announced with another shape than before may have been altered.
+    async fn check_shapes(&mut self, batch: &Batch) -> Result<()> {
+        let mut last: Option<&Arc<Relation>> = None;
+        for event in &batch.events {
+            let Event::Row { relation, .. } = event else { continue };
+            if last.is_some_and(|l| Arc::ptr_eq(l, relation)) {
+                continue;
+            }
+            last = Some(relation);
+            match self.shapes.get(&relation.name) {
+                Some(known) if Arc::ptr_eq(known, relation) => continue,
+                Some(known) if known.columns != relation.columns => {
+                    self.config.definitions.unchanged(self.config.from, &relation.name).await?;
+                }
+                _ => {}
+            }
+            self.shapes.insert(relation.name.clone(), Arc::clone(relation));
         }
         Ok(())
     }
