@@ -28,7 +28,7 @@ if [ -n "${CUTOVER_SERVERS:-}" ]; then
 elif is_root; then
     servers=/var/cache/cutover/servers
 else
-    servers=${XDG_CACHE_HOME:-$HOME/.cache}/cutover/servers
+    servers=${XDG_CACHE_HOME:-${HOME:?is not set}/.cache}/cutover/servers
 fi
 
 # The folders in which `cutover` looks, see connectors/sandbox/src/find.rs.
@@ -57,10 +57,10 @@ codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-}"); }
 need_version() {
     local major=$1
     has_version "$major" && return 0
-    mkdir -p "$servers"
+    mkdir -p "$servers" || fail "cannot create $servers"
     # One at a time: the folder may be shared by several clones.
-    exec 9>"$servers/.lock"
-    flock 9
+    exec 9>"$servers/.lock" || fail "cannot write to $servers"
+    flock 9 || fail "cannot lock $servers"
     if ! has_version "$major"; then
         # Interrupted earlier runs.
         rm -rf "$servers"/.new-*
@@ -69,6 +69,12 @@ need_version() {
         say "PostgreSQL $major is in $servers/pg$major"
     fi
     exec 9>&-
+}
+
+# The same, but a registry that does not answer costs only the tests with that version.
+want_version() {
+    # A subshell, so that a failure ends only the attempt.
+    (need_version "$1") || say "going on WITHOUT PostgreSQL $1: nothing is tested with it"
 }
 
 # The demo goes from one version to a newer one.
@@ -96,7 +102,7 @@ need_rust() {
     local wanted have
     wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$here/../Cargo.toml" | head -n 1)
     if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-${HOME:-}/.cargo}/bin/cargo" ]; then
-        fail "Rust is installed but not on PATH: run  . \"${CARGO_HOME:-$HOME/.cargo}/env\""
+        fail "Rust is installed but not on PATH: run  . \"${CARGO_HOME:-${HOME:-}/.cargo}/env\""
     fi
     command -v cargo >/dev/null ||
         fail "Rust $wanted or newer is missing: install it with rustup, see https://rustup.rs"

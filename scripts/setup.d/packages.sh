@@ -41,10 +41,10 @@ need_packages() {
 }
 
 install_packages() {
-    local missing=$1
-    local policy=/usr/sbin/policy-rc.d cluster=/etc/postgresql-common/createcluster.conf
-    local kept apt
-    kept=$(mktemp -d)
+    local missing=$1 apt
+    # Not local: the trap runs when this function is over.
+    policy=/usr/sbin/policy-rc.d cluster=/etc/postgresql-common/createcluster.conf
+    kept=$(mktemp -d) || exit 1
     apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q
         -o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout=300
         install --no-install-recommends)
