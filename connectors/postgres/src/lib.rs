@@ -4,6 +4,7 @@
 //!
 //! - `connect`: addresses, TLS, ordinary sessions with pinned settings, the replication session.
 //! - `sql`: quoting, and the names of what a run creates on a server.
+//! - `shelf`: sessions kept open between uses.
 //! - `catalog`: tables and inventory as the catalog describes them.
 //! - `pgoutput`: message bytes to events, nothing else.
 //! - `source`: publication, slot, stream.
@@ -20,9 +21,11 @@ mod database;
 mod pgoutput;
 mod primary;
 pub mod schema;
+mod shelf;
 mod sink;
 mod snapshot;
 mod source;
 pub mod sql;
 
 pub use database::Database;
+pub use snapshot::LiveReader;

@@ -1,0 +1,138 @@
+//! Parts of a table as conditions. Pure.
+
+use cutover_core::{
+    model::{digest::RowKey, schema::Table},
+    port::copy::Range,
+};
+
+use super::digest;
+use crate::sql;
+
+/// The whole table.
+pub(super) fn whole(bytes: u64) -> Range {
+    Range { condition: String::new(), bytes }
+}
+
+/// Ranges of about `target` bytes of a heap table. `bytes` counts what lies outside of the pages
+/// (TOAST) as well, so that a range with large values is not larger than others. The last one is
+/// open: rows of the snapshot are never behind it, whatever happened since the size was read.
+pub(super) fn by_pages(pages: u64, bytes: u64, target: u64) -> Vec<Range> {
+    let wanted = (bytes / target.max(1)).clamp(1, pages.max(1));
+    let step = pages.div_ceil(wanted).max(1);
+    let count = pages.div_ceil(step).max(1);
+    if count == 1 {
+        return vec![whole(bytes)];
+    }
+    let from = |page: u64| format!("ctid >= '({page},0)'::tid");
+    let to = |page: u64| format!("ctid < '({page},0)'::tid");
+    (0..count)
+        .map(|i| {
+            let (first, end) = (i * step, (i + 1) * step);
+            let condition = match i {
+                0 => to(end),
+                _ if i + 1 == count => from(first),
+                _ => format!("{} AND {}", from(first), to(end)),
+            };
+            Range { condition, bytes: bytes / count }
+        })
+        .collect()
+}
+
+/// Exactly the rows with these keys; for a table without key, with these hashes.
+pub(super) fn of_keys(table: &Table, keys: &[RowKey]) -> Range {
+    let condition = if keys.is_empty() {
+        "false".to_owned()
+    } else if table.key().is_empty() {
+        let hashes: Vec<String> =
+            keys.iter().map(|k| format!("{}::int8", sql::literal(&k.0.concat()))).collect();
+        format!("{} IN ({})", digest::row_hash(table), hashes.join(", "))
+    } else {
+        let columns: Vec<String> = table.key().iter().map(|c| sql::ident(c)).collect();
+        let types: Vec<&str> = digest::key_types(table);
+        let rows: Vec<String> = keys.iter().map(|key| literals(key, &types)).collect();
+        format!("({}) IN ({})", columns.join(", "), rows.join(", "))
+    };
+    Range { condition, bytes: 0 }
+}
+
+fn literals(key: &RowKey, types: &[&str]) -> String {
+    let values: Vec<String> = key
+        .0
+        .iter()
+        .zip(types)
+        .map(|(value, of)| format!("{}::{of}", sql::literal(value)))
+        .collect();
+    format!("({})", values.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::schema::{Column, Generated, Identity, RowIdentity, TableName};
+
+    use super::*;
+
+    #[test]
+    fn ranges_cover_every_page_once() {
+        for (pages, bytes, target) in
+            [(0, 0, 100), (1, 8192, 1), (10, 81920, 81920), (10, 81920, 20000), (7, 1_000_000, 1)]
+        {
+            let ranges = by_pages(pages, bytes, target);
+            if ranges.len() == 1 {
+                assert_eq!(ranges[0].condition, "");
+                continue;
+            }
+            let mut next = 0;
+            for (i, range) in ranges.iter().enumerate() {
+                let parts: Vec<&str> = range.condition.split(" AND ").collect();
+                if i > 0 {
+                    assert_eq!(parts[0], format!("ctid >= '({next},0)'::tid"));
+                }
+                let Some(end) = parts.iter().find_map(|p| {
+                    p.strip_prefix("ctid < '(")?.strip_suffix(",0)'::tid")?.parse::<u64>().ok()
+                }) else {
+                    assert_eq!(i + 1, ranges.len(), "only the last one is open");
+                    assert!(next < pages);
+                    continue;
+                };
+                assert!(end > next && end < pages);
+                next = end;
+            }
+        }
+        assert_eq!(by_pages(100, 819_200, 81_920).len(), 10);
+        // A small heap with large values outside of it.
+        assert_eq!(by_pages(4, 100 << 20, 16 << 20).len(), 4);
+    }
+
+    fn table(key: &[&str]) -> Table {
+        let column = |name: &str, of: &str| Column {
+            name: name.into(),
+            base_type: of.into(),
+            declared_type: of.into(),
+            nullable: false,
+            generated: Generated::No,
+            identity: Identity::No,
+            collation: None,
+        };
+        Table {
+            name: TableName::new("s", "t"),
+            columns: vec![column("A b", "integer"), column("c", "text")],
+            identity: RowIdentity::Key(key.iter().map(ToString::to_string).collect()),
+            primary_key: Vec::new(),
+            root: None,
+            estimated_rows: None,
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    fn conditions_on_keys() {
+        let key = |parts: &[&str]| RowKey(parts.iter().map(ToString::to_string).collect());
+        let condition = |t: &Table, keys: &[RowKey]| of_keys(t, keys).condition;
+        assert_eq!(
+            condition(&table(&["c", "A b"]), &[key(&["it's", "1"]), key(&["x", "2"])]),
+            "(\"c\", \"A b\") IN (('it''s'::text, '1'::integer), ('x'::text, '2'::integer))"
+        );
+        assert_eq!(condition(&table(&["c"]), &[]), "false");
+        assert!(condition(&table(&[]), &[key(&["-5"])]).ends_with(" IN ('-5'::int8)"));
+    }
+}
