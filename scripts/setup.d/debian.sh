@@ -4,31 +4,50 @@
 
 # from_debian MAJOR: false when this machine or Debian has no way.
 from_debian() {
-    local major=$1 release new
-    [ "$(distribution)" = debian ] || return 1
+    local major=$1 release
     case $major in
     15) release=bookworm ;;
     17) release=trixie ;;
     *) return 1 ;;
     esac
+    fetch_debian "$release" "pg$major" "usr/lib/postgresql/$major/bin" \
+        "postgresql-$major" "postgresql-client-$major"
+}
+
+# The copy that ours is measured against, as new as Debian has it.
+want_pgcopydb() {
+    local bin
+    for bin in "$servers/pgcopydb/bin" /usr/bin; do
+        if "$bin/pgcopydb" --version 2>&1 | grep -qE 'version 0\.(1[7-9]|[2-9][0-9])'; then
+            return 0
+        fi
+    done
+    mkdir -p "$servers" || fail "cannot create $servers"
+    fetch_debian trixie pgcopydb usr/bin pgcopydb || say "going on with an older pgcopydb"
+}
+
+# fetch_debian RELEASE NAME BINDIR PACKAGE...: the programs of BINDIR as $servers/NAME/bin.
+fetch_debian() {
+    local release=$1 name=$2 bindir=$3 new
+    shift 3
+    [ "$(distribution)" = debian ] || return 1
     command -v patchelf >/dev/null || return 1
-    say "fetching PostgreSQL $major from Debian $release (about 100 MB)"
-    new=$(mktemp -d "$servers/.new-XXXXXX")
+    say "fetching $1 from Debian $release (about 100 MB)"
+    new=$(mktemp -d "$servers/.new-XXXXXX") || return 1
     chmod 755 "$new"
-    if unpack_debian "$major" "$release" "$new"; then
-        publish "$new/pg" "$major"
+    if unpack_debian "$release" "$new" "$name" "$bindir" "$@" && publish "$new/root" "$name"; then
         rm -rf "$new"
-        has_version "$major" && return 0
-        rm -rf "$servers/pg$major"
+        return 0
     fi
     rm -rf "$new"
-    say "no PostgreSQL $major from Debian $release; trying another way"
+    say "could not get $1 from Debian $release"
     return 1
 }
 
-# unpack_debian MAJOR RELEASE FOLDER: leaves the result in FOLDER/pg.
+# unpack_debian RELEASE FOLDER NAME BINDIR PACKAGE...: leaves the result in FOLDER/root.
 unpack_debian() {
-    local major=$1 release=$2 new=$3 apt="$3/apt" root="$3/pg" source deb
+    local release=$1 new=$2 name=$3 bindir=$4 apt="$2/apt" root="$2/root" source deb
+    shift 4
     source=$(debian_source "$release") || return 1
     mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,none,log} "$root" || return 1
     : >"$apt/state/status"
@@ -55,15 +74,14 @@ Acquire::Languages "none";
 CONF
     local get=(env "APT_CONFIG=$apt/apt.conf" apt-get -q -c "$apt/apt.conf")
     quietly "${get[@]}" update || return 1
-    quietly "${get[@]}" install -y --download-only \
-        "postgresql-$major" "postgresql-client-$major" || return 1
+    quietly "${get[@]}" install -y --download-only "$@" || return 1
     for deb in "$apt"/cache/archives/*.deb; do
         quietly dpkg -x "$deb" "$root" || return 1
     done
     rm -rf "${root:?}"/usr/share/{doc,man,locale,info,lintian} \
         "${root:?}"/{boot,dev,home,proc,sys,var}
-    own_libraries "$root" "$root/usr/lib/postgresql/$major/bin" "$servers/pg$major" || return 1
-    ln -s "usr/lib/postgresql/$major/bin" "$root/bin.new" || return 1
+    own_libraries "$root" "$root/$bindir" "$servers/$name" || return 1
+    ln -s "$bindir" "$root/bin.new" || return 1
     # Programs of the release itself are of no use here.
     rm -rf "${root:?}/bin" && mv "$root/bin.new" "$root/bin"
 }

