@@ -1,1 +1,12 @@
-//! How far behind, honestly.
+//! How far behind, honestly, and how long a pause would be.
+//!
+//! Lag is three numbers: bytes of log, seconds by commit time, transactions in hand. A number that
+//! is not known is not zero. Everything here is pure; who measures is the stream and the run.
+
+mod converge;
+mod estimate;
+mod sample;
+
+pub use converge::{Converge, Thresholds, converge};
+pub use estimate::{Estimate, Measured, Part, estimate};
+pub use sample::{Sample, Samples};
