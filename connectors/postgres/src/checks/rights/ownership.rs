@@ -1,0 +1,119 @@
+//! We must act as the owner of every table: publications, triggers and TRUNCATE ask for it.
+
+use std::collections::BTreeMap;
+
+use super::super::{Answer, facts::Context, facts::Relation, found::*};
+use crate::sql;
+
+/// An owner whose rights we lack.
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    superuser: bool,
+    /// Whether the role is here already.
+    exists: bool,
+    tables: Vec<String>,
+}
+
+pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
+    let mut owners = of_tables(context.relations.iter());
+    // The schema copy makes tables here and gives them to the owners they have on blue.
+    if !context.question.owns_writes && context.question.copies_schema {
+        for (name, owner) in of_blue(context).await? {
+            owners.entry(name).or_insert(owner);
+        }
+    }
+    Ok(judge(&owners, &context.me()))
+}
+
+fn of_tables<'a>(relations: impl Iterator<Item = &'a Relation>) -> BTreeMap<String, Owner> {
+    let mut owners = BTreeMap::new();
+    for relation in relations.filter(|r| r.touched && !r.owned) {
+        owners
+            .entry(relation.owner.clone())
+            .or_insert_with(|| Owner {
+                superuser: relation.owner_superuser,
+                exists: true,
+                tables: Vec::new(),
+            })
+            .tables
+            .push(relation.name.to_string());
+    }
+    owners
+}
+
+/// Owners on blue that we could not give a table to.
+async fn of_blue(context: &Context<'_>) -> Result<Vec<(String, Owner)>, tokio_postgres::Error> {
+    // Since 16 a membership may come without the right to become the role.
+    let right = if context.version() >= 160_000 { "SET" } else { "MEMBER" };
+    let rows = context
+        .session
+        .query(
+            "SELECT w.name, coalesce(r.rolsuper, false), r.oid IS NOT NULL \
+             FROM unnest($1::text[]) w(name) LEFT JOIN pg_roles r ON r.rolname = w.name \
+             WHERE r.oid IS NULL OR NOT pg_has_role(r.oid, $2)",
+            &[&context.question.owners, &right],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        // A superuser may do everything once the role is there.
+        .filter(|row| row.get(2) || !context.role.superuser)
+        .map(|row| {
+            (row.get(0), Owner { superuser: row.get(1), exists: row.get(2), tables: Vec::new() })
+        })
+        .collect())
+}
+
+fn judge(owners: &BTreeMap<String, Owner>, me: &str) -> Vec<Found> {
+    if owners.is_empty() {
+        return Vec::new();
+    }
+    let what = |(name, owner): (&String, &Owner)| match owner.tables.len() {
+        0 => format!("{name} (owns tables on blue)"),
+        count => format!("{name} (owns {}: {})", number(count, "table"), list(&owner.tables)),
+    };
+    let grant = |(name, owner): (&String, &Owner)| {
+        let hint = match (owner.exists, owner.superuser) {
+            (false, _) => " -- once it exists here",
+            (true, true) => " -- a superuser: better give its tables to another owner first",
+            (true, false) => "",
+        };
+        format!("GRANT {} TO {me};{hint}", sql::ident(name))
+    };
+    vec![error(
+        "CUT0117",
+        format!("our role {me} does not have the rights of {}", list(owners.iter().map(what))),
+        lines(owners.iter().map(grant)),
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::facts::tests::relation, *};
+
+    #[test]
+    fn one_finding_names_every_owner_with_its_tables() {
+        let other = |name: &str| Relation { owned: false, ..relation(name) };
+        let boss = Relation {
+            owner: "postgres".into(),
+            owner_superuser: true,
+            owned: false,
+            ..relation("c")
+        };
+        let untouched = Relation { touched: false, ..other("d") };
+        let all = [other("a"), other("b"), boss, untouched, relation("mine")];
+        let mut owners = of_tables(all.iter());
+        owners
+            .insert("later".into(), Owner { superuser: false, exists: false, tables: Vec::new() });
+        let [found] = &judge(&owners, "\"c\"")[..] else { panic!() };
+        assert!(found.what.contains("app (owns 2 tables: app.a, app.b)"), "{}", found.what);
+        assert_eq!(
+            found.remedy,
+            "GRANT \"app\" TO \"c\";\n\
+             GRANT \"later\" TO \"c\"; -- once it exists here\n\
+             GRANT \"postgres\" TO \"c\"; -- a superuser: better give its tables to another owner \
+             first"
+        );
+        assert!(judge(&of_tables([relation("mine")].iter()), "\"c\"").is_empty());
+    }
+}

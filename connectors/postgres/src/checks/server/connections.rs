@@ -1,0 +1,78 @@
+//! Free connections: copy, apply, verify, fence and guard have sessions of their own.
+
+use super::super::{Answer, facts::Context, found::*};
+
+/// Sessions that a run with the default number of workers needs at once.
+const NEEDED: i64 = 10;
+
+struct Facts {
+    /// Connections that ordinary roles may have.
+    limit: i64,
+    used: i64,
+    /// Limit of our role, and its connections, those of other databases included.
+    own: Option<(i64, i64)>,
+    /// Connections that this run has already.
+    ours: i64,
+}
+
+pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
+    let ours = format!("{} %", context.database.application("").trim_end());
+    let row = context
+        .session
+        .query_one(
+            "SELECT current_setting('max_connections')::bigint \
+                      - current_setting('superuser_reserved_connections')::bigint \
+                      - coalesce(current_setting('reserved_connections', true)::bigint, 0), \
+                    (SELECT sum(numbackends)::bigint FROM pg_stat_database), \
+                    count(*) FILTER (WHERE usename = current_user), \
+                    count(*) FILTER (WHERE application_name LIKE $1) FROM pg_stat_activity",
+            &[&ours],
+        )
+        .await?;
+    let own = context.role.connections.map(|limit| (i64::from(limit), row.get(2)));
+    Ok(judge(&Facts { limit: row.get(0), used: row.get(1), own, ours: row.get(3) }, &context.me()))
+}
+
+fn judge(facts: &Facts, me: &str) -> Vec<Found> {
+    let needed = (NEEDED - facts.ours).max(0);
+    let mut found = Vec::new();
+    let free = facts.limit - facts.used;
+    if free < needed {
+        found.push(error(
+            "CUT0110",
+            format!("{free} of {} connections are free, {needed} are needed", facts.limit),
+            format!(
+                "-- close sessions that nobody needs, or allow more of them:\n{}",
+                restart_with("max_connections", facts.limit + NEEDED + 10)
+            ),
+        ));
+    }
+    if let Some((limit, used)) = facts.own
+        && limit - used < needed
+    {
+        found.push(error(
+            "CUT0110",
+            format!(
+                "our role may have {limit} connections and has {used}, {needed} more are needed"
+            ),
+            format!("ALTER ROLE {me} CONNECTION LIMIT -1;"),
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_server_and_of_the_role() {
+        let count = |used, own, ours| judge(&Facts { limit: 100, used, own, ours }, "\"c\"").len();
+        assert_eq!(count(90, None, 0), 0);
+        assert_eq!(count(91, None, 0), 1);
+        assert_eq!(count(91, None, 3), 0);
+        assert_eq!(count(0, Some((5, 1)), 1), 1);
+        assert_eq!(count(95, Some((5, 1)), 0), 2);
+        assert_eq!(count(0, Some((20, 1)), 0), 0);
+    }
+}

@@ -1,0 +1,53 @@
+//! Free WAL senders: one for the stream, one that opens snapshots.
+
+use super::super::{Answer, facts::Context, found::*};
+
+/// The stream, and a temporary session at a time.
+const NEEDED: i64 = 2;
+
+struct Facts {
+    limit: i64,
+    used: i64,
+    /// Senders of this run.
+    ours: i64,
+}
+
+pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
+    let ours = format!("{} %", context.database.application("").trim_end());
+    let row = context
+        .session
+        .query_one(
+            "SELECT current_setting('max_wal_senders')::bigint, count(*), \
+                    count(*) FILTER (WHERE application_name LIKE $1) FROM pg_stat_replication",
+            &[&ours],
+        )
+        .await?;
+    Ok(judge(&Facts { limit: row.get(0), used: row.get(1), ours: row.get(2) }))
+}
+
+fn judge(facts: &Facts) -> Vec<Found> {
+    let needed = (NEEDED - facts.ours).max(0);
+    let free = facts.limit - facts.used;
+    if free >= needed {
+        return Vec::new();
+    }
+    vec![error(
+        "CUT0105",
+        format!("{free} of {} WAL senders are free, {needed} are needed", facts.limit),
+        restart_with("max_wal_senders", facts.used + NEEDED + 2),
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_senders_are_not_needed_twice() {
+        for (limit, used, ours, count) in
+            [(10, 8, 0, 0), (10, 9, 0, 1), (10, 9, 1, 0), (10, 10, 2, 0), (0, 0, 0, 1)]
+        {
+            assert_eq!(judge(&Facts { limit, used, ours }).len(), count, "{limit} {used} {ours}");
+        }
+    }
+}
