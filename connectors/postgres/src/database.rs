@@ -1,10 +1,14 @@
 //! One PostgreSQL database of a run; the ports are implemented on it, each in its own room.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use cutover_core::model::{run::RunId, side::Side};
+use cutover_core::{
+    model::{run::RunId, side::Side},
+    port::Result,
+};
+use tokio::sync::Mutex;
 
-use crate::connect::PgConfig;
+use crate::connect::{PgConfig, Session, port_error};
 
 /// One PostgreSQL database of a run. Cheap to clone; opens sessions when they are needed.
 #[derive(Clone)]
@@ -12,20 +16,47 @@ pub struct Database {
     pub(crate) config: Arc<PgConfig>,
     pub(crate) side: Side,
     pub(crate) run: RunId,
-    pub(crate) spill: Arc<std::path::Path>,
+    pub(crate) spill: Arc<Path>,
+    control: Arc<Mutex<Option<Arc<Session>>>>,
+    pub(crate) copiers: crate::sink::Copiers,
 }
 
 impl Database {
     /// Describes a database; nothing is opened yet. Large transactions are spilled into `spill`,
     /// a folder that is created when it is needed.
     #[must_use]
-    pub fn new(config: PgConfig, side: Side, run: RunId, spill: &std::path::Path) -> Self {
-        Self { config: Arc::new(config), side, run, spill: Arc::from(spill) }
+    pub fn new(config: PgConfig, side: Side, run: RunId, spill: &Path) -> Self {
+        Self {
+            config: Arc::new(config),
+            side,
+            run,
+            spill: Arc::from(spill),
+            control: Arc::default(),
+            copiers: crate::sink::Copiers::default(),
+        }
     }
 
     /// The side this database is.
     #[must_use]
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// A session that stays open, for single quick statements that must not wait for a login:
+    /// positions, markers, states. Shared by all clones: never begin a transaction in it, and
+    /// never wait for a lock. Its commits are flushed but wait for no standby.
+    pub(crate) async fn control(&self) -> Result<Arc<Session>> {
+        let mut kept = self.control.lock().await;
+        if let Some(session) = kept.as_ref().filter(|s| !s.is_closed()) {
+            return Ok(Arc::clone(session));
+        }
+        let session = self.session("control").await?;
+        session
+            .batch_execute("SET synchronous_commit = local")
+            .await
+            .map_err(|e| port_error(self.connecting(), e))?;
+        let session = Arc::new(session);
+        *kept = Some(Arc::clone(&session));
+        Ok(session)
     }
 }

@@ -1,1 +1,123 @@
-//! Being written.
+//! The target role: rows of the initial copy, and changes with progress in the same transaction.
+//!
+//! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk.
+//! - `batch`, `shape`, `reduce`, `set`, `statement`, `encode`: pure; events to statements.
+//! - `writer`: one transaction per call. `rows`: the ordered row path behind it.
+//!
+//! Strict: a number of rows that is not as expected is never written. Expects values in text form.
+//! Does not decide what is applied when, and knows nothing of the source's log.
+
+mod batch;
+mod cache;
+mod copy;
+mod encode;
+mod pipeline;
+mod reduce;
+mod refusal;
+mod repair;
+mod router;
+mod rows;
+mod set;
+mod setup;
+mod shape;
+mod statement;
+mod writer;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{run::RunId, schema::Table},
+    port::{
+        PortError, Result,
+        copy::{CopyFormat, CopyStream},
+        sink::{Lease, Route, Sink, SinkWriter},
+    },
+};
+use tokio::time::timeout;
+
+pub(crate) use copy::Copiers;
+
+use crate::{
+    connect::{Session, port_error},
+    database::Database,
+    sql::Names,
+};
+
+/// How long a server may take to prove that a session lives.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+#[async_trait]
+impl Sink for Database {
+    async fn prepare(&self, run: &RunId) -> Result<()> {
+        let session = self.session("sink").await?;
+        setup::create(&session, self.side.as_str(), &Names::of(run)).await
+    }
+
+    fn copy_formats(&self) -> &[CopyFormat] {
+        &[CopyFormat::PostgresBinary, CopyFormat::PostgresText, CopyFormat::Rows]
+    }
+
+    async fn clear(&self, _: &RunId, table: &Table) -> Result<()> {
+        copy::clear(self, &table.name).await
+    }
+
+    async fn copy(
+        &self,
+        _: &RunId,
+        table: &Table,
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+    ) -> Result<u64> {
+        copy::copy(self, table, format, rows).await
+    }
+
+    async fn writer(&self, run: &RunId, routes: &[Route]) -> Result<Box<dyn SinkWriter>> {
+        let names = Names::of(run);
+        let at = self.side.to_string();
+        let session = self.session("apply").await?;
+        setup::become_writer(&session, &at, &names).await?;
+        let router = router::Router::new(&session, routes).await?;
+        Ok(Box::new(writer::Writer::new(session, at, names, router).await?))
+    }
+
+    async fn lease(&self, run: &RunId) -> Result<Box<dyn Lease>> {
+        let key = Names::of(run).lease_key();
+        let session = self.session("lease").await?;
+        let doing = || format!("taking the lease of run {run} on {}", self.side);
+        let taken: bool = session
+            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])
+            .await
+            .map_err(|e| port_error(doing(), e))?
+            .get(0);
+        if taken {
+            return Ok(Box::new(Held(session)));
+        }
+        let holder = setup::holder(&session, key).await.map_err(|e| port_error(doing(), e))?;
+        let holder = holder.unwrap_or_else(|| "a session that has just ended".to_owned());
+        Err(PortError::definite(
+            refusal::LEASE_HELD,
+            doing(),
+            format!("another process works on this run: {holder}"),
+            "use that process (`cutover status`), or stop it first; when it is dead already, end \
+             its session with SELECT pg_terminate_backend(pid)",
+        ))
+    }
+
+    async fn release(&self, run: &RunId) -> Result<()> {
+        self.copiers.close();
+        let session = self.session("sink").await?;
+        setup::remove(&session, self.side.as_str(), &Names::of(run)).await
+    }
+}
+
+/// The lease: an advisory lock that ends with its session.
+struct Held(Session);
+
+#[async_trait]
+impl Lease for Held {
+    async fn held(&self) -> bool {
+        // No answer is no proof.
+        matches!(timeout(HEARTBEAT, self.0.batch_execute("SELECT 1")).await, Ok(Ok(())))
+    }
+}

@@ -1,0 +1,209 @@
+//! Why this side cannot take what the stream says. Never names values.
+
+use cutover_core::{
+    model::{position::Position, schema::TableName},
+    port::PortError,
+};
+use tokio_postgres::error::{DbError, SqlState};
+
+/// A row that must be there is not.
+pub(super) const ROW_MISSING: &str = "CUT0401";
+/// A row that must not be there is.
+pub(super) const ROW_EXISTS: &str = "CUT0402";
+/// The target lacks columns.
+pub(super) const COLUMNS_MISSING: &str = "CUT0403";
+/// Nobody said where the table goes.
+pub(super) const NO_ROUTE: &str = "CUT0404";
+/// A TRUNCATE cannot be repeated here.
+pub(super) const TRUNCATE_REFUSED: &str = "CUT0405";
+/// The stream and the stored position do not belong together.
+pub(super) const WRONG_HISTORY: &str = "CUT0406";
+/// The target does not accept a row.
+pub(super) const ROW_REFUSED: &str = "CUT0407";
+/// A key names several rows.
+pub(super) const KEY_NOT_UNIQUE: &str = "CUT0408";
+/// Somebody else writes for this run.
+pub(super) const WRITER_BUSY: &str = "CUT0409";
+/// The sink's own objects are missing or of another version.
+pub(super) const NOT_PREPARED: &str = "CUT0410";
+/// The events do not make a stream.
+pub(super) const NOT_A_STREAM: &str = "CUT0411";
+/// Another process works on the run.
+pub(super) const LEASE_HELD: &str = "CUT0501";
+
+/// Where in the stream a change stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the transaction that ends here.
+    Position(Position),
+    /// In a transaction whose end has not been read.
+    Open(u32),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Position(position) => write!(f, "the transaction at {position}"),
+            Self::Open(xid) => write!(f, "the large transaction {xid} (its end is not read yet)"),
+        }
+    }
+}
+
+fn applying(table: &TableName, place: &Place) -> String {
+    format!("applying {place} to table {table}")
+}
+
+fn repair(table: &TableName) -> String {
+    format!(
+        "the table was changed by somebody else, or its copy is damaged: find out who writes to \
+         it, then run `cutover verify --table {table} --repair`"
+    )
+}
+
+pub(super) fn row_missing(table: &TableName, place: &Place) -> PortError {
+    PortError::definite(
+        ROW_MISSING,
+        applying(table, place),
+        "a row that is updated or deleted is missing; nothing of the batch was written",
+        repair(table),
+    )
+}
+
+pub(super) fn row_exists(table: &TableName, place: &Place, constraint: Option<&str>) -> PortError {
+    let by = constraint.map(|c| format!(" (constraint {c})")).unwrap_or_default();
+    PortError::definite(
+        ROW_EXISTS,
+        applying(table, place),
+        format!("a row that is written is there already{by}; nothing of the batch was written"),
+        repair(table),
+    )
+}
+
+pub(super) fn key_not_unique(table: &TableName, place: &Place, rows: u64) -> PortError {
+    PortError::definite(
+        KEY_NOT_UNIQUE,
+        applying(table, place),
+        format!(
+            "the key of one row names {rows} rows on this side; nothing of the batch was written"
+        ),
+        format!(
+            "create the unique index that the source has for this key, then run \
+             `cutover verify --table {table} --repair`"
+        ),
+    )
+}
+
+pub(super) fn columns_missing(source: &TableName, target: &TableName, names: &[&str]) -> PortError {
+    PortError::definite(
+        COLUMNS_MISSING,
+        format!("mapping table {source} to {target}"),
+        format!("the target lacks columns of the source: {}", names.join(", ")),
+        format!(
+            "add the columns to {target} with the types they have on the source (ALTER TABLE ... \
+             ADD COLUMN), then start the run again"
+        ),
+    )
+}
+
+pub(super) fn table_missing(table: &TableName) -> PortError {
+    PortError::definite(
+        COLUMNS_MISSING,
+        format!("opening table {table}"),
+        "the table does not exist on this side",
+        format!("create {table} as it is on the source, then start the run again"),
+    )
+}
+
+pub(super) fn no_route(table: &TableName) -> PortError {
+    PortError::definite(
+        NO_ROUTE,
+        format!("applying changes of table {table}"),
+        "the stream names a table that this run does not move",
+        "a table was created, renamed or added to the publication while the run is on: undo that, \
+         or begin a new run that includes it",
+    )
+}
+
+pub(super) fn truncate_refused(tables: &str, place: &Place, what: &str) -> PortError {
+    PortError::definite(
+        TRUNCATE_REFUSED,
+        format!("applying {place}: TRUNCATE of {tables}"),
+        what.to_owned(),
+        "empty the tables on this side by hand (or drop the foreign key that is in the way), \
+         then start the run again",
+    )
+}
+
+pub(super) fn row_refused(table: &TableName, place: &Place, what: String) -> PortError {
+    PortError::definite(
+        ROW_REFUSED,
+        applying(table, place),
+        format!("this side does not accept a row: {what}; nothing of the batch was written"),
+        "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
+         partitions, domains), then start the run again; the server's log has the details",
+    )
+}
+
+pub(super) fn wrong_history(what: String) -> PortError {
+    PortError::definite(
+        WRONG_HISTORY,
+        "storing how far the stream was applied",
+        what,
+        "the source was restored, failed over or exchanged: the stream cannot be continued. Run \
+         `cutover abort` and begin a new run",
+    )
+}
+
+pub(super) fn not_a_stream(what: impl Into<String>) -> PortError {
+    PortError::definite(
+        NOT_A_STREAM,
+        "applying the stream",
+        what,
+        "report this together with the log of the run; starting the run again continues at the \
+         last stored position",
+    )
+}
+
+/// Whether the server's answer is about the rows, so that writing them one by one gives a better
+/// answer, or succeeds.
+pub(super) fn is_about_rows(error: &DbError) -> bool {
+    let code = error.code().code();
+    ["22", "23", "42", "44", "P0"].iter().any(|class| code.starts_with(class)) && code != "42501"
+        || code == "0A000"
+}
+
+/// Whether the server said exactly this.
+pub(super) fn is_state(error: &tokio_postgres::Error, state: &SqlState) -> bool {
+    error.code() == Some(state)
+}
+
+/// What the server said without its message, which may quote values.
+pub(super) fn describe(error: &DbError) -> String {
+    let mut text = format!("SQLSTATE {}", error.code().code());
+    let parts = [
+        ("constraint", error.constraint()),
+        ("column", error.column()),
+        ("type", error.datatype()),
+    ];
+    for (what, name) in parts {
+        if let Some(name) = name {
+            text.push_str(&format!(", {what} {name}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_table_place_and_remedy() {
+        let table = TableName::new("public", "orders");
+        let place = Place::Position(Position::Postgres { timeline: 1, lsn: 0x2A });
+        let error = row_missing(&table, &place);
+        let text = error.to_string();
+        assert!(text.contains("public.orders") && text.contains("0/2A"), "{text}");
+        assert!(error.remedy().unwrap().contains("cutover verify --table public.orders --repair"));
+    }
+}

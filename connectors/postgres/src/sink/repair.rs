@@ -1,0 +1,65 @@
+//! Replacing rows that were found to differ.
+
+use cutover_core::{
+    model::{digest::RowKey, schema::Table, value::Value},
+    port::{
+        PortError, Result,
+        copy::{CopyFormat, CopyStream},
+    },
+};
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{copy, encode::TextArray, refusal, router, set::no_text, statement};
+use crate::connect::{Session, port_error};
+
+/// Removes the rows with these keys (all rows without keys) and writes others, in one transaction.
+///
+/// # Errors
+///
+/// `CUT0402` when a new row collides with one that stays.
+pub(super) async fn replace(
+    session: &Session,
+    at: &str,
+    table: &Table,
+    keys: &[RowKey],
+    format: CopyFormat,
+    rows: Box<dyn CopyStream>,
+) -> Result<u64> {
+    let failed = |e| port_error(format!("repairing table {} on {at}", table.name), e);
+    session.batch_execute("BEGIN").await.map_err(failed)?;
+    if keys.is_empty() {
+        copy::empty(session, at, &table.name, copy::Room::Leave).await?;
+    } else {
+        remove(session, at, table, keys).await?;
+    }
+    let written = copy::copy_rows(session, at, table, format, rows).await?;
+    session.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok(written)
+}
+
+async fn remove(session: &Session, at: &str, table: &Table, keys: &[RowKey]) -> Result<()> {
+    let failed = |e| port_error(format!("repairing table {} on {at}", table.name), e);
+    let targets = router::targets(session, &[table]).await?;
+    let Some(target) = targets.first().filter(|t| !t.key.is_empty()) else {
+        return Err(no_key(table));
+    };
+    let mut arrays: Vec<TextArray> = target.key.iter().map(|_| TextArray::default()).collect();
+    for key in keys {
+        if key.0.len() != arrays.len() {
+            return Err(no_key(table));
+        }
+        for (array, text) in arrays.iter_mut().zip(&key.0) {
+            array.push(Value::Text(text.as_bytes())).map_err(|_| no_text(target))?;
+        }
+    }
+    let types = vec![Type::TEXT_ARRAY; arrays.len()];
+    let text = statement::delete_many(target, &target.key);
+    let statement = session.prepare_typed(&text, &types).await.map_err(failed)?;
+    let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as _).collect();
+    session.execute(&statement, &parameters).await.map_err(failed)?;
+    Ok(())
+}
+
+fn no_key(table: &Table) -> PortError {
+    refusal::not_a_stream(format!("rows of table {} are not named by such keys", table.name))
+}

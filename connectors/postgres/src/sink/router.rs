@@ -1,0 +1,175 @@
+//! From the stream's tables to the tables of this side.
+
+use std::{collections::HashMap, sync::Arc};
+
+use cutover_core::{
+    model::{
+        event::Relation,
+        schema::{Table, TableName},
+    },
+    port::{Result, sink::Route},
+};
+use tokio_postgres::types::Type;
+
+use super::{
+    refusal,
+    shape::{Facts, Shape, Target},
+};
+use crate::connect::{Session, port_error};
+
+/// Shapes kept before all are forgotten; a source may announce a table again and again.
+const MOST_SHAPES: usize = 10_000;
+
+/// Kind of table and equality operators of its columns. Domains count as what they are built on.
+/// A type is listed when values of it can always be compared; arrays, ranges and composites can
+/// only if their parts can, so they are not.
+const FACTS: &str = "
+SELECT w.n, c.relkind = 'p', a.attname::text,
+  (SELECT pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
+     FROM pg_opclass k
+     JOIN pg_am m ON m.oid = k.opcmethod AND m.amname = 'btree'
+     JOIN pg_amop p ON p.amopfamily = k.opcfamily AND p.amoplefttype = k.opcintype
+      AND p.amoprighttype = k.opcintype AND p.amopstrategy = 3
+     JOIN pg_operator o ON o.oid = p.amopopr
+     JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE k.opcdefault
+      AND k.opcintype = CASE
+        WHEN t.typtype = 'e' THEN 'pg_catalog.anyenum'::regtype
+        WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
+        WHEN t.oid = 'pg_catalog.cidr'::regtype THEN 'pg_catalog.inet'::regtype
+        ELSE t.oid END
+    LIMIT 1)
+FROM pg_catalog.unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
+JOIN pg_namespace s ON s.nspname = w.schema
+JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+CROSS JOIN LATERAL (
+  WITH RECURSIVE b(oid, base) AS (
+    SELECT y.oid, y.typbasetype FROM pg_type y WHERE y.oid = a.atttypid
+    UNION ALL
+    SELECT y.oid, y.typbasetype FROM b JOIN pg_type y ON y.oid = b.base WHERE b.base <> 0
+  ) SELECT y.oid, y.typtype FROM b JOIN pg_type y ON y.oid = b.oid WHERE b.base = 0
+) AS t
+ORDER BY w.n, a.attnum";
+
+/// Describes tables for building statements, in the order given.
+///
+/// # Errors
+///
+/// `CUT0403` when a table does not exist.
+pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<Target>> {
+    let schemas: Vec<&str> = tables.iter().map(|t| t.name.schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|t| t.name.name.as_str()).collect();
+    let reading = |e| port_error("reading the target tables", e);
+    let statement = session
+        .prepare_typed(FACTS, &[Type::TEXT_ARRAY, Type::TEXT_ARRAY])
+        .await
+        .map_err(reading)?;
+    let rows = session.query(&statement, &[&schemas, &names]).await.map_err(reading)?;
+    let mut facts: Vec<Option<Facts>> = vec![None; tables.len()];
+    for row in rows {
+        let n: i64 = row.get(0);
+        let at = usize::try_from(n - 1).ok().and_then(|at| facts.get_mut(at));
+        let Some(slot) = at else { continue };
+        let known = slot.get_or_insert_with(Facts::default);
+        known.partitioned = row.get(1);
+        if let Some(operator) = row.get::<_, Option<String>>(3) {
+            known.equality.push((row.get(2), operator));
+        }
+    }
+    tables
+        .iter()
+        .zip(facts)
+        .map(|(table, facts)| match facts {
+            Some(facts) => Ok(Target::new(table, &facts)),
+            None => Err(refusal::table_missing(&table.name)),
+        })
+        .collect()
+}
+
+/// Knows where every table of the stream goes.
+#[derive(Debug)]
+pub(super) struct Router {
+    targets: Vec<Target>,
+    /// Source tables per target.
+    sources: Vec<usize>,
+    by_source: HashMap<TableName, usize>,
+    /// By the address of the relation, which is kept alive here.
+    shapes: HashMap<usize, (Arc<Relation>, Shape)>,
+}
+
+impl Router {
+    /// Reads what the catalog says about the targets of the routes.
+    pub(super) async fn new(session: &Session, routes: &[Route]) -> Result<Self> {
+        let mut tables: Vec<&Table> = Vec::new();
+        let mut at: HashMap<&TableName, usize> = HashMap::new();
+        let mut sources: Vec<usize> = Vec::new();
+        let mut by_source = HashMap::new();
+        for route in routes {
+            let index = *at.entry(&route.target.name).or_insert_with(|| {
+                tables.push(&route.target);
+                sources.push(0);
+                tables.len() - 1
+            });
+            sources[index] += 1;
+            by_source.insert(route.source.clone(), index);
+        }
+        let targets = targets(session, &tables).await?;
+        Ok(Self { targets, sources, by_source, shapes: HashMap::new() })
+    }
+
+    /// The table with this number.
+    pub(super) fn target(&self, index: usize) -> &Target {
+        &self.targets[index]
+    }
+
+    /// Number of target tables.
+    pub(super) fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// How many source tables go to this target.
+    pub(super) fn sources(&self, index: usize) -> usize {
+        self.sources[index]
+    }
+
+    /// Learns a relation, when it is new.
+    ///
+    /// # Errors
+    ///
+    /// `CUT0404` for a table without a route, `CUT0403` when the target lacks columns.
+    pub(super) fn learn(&mut self, relation: &Arc<Relation>) -> Result<()> {
+        let address = address(relation);
+        if self.shapes.contains_key(&address) {
+            return Ok(());
+        }
+        let index = self.index(relation)?;
+        let shape = Shape::new(relation, index, &self.targets[index])?;
+        self.shapes.insert(address, (Arc::clone(relation), shape));
+        Ok(())
+    }
+
+    /// The target of a relation.
+    pub(super) fn index(&self, relation: &Relation) -> Result<usize> {
+        self.by_source.get(&relation.name).copied().ok_or_else(|| refusal::no_route(&relation.name))
+    }
+
+    /// How a learned relation maps to its target.
+    pub(super) fn shape(&self, relation: &Arc<Relation>) -> Result<&Shape> {
+        match self.shapes.get(&address(relation)) {
+            Some((_, shape)) => Ok(shape),
+            None => Err(refusal::not_a_stream("a table was not announced")),
+        }
+    }
+
+    /// Forgets relations when there are too many; only between calls.
+    pub(super) fn trim(&mut self) {
+        if self.shapes.len() > MOST_SHAPES {
+            self.shapes.clear();
+        }
+    }
+}
+
+fn address(relation: &Arc<Relation>) -> usize {
+    Arc::as_ptr(relation) as usize
+}

@@ -1,0 +1,278 @@
+//! The set-wise path: what a reduced table becomes on the wire. Pure.
+
+use cutover_core::{
+    model::value::{Tuple, Value},
+    port::{PortError, Result},
+};
+
+use super::{
+    cache::{self, Kind},
+    encode::{CopyText, NotText, TextArray},
+    reduce::{Key, Row},
+    refusal,
+    shape::{Link, Shape, Target},
+};
+
+/// From so many rows on, COPY beats an INSERT although it costs a round trip of its own.
+const COPY_FROM: usize = 64;
+
+/// A statement over arrays, and how many rows it must touch.
+#[derive(Debug)]
+pub(super) struct Many {
+    pub(super) key: cache::Key,
+    pub(super) arrays: Vec<TextArray>,
+    pub(super) rows: u64,
+}
+
+/// Rows to be copied in.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) key: cache::Key,
+    pub(super) text: CopyText,
+    pub(super) rows: u64,
+}
+
+/// What the reduced tables need: the statements, then the copies.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) statements: Vec<Many>,
+    pub(super) copies: Vec<Copy>,
+}
+
+impl Plan {
+    /// Adds the writes of table `index`: deletes, then updates, then inserts.
+    ///
+    /// # Errors
+    ///
+    /// `CUT0411` when a value has no text form.
+    pub(super) fn add(
+        &mut self,
+        index: usize,
+        target: &Target,
+        deletes: &[Key<'_>],
+        updates: &[(Key<'_>, &Row<'_>)],
+        inserts: &[&Row<'_>],
+    ) -> Result<()> {
+        self.deletes(index, deletes)
+            .and_then(|()| self.updates(index, target, updates))
+            .and_then(|()| self.inserts(index, inserts))
+            .map_err(|NotText| no_text(target))
+    }
+
+    fn deletes(&mut self, index: usize, deletes: &[Key<'_>]) -> std::result::Result<(), NotText> {
+        let Some(first) = deletes.first() else { return Ok(()) };
+        let columns: Vec<u16> = first.links.iter().map(|l| l.target).collect();
+        let mut arrays = arrays(columns.len());
+        for key in deletes {
+            push(&mut arrays, key.values())?;
+        }
+        let key = (index, Kind::DeleteMany(columns));
+        self.statements.push(Many { key, arrays, rows: deletes.len() as u64 });
+        Ok(())
+    }
+
+    fn updates(
+        &mut self,
+        index: usize,
+        target: &Target,
+        updates: &[(Key<'_>, &Row<'_>)],
+    ) -> std::result::Result<(), NotText> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        let mut last = 0;
+        for (key, row) in updates {
+            let at = match groups.get(last) {
+                Some(group) if group.takes(row) => last,
+                _ => groups.iter().position(|g| g.takes(row)).unwrap_or_else(|| {
+                    groups.push(Group::new(target, row));
+                    groups.len() - 1
+                }),
+            };
+            last = at;
+            groups[at].push(*key, &row.tuple)?;
+        }
+        // A row of which nothing but the key is known has nothing to be set.
+        for group in groups.into_iter().filter(|g| !g.set.is_empty()) {
+            let targets = |links: &[Link]| links.iter().map(|l| l.target).collect::<Vec<u16>>();
+            let kind = Kind::UpdateMany(
+                group.shape.key_targets(),
+                targets(&group.set),
+                targets(&group.same),
+            );
+            self.statements.push(Many {
+                key: (index, kind),
+                arrays: group.arrays,
+                rows: group.rows,
+            });
+        }
+        Ok(())
+    }
+
+    fn inserts(&mut self, index: usize, inserts: &[&Row<'_>]) -> std::result::Result<(), NotText> {
+        let mut shapes: Vec<&Shape> = Vec::new();
+        for row in inserts {
+            if !shapes.iter().any(|s| std::ptr::eq(*s, row.shape)) {
+                shapes.push(row.shape);
+            }
+        }
+        for shape in shapes {
+            let rows = inserts.iter().filter(|row| std::ptr::eq(row.shape, shape));
+            let count = rows.clone().count();
+            let columns = shape.targets();
+            if count >= COPY_FROM {
+                let mut text = CopyText::default();
+                for row in rows {
+                    text.begin();
+                    for value in values(&row.tuple, &shape.columns) {
+                        text.push(value)?;
+                    }
+                    text.end();
+                }
+                let key = (index, Kind::Copy(columns));
+                self.copies.push(Copy { key, text, rows: count as u64 });
+            } else {
+                let mut arrays = arrays(columns.len());
+                for row in rows {
+                    push(&mut arrays, values(&row.tuple, &shape.columns))?;
+                }
+                let key = (index, Kind::InsertMany(columns));
+                self.statements.push(Many { key, arrays, rows: count as u64 });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Updates that set the same columns.
+#[derive(Debug)]
+struct Group<'a> {
+    shape: &'a Shape,
+    /// Columns that stay as they are, and so are not in `set`.
+    unchanged: Vec<Link>,
+    set: Vec<Link>,
+    /// Columns that the server does not let us set; the row is right only if they are equal.
+    same: Vec<Link>,
+    arrays: Vec<TextArray>,
+    rows: u64,
+}
+
+impl<'a> Group<'a> {
+    fn new(target: &Target, row: &Row<'a>) -> Self {
+        let shape = row.shape;
+        let (mut unchanged, mut set, mut same) = (Vec::new(), Vec::new(), Vec::new());
+        for link in shape.columns.iter().filter(|link| !shape.key.contains(link)) {
+            if Shape::value(&row.tuple, *link) == Value::Unchanged {
+                unchanged.push(*link);
+            } else if target.column(link.target).identity_always {
+                same.push(*link);
+            } else {
+                set.push(*link);
+            }
+        }
+        let arrays = arrays(shape.key.len() + set.len() + same.len());
+        Self { shape, unchanged, set, same, arrays, rows: 0 }
+    }
+
+    fn takes(&self, row: &Row<'_>) -> bool {
+        let is_unchanged = |l: &Link| Shape::value(&row.tuple, *l) == Value::Unchanged;
+        std::ptr::eq(self.shape, row.shape)
+            && self.unchanged.iter().all(is_unchanged)
+            && !self.set.iter().chain(&self.same).any(is_unchanged)
+    }
+
+    fn push(&mut self, key: Key<'_>, tuple: &Tuple) -> std::result::Result<(), NotText> {
+        let rest = values(tuple, &self.set).chain(values(tuple, &self.same));
+        push(&mut self.arrays, key.values().chain(rest))?;
+        self.rows += 1;
+        Ok(())
+    }
+}
+
+/// A value that has no text form, in a row of this table.
+pub(super) fn no_text(target: &Target) -> PortError {
+    refusal::not_a_stream(format!("a value for table {} is not in text form", target.name))
+}
+
+fn values<'a>(tuple: &'a Tuple, links: &'a [Link]) -> impl Iterator<Item = Value<'a>> {
+    links.iter().map(|link| Shape::value(tuple, *link))
+}
+
+fn arrays(count: usize) -> Vec<TextArray> {
+    (0..count).map(|_| TextArray::default()).collect()
+}
+
+fn push<'a>(
+    arrays: &mut [TextArray],
+    values: impl Iterator<Item = Value<'a>>,
+) -> std::result::Result<(), NotText> {
+    for (array, value) in arrays.iter_mut().zip(values) {
+        array.push(value)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use cutover_core::model::value::TupleBuilder;
+
+    use super::*;
+    use crate::sink::shape::tests::{relation, target};
+
+    fn tuple(values: &[Value<'_>]) -> Tuple {
+        let mut b = TupleBuilder::new();
+        values.iter().for_each(|v| b.push(*v));
+        b.finish()
+    }
+
+    #[test]
+    fn updates_are_grouped_by_what_they_set() {
+        let target = target(&["k*", "a", "i!"]);
+        let shape = Shape::new(&relation(&["k*", "a", "i"], false), 0, &target).unwrap();
+        let (one, x) = (Value::Text(b"1"), Value::Text(b"x"));
+        let rows: Vec<Row<'_>> = [
+            tuple(&[one, x, one]),
+            tuple(&[one, Value::Unchanged, one]),
+            tuple(&[one, Value::Null, one]),
+            tuple(&[one, x, Value::Unchanged]),
+        ]
+        .into_iter()
+        .map(|t| Row { shape: &shape, tuple: Cow::Owned(t) })
+        .collect();
+        let updates: Vec<(Key<'_>, &Row<'_>)> =
+            rows.iter().map(|r| (Key { tuple: &r.tuple, links: &shape.key }, r)).collect();
+        let mut plan = Plan::default();
+        plan.add(0, &target, &[], &updates, &[]).unwrap();
+        let got: Vec<(&Kind, u64)> = plan.statements.iter().map(|m| (&m.key.1, m.rows)).collect();
+        assert_eq!(
+            got,
+            [
+                (&Kind::UpdateMany(vec![0], vec![1], vec![2]), 2),
+                (&Kind::UpdateMany(vec![0], vec![1], vec![]), 1),
+            ]
+        );
+    }
+
+    #[test]
+    fn many_rows_are_copied_and_few_are_inserted() {
+        let target = target(&["k*", "a"]);
+        let shape = Shape::new(&relation(&["k*", "a"], false), 0, &target).unwrap();
+        let row =
+            Row { shape: &shape, tuple: Cow::Owned(tuple(&[Value::Text(b"1"), Value::Null])) };
+        let mut plan = Plan::default();
+        plan.add(0, &target, &[], &[], &vec![&row; COPY_FROM - 1]).unwrap();
+        assert_eq!((plan.statements.len(), plan.copies.len()), (1, 0));
+        plan.add(0, &target, &[], &[], &vec![&row; COPY_FROM]).unwrap();
+        assert_eq!((plan.statements.len(), plan.copies.len()), (1, 1));
+        assert_eq!(plan.copies[0].rows, COPY_FROM as u64);
+    }
+
+    #[test]
+    fn a_binary_value_is_refused() {
+        let target = target(&["k*"]);
+        let shape = Shape::new(&relation(&["k*"], false), 0, &target).unwrap();
+        let row = Row { shape: &shape, tuple: Cow::Owned(tuple(&[Value::Binary(b"\x01")])) };
+        let error = Plan::default().add(0, &target, &[], &[], &[&row]).unwrap_err();
+        assert_eq!(error.code(), Some("CUT0411"));
+    }
+}

@@ -1,0 +1,250 @@
+//! What the sink keeps on the server: its schema with the progress table, and the replication
+//! origin. Also who may use them.
+
+use std::time::Duration;
+
+use cutover_core::{
+    model::position::Position,
+    port::{PortError, Result},
+};
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Client, error::SqlState};
+
+use super::refusal::{self, is_state};
+use crate::{
+    connect::{Session, port_error},
+    sql::{self, Names},
+};
+
+/// Version of the progress table. Another version is refused, never guessed.
+const FORMAT: i32 = 1;
+
+/// How long a session that died may be in our way: the server needs a moment to notice.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Settings of the writer, beside the pinned ones of every session.
+///
+/// Triggers, rules and foreign keys stay quiet, and a position we return must be on disk. Plans
+/// are made once per statement: rows are found by index, whatever the statistics of a table that
+/// was just filled say.
+const WRITER_SETTINGS: &str = "
+    SET session_replication_role = replica;
+    SET synchronous_commit = on;
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off;
+    SET enable_memoize = off;
+    SET jit = off;
+    SET work_mem = '32MB'";
+
+/// Creates schema, progress table and origin. Idempotent.
+pub(super) async fn create(session: &Session, at: &str, names: &Names) -> Result<()> {
+    let doing = || format!("preparing {at} to receive changes");
+    let sql = format!(
+        "CREATE SCHEMA IF NOT EXISTS {schema};
+         CREATE TABLE IF NOT EXISTS {progress} (
+             one boolean PRIMARY KEY DEFAULT true CHECK (one),
+             format integer NOT NULL,
+             position text,
+             updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp());
+         INSERT INTO {progress} (format) VALUES ({FORMAT}) ON CONFLICT DO NOTHING",
+        schema = sql::ident(names.schema()),
+        progress = names.progress(),
+    );
+    session.batch_execute(&sql).await.map_err(|e| port_error(doing(), e))?;
+    let created = session
+        .execute(
+            "SELECT pg_catalog.pg_replication_origin_create($1::text)
+              WHERE pg_catalog.pg_replication_origin_oid($1::text) IS NULL",
+            &[&names.origin()],
+        )
+        .await;
+    match created {
+        Ok(_) => Ok(()),
+        Err(e) if is_state(&e, &SqlState::UNIQUE_VIOLATION) => Ok(()),
+        Err(e) => Err(port_error(doing(), e)),
+    }
+}
+
+/// Removes what [`create`] made; the schema only when nothing else is in it. Idempotent.
+pub(super) async fn remove(session: &Session, at: &str, names: &Names) -> Result<()> {
+    let doing = || format!("removing what the run created on {at}");
+    let drop_origin = "SELECT pg_catalog.pg_replication_origin_drop($1::text)
+          WHERE pg_catalog.pg_replication_origin_oid($1::text) IS NOT NULL";
+    match patiently(session, drop_origin, names.origin()).await {
+        Ok(_) => {}
+        Err(e) if is_state(&e, &SqlState::UNDEFINED_OBJECT) => {}
+        Err(e) if is_state(&e, &SqlState::OBJECT_IN_USE) => {
+            return Err(busy(session, at, names).await);
+        }
+        Err(e) => return Err(port_error(doing(), e)),
+    }
+    // DROP TABLE IF EXISTS also forgives a missing schema.
+    let table = format!("DROP TABLE IF EXISTS {}", names.progress());
+    session.batch_execute(&table).await.map_err(|e| port_error(doing(), e))?;
+    let schema = format!("DROP SCHEMA IF EXISTS {}", sql::ident(names.schema()));
+    match session.batch_execute(&schema).await {
+        Ok(()) => Ok(()),
+        Err(e) if is_state(&e, &SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => Ok(()),
+        Err(e) => Err(port_error(doing(), e)),
+    }
+}
+
+/// Makes a session the writer of the run.
+///
+/// # Errors
+///
+/// `CUT0409` when another session is it, `CUT0410` when there is no origin.
+pub(super) async fn become_writer(session: &Session, at: &str, names: &Names) -> Result<()> {
+    let doing = || format!("opening the writer on {at}");
+    session.batch_execute(WRITER_SETTINGS).await.map_err(|e| port_error(doing(), e))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let row = session
+            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&writer_key(names)])
+            .await
+            .map_err(|e| port_error(doing(), e))?;
+        if row.get(0) {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(busy(session, at, names).await);
+        }
+        sleep(PAUSE).await;
+    }
+    let setup = "SELECT pg_catalog.pg_replication_origin_session_setup($1)";
+    match patiently(session, setup, names.origin()).await {
+        Ok(_) => Ok(()),
+        Err(e) if is_state(&e, &SqlState::OBJECT_IN_USE) => Err(busy(session, at, names).await),
+        Err(e) if is_state(&e, &SqlState::UNDEFINED_OBJECT) => Err(not_prepared(at)),
+        Err(e) => Err(port_error(doing(), e)),
+    }
+}
+
+/// Repeats a statement about the origin while another session uses it, until patience ends.
+async fn patiently(
+    session: &Session,
+    text: &str,
+    origin: &str,
+) -> std::result::Result<u64, tokio_postgres::Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match session.execute(text, &[&origin]).await {
+            Err(e) if is_state(&e, &SqlState::OBJECT_IN_USE) && Instant::now() < deadline => {
+                sleep(PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Somebody else writes for the run.
+async fn busy(session: &Session, at: &str, names: &Names) -> PortError {
+    let holder = match holder(session, writer_key(names)).await {
+        Ok(Some(holder)) => format!("{holder} writes for this run"),
+        _ => format!("the replication origin {} is in use by another session", names.origin()),
+    };
+    PortError::definite(
+        refusal::WRITER_BUSY,
+        format!("opening the writer on {at}"),
+        holder,
+        "stop the other process; when it is dead already, end its session with \
+         SELECT pg_terminate_backend(pid)",
+    )
+}
+
+/// The lock of the writer beside that of the lease.
+fn writer_key(names: &Names) -> i64 {
+    names.lease_key() ^ 1
+}
+
+/// The session that holds an advisory lock, in words.
+pub(super) async fn holder(
+    client: &Client,
+    key: i64,
+) -> std::result::Result<Option<String>, tokio_postgres::Error> {
+    let row = client
+        .query_opt(
+            "SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'local')
+               FROM pg_catalog.pg_locks l
+               LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                                   WHERE datname = pg_catalog.current_database())
+                AND l.classid::bigint = ($1::bigint >> 32) & 4294967295
+                AND l.objid::bigint = $1::bigint & 4294967295
+              LIMIT 1",
+            &[&key],
+        )
+        .await?;
+    Ok(row.map(|row| {
+        let (pid, application, from): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
+        format!("the session with pid {pid} (application_name {application:?}, from {from})")
+    }))
+}
+
+/// What the progress table says.
+///
+/// # Errors
+///
+/// `CUT0410` when it is missing, damaged or of another version.
+pub(super) async fn read_progress(
+    client: &Client,
+    at: &str,
+    names: &Names,
+) -> Result<Option<Position>> {
+    let text = format!("SELECT format, position FROM {}", names.progress());
+    let row = client.query_opt(&text, &[]).await.map_err(|e| progress_error(at, e))?;
+    let Some(row) = row else { return Err(not_prepared(at)) };
+    let (format, position): (i32, Option<String>) = (row.get(0), row.get(1));
+    if format != FORMAT {
+        return Err(PortError::definite(
+            refusal::NOT_PREPARED,
+            format!("reading how far {at} is"),
+            format!("the progress table has format {format}, this version reads {FORMAT}"),
+            "continue the run with the version of cutover that began it",
+        ));
+    }
+    let read = |text: String| {
+        serde_json::from_str(&text).map_err(|e| {
+            PortError::definite(
+                refusal::NOT_PREPARED,
+                format!("reading how far {at} is"),
+                "the stored position cannot be read",
+                format!(
+                    "somebody changed {}: put the value back, or `cutover abort` and begin again",
+                    names.progress()
+                ),
+            )
+            .caused_by(e)
+        })
+    };
+    position.map(read).transpose()
+}
+
+/// A position as it is stored.
+pub(super) fn position_text(position: &Position) -> Result<String> {
+    serde_json::to_string(position)
+        .map_err(|e| refusal::not_a_stream("a position cannot be written down").caused_by(e))
+}
+
+/// What a failure around the progress table means.
+pub(super) fn progress_error(at: &str, e: tokio_postgres::Error) -> PortError {
+    if is_state(&e, &SqlState::UNDEFINED_TABLE) || is_state(&e, &SqlState::INVALID_SCHEMA_NAME) {
+        return not_prepared(at);
+    }
+    port_error(format!("storing progress on {at}"), e)
+}
+
+/// The sink's objects are not there.
+pub(super) fn not_prepared(at: &str) -> PortError {
+    PortError::definite(
+        refusal::NOT_PREPARED,
+        format!("reading how far {at} is"),
+        "the progress table or the replication origin of the run is missing",
+        "somebody removed what the run created: it is not known what was applied. `cutover abort` \
+         and begin again",
+    )
+}

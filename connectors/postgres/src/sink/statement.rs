@@ -1,0 +1,314 @@
+//! The text of every statement that writes rows. Pure.
+//!
+//! Parameters are `text` (one row) or `text[]` (many rows), in the order of the columns given;
+//! the server casts them. Equality is spelled as an operator with its schema, because our
+//! sessions have an empty search path.
+
+use super::shape::Target;
+use crate::sql;
+
+/// Rows with these keys go. One array per key column.
+pub(super) fn delete_many(target: &Target, key: &[u16]) -> String {
+    let columns: Vec<u16> = key.to_vec();
+    format!(
+        "DELETE FROM {} AS t USING {} WHERE {}",
+        target.only,
+        unnest(columns.len()),
+        key_matches(target, key, 0)
+    )
+}
+
+/// Rows with these keys get new values. One array per key column, then one per column of `set`,
+/// then one per column of `same`: columns that cannot be set and must hold the value already.
+pub(super) fn update_many(target: &Target, key: &[u16], set: &[u16], same: &[u16]) -> String {
+    let assignments: Vec<String> = set
+        .iter()
+        .enumerate()
+        .map(|(i, c)| {
+            let column = target.column(*c);
+            format!("{} = u.a{}::{}", column.quoted, key.len() + i, column.cast)
+        })
+        .collect();
+    let mut condition = key_matches(target, key, 0);
+    if !same.is_empty() {
+        condition.push_str(" AND ");
+        condition.push_str(&key_matches(target, same, key.len() + set.len()));
+    }
+    format!(
+        "UPDATE {} AS t SET {} FROM {} WHERE {condition}",
+        target.only,
+        assignments.join(", "),
+        unnest(key.len() + set.len() + same.len()),
+    )
+}
+
+/// New rows. One array per column.
+pub(super) fn insert_many(target: &Target, columns: &[u16]) -> String {
+    let values: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, c)| format!("u.a{i}::{}", target.column(*c).cast))
+        .collect();
+    format!(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
+        target.quoted,
+        list(target, columns),
+        values.join(", "),
+        unnest(columns.len())
+    )
+}
+
+/// New rows by COPY, which writes identity columns as they come.
+pub(super) fn copy_in(target: &Target, columns: &[u16]) -> String {
+    format!("COPY {} ({}) FROM STDIN", target.quoted, list(target, columns))
+}
+
+/// One new row.
+pub(super) fn insert_one(target: &Target, columns: &[u16]) -> String {
+    let values: Vec<String> =
+        columns.iter().enumerate().map(|(i, c)| parameter(target, i, *c)).collect();
+    format!(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
+        target.quoted,
+        list(target, columns),
+        values.join(", ")
+    )
+}
+
+/// How one row is found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Find {
+    /// By its key columns.
+    Key(Vec<u16>),
+    /// By all its columns: column, and whether it is NULL. Of equal rows one is taken.
+    Whole(Vec<(u16, bool)>),
+}
+
+impl Find {
+    /// Number of parameters.
+    fn parameters(&self) -> usize {
+        match self {
+            Self::Key(columns) => columns.len(),
+            Self::Whole(columns) => columns.iter().filter(|(_, null)| !null).count(),
+        }
+    }
+
+    /// `USING` or `FROM` items and the condition on `t`.
+    fn clauses(&self, target: &Target) -> (String, String) {
+        match self {
+            Self::Key(columns) => {
+                let tests: Vec<String> = columns
+                    .iter()
+                    .enumerate()
+                    .map(|(i, c)| {
+                        let column = target.column(*c);
+                        let equals = equals(target, *c);
+                        format!("t.{} {equals} {}", column.quoted, parameter(target, i, *c))
+                    })
+                    .collect();
+                (String::new(), tests.join(" AND "))
+            }
+            Self::Whole(columns) => {
+                let mut next = 0;
+                let tests: Vec<String> = columns
+                    .iter()
+                    .map(|(c, null)| {
+                        let column = target.column(*c);
+                        if *null {
+                            return format!("{} IS NULL", column.quoted);
+                        }
+                        let value = parameter(target, next, *c);
+                        next += 1;
+                        // Equality may be coarser than the text (1.0 and 1.00); it is there for
+                        // the sake of an index.
+                        let text = format!(
+                            "{}::pg_catalog.text COLLATE pg_catalog.\"C\" \
+                             OPERATOR(pg_catalog.=) {value}::pg_catalog.text",
+                            column.quoted
+                        );
+                        match &column.equality {
+                            Some(operator) => {
+                                format!("{} OPERATOR({operator}) {value} AND {text}", column.quoted)
+                            }
+                            None => text,
+                        }
+                    })
+                    .collect();
+                let from = format!(
+                    "(SELECT tableoid AS o, ctid AS c FROM {} WHERE {} LIMIT 1) AS f",
+                    target.only,
+                    tests.join(" AND ")
+                );
+                let one = "t.tableoid OPERATOR(pg_catalog.=) f.o \
+                           AND t.ctid OPERATOR(pg_catalog.=) f.c";
+                (from, one.to_owned())
+            }
+        }
+    }
+}
+
+/// One row goes.
+pub(super) fn delete_one(target: &Target, find: &Find) -> String {
+    let (from, condition) = find.clauses(target);
+    let using = if from.is_empty() { from } else { format!("USING {from} ") };
+    format!("DELETE FROM {} AS t {using}WHERE {condition}", target.only)
+}
+
+/// One row gets new values: parameters of `find`, then one per column of `set`.
+pub(super) fn update_one(target: &Target, find: &Find, set: &[u16]) -> String {
+    let (from, condition) = find.clauses(target);
+    let from = if from.is_empty() { from } else { format!("FROM {from} ") };
+    let assignments: Vec<String> = set
+        .iter()
+        .enumerate()
+        .map(|(i, c)| {
+            format!(
+                "{} = {}",
+                target.column(*c).quoted,
+                parameter(target, find.parameters() + i, *c)
+            )
+        })
+        .collect();
+    format!("UPDATE {} AS t SET {} {from}WHERE {condition}", target.only, assignments.join(", "))
+}
+
+/// One row is written anew, because a column that cannot be set changes: parameters of `find`,
+/// then one per column of `set`. All other columns keep their values.
+pub(super) fn move_one(target: &Target, find: &Find, set: &[u16]) -> String {
+    let columns: Vec<u16> = (0..)
+        .zip(&target.columns)
+        .filter(|(_, column)| !column.generated)
+        .map(|(i, _)| i)
+        .collect();
+    let values: Vec<String> = columns
+        .iter()
+        .map(|c| match set.iter().position(|s| s == c) {
+            Some(i) => parameter(target, find.parameters() + i, *c),
+            None => format!("gone.{}", target.column(*c).quoted),
+        })
+        .collect();
+    format!(
+        "WITH gone AS ({} RETURNING t.*) \
+         INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone",
+        delete_one(target, find),
+        target.quoted,
+        list(target, &columns),
+        values.join(", ")
+    )
+}
+
+/// Tables are emptied together.
+pub(super) fn truncate(targets: &[&Target], restart_identity: bool) -> String {
+    let tables: Vec<&str> = targets.iter().map(|t| t.only.as_str()).collect();
+    let restart = if restart_identity { " RESTART IDENTITY" } else { "" };
+    format!("TRUNCATE {}{restart}", tables.join(", "))
+}
+
+/// `unnest` of `count` array parameters as `u(a0, a1, ...)`.
+fn unnest(count: usize) -> String {
+    let arrays: Vec<String> = (1..=count).map(|i| format!("${i}::pg_catalog.text[]")).collect();
+    let names: Vec<String> = (0..count).map(|i| format!("a{i}")).collect();
+    format!("pg_catalog.unnest({}) AS u({})", arrays.join(", "), names.join(", "))
+}
+
+fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
+    let tests: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, c)| {
+            let column = target.column(*c);
+            format!("t.{} {} u.a{}::{}", column.quoted, equals(target, *c), first + i, column.cast)
+        })
+        .collect();
+    tests.join(" AND ")
+}
+
+/// Arrays, ranges and composites have no operator of their own; the one of `pg_catalog` is right.
+fn equals(target: &Target, column: u16) -> String {
+    let operator = target.column(column).equality.as_deref().unwrap_or("pg_catalog.=");
+    format!("OPERATOR({operator})")
+}
+
+fn parameter(target: &Target, index: usize, column: u16) -> String {
+    format!("${}::pg_catalog.text::{}", index + 1, target.column(column).cast)
+}
+
+fn list(target: &Target, columns: &[u16]) -> String {
+    let names: Vec<&str> = columns.iter().map(|c| target.column(*c).quoted.as_str()).collect();
+    names.join(", ")
+}
+
+/// The COPY statement for whole rows of a table in one of COPY's formats.
+pub(super) fn copy_table(table: &cutover_core::model::schema::Table, binary: bool) -> String {
+    let columns: Vec<String> = table.carried().map(|c| sql::ident(&c.name)).collect();
+    let format = if binary { " WITH (FORMAT binary)" } else { "" };
+    format!("COPY {} ({}) FROM STDIN{format}", sql::table(&table.name), columns.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::shape::tests::target;
+
+    #[test]
+    fn many_rows() {
+        let t = target(&["k*", "a", "Ä b", "i!"]);
+        assert_eq!(
+            delete_many(&t, &[0]),
+            "DELETE FROM ONLY \"S\".\"t\" AS t USING \
+             pg_catalog.unnest($1::pg_catalog.text[]) AS u(a0) \
+             WHERE t.\"k\" OPERATOR(pg_catalog.=) u.a0::text"
+        );
+        assert_eq!(
+            update_many(&t, &[0], &[1, 2], &[3]),
+            "UPDATE ONLY \"S\".\"t\" AS t SET \"a\" = u.a1::text, \"Ä b\" = u.a2::text FROM \
+             pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[], \
+             $3::pg_catalog.text[], $4::pg_catalog.text[]) AS u(a0, a1, a2, a3) \
+             WHERE t.\"k\" OPERATOR(pg_catalog.=) u.a0::text \
+             AND t.\"i\" OPERATOR(pg_catalog.=) u.a3::text"
+        );
+        assert_eq!(
+            insert_many(&t, &[0, 3]),
+            "INSERT INTO \"S\".\"t\" (\"k\", \"i\") OVERRIDING SYSTEM VALUE \
+             SELECT u.a0::text, u.a1::text FROM pg_catalog.unnest($1::pg_catalog.text[], \
+             $2::pg_catalog.text[]) AS u(a0, a1)"
+        );
+    }
+
+    #[test]
+    fn one_row() {
+        let t = target(&["k*", "a", "g=", "i!"]);
+        let key = Find::Key(vec![0]);
+        assert_eq!(
+            update_one(&t, &key, &[0, 1]),
+            "UPDATE ONLY \"S\".\"t\" AS t SET \"k\" = $2::pg_catalog.text::text, \
+             \"a\" = $3::pg_catalog.text::text \
+             WHERE t.\"k\" OPERATOR(pg_catalog.=) $1::pg_catalog.text::text"
+        );
+        assert_eq!(
+            move_one(&t, &key, &[0]),
+            "WITH gone AS (DELETE FROM ONLY \"S\".\"t\" AS t \
+             WHERE t.\"k\" OPERATOR(pg_catalog.=) $1::pg_catalog.text::text RETURNING t.*) \
+             INSERT INTO \"S\".\"t\" (\"k\", \"a\", \"i\") OVERRIDING SYSTEM VALUE \
+             SELECT $2::pg_catalog.text::text, gone.\"a\", gone.\"i\" FROM gone"
+        );
+        let whole = Find::Whole(vec![(0, false), (1, true)]);
+        assert_eq!(
+            delete_one(&t, &whole),
+            "DELETE FROM ONLY \"S\".\"t\" AS t USING (SELECT tableoid AS o, ctid AS c \
+             FROM ONLY \"S\".\"t\" WHERE \"k\" OPERATOR(pg_catalog.=) $1::pg_catalog.text::text \
+             AND \"k\"::pg_catalog.text COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) \
+             $1::pg_catalog.text::text::pg_catalog.text AND \"a\" IS NULL LIMIT 1) AS f \
+             WHERE t.tableoid OPERATOR(pg_catalog.=) f.o AND t.ctid OPERATOR(pg_catalog.=) f.c"
+        );
+    }
+
+    #[test]
+    fn all_tables_of_a_truncate_go_together() {
+        let (a, b) = (target(&["k*"]), target(&["k*"]));
+        assert_eq!(
+            truncate(&[&a, &b], true),
+            "TRUNCATE ONLY \"S\".\"t\", ONLY \"S\".\"t\" RESTART IDENTITY"
+        );
+    }
+}
