@@ -3,7 +3,7 @@
 use std::{error::Error, io};
 
 use cutover_core::port::error::PortError;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::DbError;
 
 use super::{config::ConfigError, stream::OpenError};
 
@@ -145,11 +145,6 @@ pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
         }
         _ => definite(REFUSED, "see the server's log for the statement and its details"),
     }
-}
-
-/// Whether the server said exactly this.
-pub(crate) fn is_state(e: &tokio_postgres::Error, state: &SqlState) -> bool {
-    e.code() == Some(state)
 }
 
 pub(crate) fn open_error(doing: String, e: OpenError) -> PortError {

@@ -12,6 +12,6 @@ mod stream;
 mod tls;
 
 pub use config::{ConfigError, Host, PgConfig, SslMode};
-pub(crate) use error::port_error;
+pub(crate) use error::{ServerError, port_error};
 pub(crate) use replication::{CopyBoth, Frame, Replication, WireError};
 pub use session::Session;

@@ -44,6 +44,7 @@ pub(crate) type TextRow = Vec<Option<String>>;
 pub(crate) struct Replication {
     wire: Wire,
     version: u32,
+    pid: i32,
 }
 
 /// Why a command failed: what the server said, or that it cannot be reached.
@@ -107,6 +108,7 @@ impl Database {
         wire.send().await.map_err(|e| e.into_port(doing()))?;
         self.log_in(&mut wire).await?;
         let mut greeting = Greeting::default();
+        let mut pid = 0;
         loop {
             match wire.message().await.map_err(|e| e.into_port(doing()))? {
                 Message::ParameterStatus(p) => {
@@ -118,12 +120,13 @@ impl Database {
                         _ => {}
                     }
                 }
+                Message::BackendKeyData(key) => pid = key.process_id(),
                 Message::ReadyForQuery(_) => break,
                 _ => {}
             }
         }
         let version = greeting.version().map_err(|what| wrong_server(doing(), &what))?;
-        Ok(Replication { wire, version })
+        Ok(Replication { wire, version, pid })
     }
 
     async fn log_in(&self, wire: &mut Wire) -> Result<()> {
@@ -200,6 +203,11 @@ impl Replication {
     /// The server's `server_version_num`.
     pub(crate) fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The server process of this session.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Runs one command and returns its rows.

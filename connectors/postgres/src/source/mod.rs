@@ -1,1 +1,131 @@
-//! Being written.
+//! Capture: publication, slot, snapshot, and the stream of changes.
+//!
+//! A reader task turns the replication stream into events of committed transactions, keeps large
+//! transactions in bounded memory, and answers the server while the consumer is slow. What
+//! cannot be healed by trying again is a named stop (`stops`). Applies nothing.
+
+mod assemble;
+mod inflight;
+mod pace;
+mod position;
+mod publication;
+mod queue;
+mod reader;
+mod slot;
+mod stops;
+mod stream;
+
+use std::{
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        inventory::Inventory, position::Position, run::RunId, schema::Table, selection::Selection,
+    },
+    port::{
+        Result,
+        copy::Snapshot,
+        source::{Capture, ChangeStream, Source},
+    },
+};
+
+use crate::{
+    catalog,
+    connect::{Session, port_error},
+    database::Database,
+    snapshot::PgSnapshot,
+    sql::Names,
+};
+
+/// A non-transactional logical message of somebody else arrives as an `Event::Message` of its
+/// own, outside of `Begin` and `Commit`; it moves no position.
+#[async_trait]
+impl Source for Database {
+    async fn tables(&self, selection: &Selection) -> Result<Vec<Table>> {
+        catalog::tables(&self.session("catalog").await?, selection).await
+    }
+
+    async fn inventory(&self, selection: &Selection) -> Result<Inventory> {
+        catalog::inventory(&self.session("catalog").await?, selection).await
+    }
+
+    async fn capture(&self, run: &RunId, tables: &[Table], with_snapshot: bool) -> Result<Capture> {
+        let names = Names::of(run);
+        let session = self.session("capture").await?;
+        self.refuse_standby(&session).await?;
+        let Position::Postgres { timeline, .. } = self.log_end().await?;
+        let there = self.slot(&session, names.slot()).await?;
+        self.publish(run, tables, there.is_some()).await?;
+        if let Some(lsn) = there {
+            return Ok(Capture { start: Position::Postgres { timeline, lsn }, snapshot: None });
+        }
+        let created = self.create_slot(names.slot(), false, with_snapshot).await?;
+        let start = Position::Postgres { timeline, lsn: created.lsn };
+        let snapshot = match created.snapshot {
+            Some(name) => {
+                let keeper = Box::new(created.keeper);
+                let snapshot = PgSnapshot::import(self, &name, keeper).await?;
+                Some(Box::new(snapshot) as Box<dyn Snapshot>)
+            }
+            None => None,
+        };
+        Ok(Capture { start, snapshot })
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(PgSnapshot::now(self).await?))
+    }
+
+    async fn snapshot_at_position(&self) -> Result<(Position, Box<dyn Snapshot>)> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let Position::Postgres { timeline, .. } = self.log_end().await?;
+        // Temporary: gone with the session that the snapshot keeps.
+        let name = format!(
+            "{}_{}_{}",
+            Names::of(&self.run).base,
+            process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let created = self.create_slot(&name, true, true).await?;
+        let position = Position::Postgres { timeline, lsn: created.lsn };
+        let snapshot = created.snapshot.unwrap_or_default();
+        let snapshot = PgSnapshot::import(self, &snapshot, Box::new(created.keeper)).await?;
+        Ok((position, Box::new(snapshot)))
+    }
+
+    async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
+        Ok(Box::new(self.open_stream(run, from).await?))
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.log_end().await
+    }
+
+    async fn emit(&self, prefix: &str, content: &str) -> Result<Position> {
+        self.emit_message(prefix, content).await
+    }
+
+    async fn retained(&self, run: &RunId) -> Result<Option<u64>> {
+        self.kept_log(run).await
+    }
+
+    async fn release(&self, run: &RunId) -> Result<()> {
+        let session = self.session("release").await?;
+        self.drop_slot(&session, Names::of(run).slot()).await?;
+        self.unpublish(&session, run).await
+    }
+}
+
+impl Database {
+    async fn refuse_standby(&self, session: &Session) -> Result<()> {
+        let doing = self.doing("beginning to follow changes");
+        let row = session
+            .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
+            .await
+            .map_err(|e| port_error(&doing, e))?;
+        if row.get(0) { Err(stops::standby(doing)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,227 @@
+//! The publication: which tables the stream carries.
+//!
+//! Its comment remembers the tables by number, so that one that leaves is noticed even when
+//! nobody watched.
+
+use std::collections::BTreeSet;
+
+use cutover_core::{
+    model::{
+        run::RunId,
+        schema::{Table, TableName},
+    },
+    port::Result,
+};
+
+use super::stops;
+use crate::{
+    connect::{Session, port_error},
+    database::Database,
+    sql::{self, Names},
+};
+
+/// How the comment begins; the numbers follow.
+const COMMENT: &str = "cutover tables";
+
+/// The options that the stream relies on. Leaves arrive under their own names, so that a
+/// TRUNCATE of one partition is not lost.
+const OPTIONS: &str =
+    "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
+
+/// A publication as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Published {
+    tables: BTreeSet<u32>,
+    recorded: BTreeSet<u32>,
+    options_fit: bool,
+    for_all: bool,
+}
+
+impl Published {
+    /// Recorded once and published no more.
+    fn left(&self) -> Vec<u32> {
+        if self.for_all {
+            return Vec::new();
+        }
+        self.recorded.difference(&self.tables).copied().collect()
+    }
+}
+
+/// The tables to publish: a leaf partition by its topmost parent, so that partitions that appear
+/// later are published too.
+fn roots(tables: &[Table]) -> BTreeSet<&TableName> {
+    tables.iter().map(|t| t.root.as_ref().unwrap_or(&t.name)).collect()
+}
+
+fn recorded(comment: Option<&str>) -> BTreeSet<u32> {
+    comment
+        .and_then(|c| c.strip_prefix(COMMENT))
+        .map(|numbers| numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect())
+        .unwrap_or_default()
+}
+
+impl Database {
+    /// Brings the publication to carry `tables`. With `followed` a slot exists already: then the
+    /// publication must exist, and a table that was in it once must still be.
+    pub(super) async fn publish(
+        &self,
+        run: &RunId,
+        tables: &[Table],
+        followed: bool,
+    ) -> Result<()> {
+        let doing = self.doing("creating the publication");
+        let names = Names::of(run);
+        let name = names.publication();
+        let session = self.session("publication").await?;
+        let err = |e| port_error(&doing, e);
+        let lists: Vec<String> = roots(tables).into_iter().map(sql::table).collect();
+        match read(&session, name).await.map_err(err)? {
+            None if followed => return Err(stops::no_publication(doing, name)),
+            None => {
+                let list = lists.iter().map(|t| format!("ONLY {t}")).collect::<Vec<_>>().join(", ");
+                let tables = if list.is_empty() { list } else { format!("FOR TABLE {list}") };
+                let create =
+                    format!("CREATE PUBLICATION {} {tables} WITH ({OPTIONS})", sql::ident(name));
+                session.batch_execute(&create).await.map_err(err)?;
+            }
+            Some(there) => {
+                if followed && !there.left().is_empty() {
+                    return Err(self.left(&session, doing, &there).await);
+                }
+                if !there.options_fit {
+                    let alter = format!("ALTER PUBLICATION {} SET ({OPTIONS})", sql::ident(name));
+                    session.batch_execute(&alter).await.map_err(err)?;
+                }
+                if !there.for_all {
+                    add_missing(&session, name, &lists, &there).await.map_err(err)?;
+                }
+            }
+        }
+        let now = read(&session, name).await.map_err(err)?;
+        let numbers = now.map(|p| p.tables).unwrap_or_default();
+        let text: Vec<String> = numbers.iter().map(u32::to_string).collect();
+        let comment = sql::literal(&format!("{COMMENT} {}", text.join(" ")));
+        session
+            .batch_execute(&format!("COMMENT ON PUBLICATION {} IS {comment}", sql::ident(name)))
+            .await
+            .map_err(err)
+    }
+
+    /// Whether the stream still carries what it should: the publication exists, and no table has
+    /// left it.
+    pub(super) async fn check_publication(&self, session: &Session, run: &RunId) -> Result<()> {
+        let doing = self.doing("checking the publication");
+        let names = Names::of(run);
+        match read(session, names.publication()).await.map_err(|e| port_error(&doing, e))? {
+            None => Err(stops::no_publication(doing, names.publication())),
+            Some(there) if !there.left().is_empty() => Err(self.left(session, doing, &there).await),
+            Some(there) if !there.options_fit => {
+                Err(stops::table_left(doing, &["some kinds of change (options)".to_owned()]))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Drops the publication.
+    pub(super) async fn unpublish(&self, session: &Session, run: &RunId) -> Result<()> {
+        let drop =
+            format!("DROP PUBLICATION IF EXISTS {}", sql::ident(Names::of(run).publication()));
+        session
+            .batch_execute(&drop)
+            .await
+            .map_err(|e| port_error(self.doing("dropping the publication"), e))
+    }
+
+    async fn left(
+        &self,
+        session: &Session,
+        doing: String,
+        there: &Published,
+    ) -> cutover_core::port::PortError {
+        let numbers = there.left();
+        let query = "SELECT n, to_regclass(n::oid::regclass::text) IS NOT NULL, \
+                     n::oid::regclass::text FROM unnest($1::int8[]) AS n";
+        let wanted: Vec<i64> = numbers.iter().map(|n| i64::from(*n)).collect();
+        match session.query(query, &[&wanted]).await {
+            Ok(rows) => {
+                let names: Vec<String> = rows
+                    .iter()
+                    .map(|row| {
+                        let name: String = row.get(2);
+                        if row.get(1) { name } else { format!("a table that was dropped ({name})") }
+                    })
+                    .collect();
+                stops::table_left(doing, &names)
+            }
+            Err(e) => port_error(doing, e),
+        }
+    }
+}
+
+async fn add_missing(
+    session: &Session,
+    name: &str,
+    wanted: &[String],
+    there: &Published,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let rows = session
+        .query("SELECT t, to_regclass(t)::oid FROM unnest($1::text[]) AS t", &[&wanted])
+        .await?;
+    let missing: Vec<String> = rows
+        .iter()
+        .filter(|row| {
+            row.get::<_, Option<u32>>(1).is_none_or(|number| !there.tables.contains(&number))
+        })
+        .map(|row| format!("ONLY {}", row.get::<_, &str>(0)))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let add = format!("ALTER PUBLICATION {} ADD TABLE {}", sql::ident(name), missing.join(", "));
+    session.batch_execute(&add).await
+}
+
+async fn read(
+    session: &Session,
+    name: &str,
+) -> std::result::Result<Option<Published>, tokio_postgres::Error> {
+    // Row filters and column lists came with 15.
+    let whole = if session.version() >= 150_000 {
+        "NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid \
+         AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
+    } else {
+        "true"
+    };
+    let query = format!(
+        "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate \
+           AND NOT p.pubviaroot AND {whole}, \
+         p.puballtables, obj_description(p.oid, 'pg_publication'), \
+         ARRAY(SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid) \
+         FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
+    );
+    Ok(session.query_opt(&query, &[&name]).await?.map(|row| Published {
+        options_fit: row.get(0),
+        for_all: row.get(1),
+        recorded: recorded(row.get(2)),
+        tables: row.get::<_, Vec<u32>>(3).into_iter().collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_recorded_and_is_gone_has_left() {
+        let there = Published {
+            tables: [2, 3].into(),
+            recorded: recorded(Some("cutover tables 1 2")),
+            options_fit: true,
+            for_all: false,
+        };
+        assert_eq!(there.left(), [1]);
+        assert_eq!(Published { for_all: true, ..there }.left(), []);
+        assert!(recorded(Some("somebody's note 5")).is_empty());
+        assert!(recorded(None).is_empty());
+    }
+}

@@ -1,0 +1,186 @@
+//! Decoded events on their way from the reader to the consumer, bounded by bytes.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use cutover_core::{
+    model::event::Event,
+    port::{PortError, Result},
+};
+use tokio::sync::Notify;
+
+/// Bytes that may wait for the consumer.
+const CAPACITY: usize = 32 << 20;
+
+/// Bytes that the consumer gets at once.
+const PORTION: usize = 4 << 20;
+
+/// What reader, watcher and consumer share.
+#[derive(Default)]
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    pub(super) drained: Notify,
+    confirmed: AtomicU64,
+    pub(super) confirm: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    batches: VecDeque<(Vec<Event>, usize)>,
+    bytes: usize,
+    /// Comes after what is queued.
+    end: Option<PortError>,
+    /// Comes before what is queued: what follows in the queue may be incomplete.
+    stop: Option<PortError>,
+    over: bool,
+}
+
+impl Shared {
+    pub(super) fn new(confirmed: u64) -> Self {
+        Self { confirmed: AtomicU64::new(confirmed), ..Self::default() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while it holds the lock; the state is whole in any case.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `events` when there is room, else leaves them. An empty queue has room for anything.
+    pub(super) fn push(&self, events: &mut Vec<Event>, bytes: usize) -> bool {
+        if events.is_empty() {
+            return true;
+        }
+        let mut queue = self.queue();
+        if queue.bytes > 0 && queue.bytes + bytes > CAPACITY {
+            return false;
+        }
+        queue.bytes += bytes;
+        queue.batches.push_back((std::mem::take(events), bytes));
+        drop(queue);
+        self.filled.notify_one();
+        true
+    }
+
+    /// The stream is over; what is queued is delivered first.
+    pub(super) fn end(&self, why: PortError) {
+        self.queue().end.get_or_insert(why);
+        self.filled.notify_one();
+    }
+
+    /// The stream must not be trusted any more; what is queued is not delivered.
+    pub(super) fn stop(&self, why: PortError) {
+        self.queue().stop.get_or_insert(why);
+        self.filled.notify_one();
+    }
+
+    /// Waits for events and appends them. Cancel-safe: nothing is taken before the last await.
+    pub(super) async fn next(&self, out: &mut Vec<Event>) -> Result<()> {
+        loop {
+            if let Some(done) = self.take(out) {
+                self.drained.notify_one();
+                return done;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn take(&self, out: &mut Vec<Event>) -> Option<Result<()>> {
+        let mut queue = self.queue();
+        if let Some(why) = queue.stop.take() {
+            queue.over = true;
+            return Some(Err(why));
+        }
+        if queue.over {
+            return Some(Err(PortError::transient("reading the change stream", "it has ended")));
+        }
+        let mut taken = 0;
+        while taken < PORTION {
+            let Some((mut events, bytes)) = queue.batches.pop_front() else { break };
+            queue.bytes -= bytes;
+            taken += bytes;
+            if out.is_empty() {
+                *out = events;
+            } else {
+                out.append(&mut events);
+            }
+        }
+        if taken > 0 {
+            return Some(Ok(()));
+        }
+        let why = queue.end.take()?;
+        queue.over = true;
+        Some(Err(why))
+    }
+
+    pub(super) fn confirm(&self, lsn: u64) {
+        if self.confirmed.fetch_max(lsn, Ordering::AcqRel) < lsn {
+            self.confirm.notify_one();
+        }
+    }
+
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn message(n: usize) -> Event {
+        Event::Message { prefix: n.to_string(), content: Bytes::new() }
+    }
+
+    #[tokio::test]
+    async fn bounded_by_bytes_and_in_order() {
+        let shared = Shared::new(0);
+        for i in 0..16 {
+            assert!(shared.push(&mut vec![message(i)], CAPACITY / 16));
+        }
+        let mut more = vec![message(16)];
+        assert!(!shared.push(&mut more, 1));
+        assert_eq!(more.len(), 1);
+        let mut out = Vec::new();
+        shared.next(&mut out).await.unwrap();
+        assert_eq!(out.len(), 2, "a portion, not everything");
+        assert!(shared.push(&mut more, 1));
+        while out.len() < 17 {
+            shared.next(&mut out).await.unwrap();
+        }
+        let order: Vec<_> = out
+            .iter()
+            .map(|e| match e {
+                Event::Message { prefix, .. } => prefix.parse::<usize>().unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(order, (0..17).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn an_end_waits_for_the_queue_and_a_stop_does_not() {
+        let shared = Shared::new(0);
+        assert!(shared.push(&mut vec![message(0)], 1));
+        shared.end(PortError::transient("x", "ended"));
+        let mut out = Vec::new();
+        shared.next(&mut out).await.unwrap();
+        assert!(shared.next(&mut out).await.unwrap_err().is_transient());
+        assert!(shared.next(&mut out).await.is_err());
+
+        let shared = Shared::new(0);
+        assert!(shared.push(&mut vec![message(0)], 1));
+        shared.stop(PortError::definite("CUT0204", "x", "y", "z"));
+        out.clear();
+        assert_eq!(shared.next(&mut out).await.unwrap_err().code(), Some("CUT0204"));
+        assert!(out.is_empty());
+        assert!(shared.next(&mut out).await.is_err());
+    }
+}

@@ -1,0 +1,327 @@
+//! The replication slot: creating it with a snapshot, judging it, dropping it.
+
+use std::time::Duration;
+
+use cutover_core::{
+    model::{position::Position, run::RunId},
+    port::{PortError, Result},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    position::{lsn_text, parse_lsn},
+    stops,
+};
+use crate::{
+    connect::{Replication, Session, port_error},
+    database::Database,
+    sql::{self, Names},
+};
+
+/// How long a new slot may wait for transactions that were open when it was asked for.
+const CREATION: Duration = Duration::from_secs(300);
+
+/// How often it is said that it waits.
+const REMINDER: Duration = Duration::from_secs(10);
+
+/// How long somebody else may hold the slot: our own predecessor needs a moment to end.
+const RELEASED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A slot as the catalog has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct SlotRow {
+    plugin: Option<String>,
+    database: Option<String>,
+    temporary: bool,
+    two_phase: bool,
+    wal_status: Option<String>,
+    invalid: Option<String>,
+    confirmed: Option<u64>,
+    pub(super) active_pid: Option<i32>,
+}
+
+/// What is wrong with a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fault {
+    Lost(String),
+    Unfit(String),
+}
+
+impl SlotRow {
+    /// Up to where the slot was confirmed, or why it is of no use.
+    fn judge(&self, database: &str) -> std::result::Result<u64, Fault> {
+        let unfit = |why: &str| Err(Fault::Unfit(why.to_owned()));
+        if self.plugin.as_deref() != Some("pgoutput") {
+            return unfit("does not use the plugin pgoutput");
+        }
+        if self.database.as_deref() != Some(database) {
+            return unfit("belongs to another database of this server");
+        }
+        if self.temporary {
+            return unfit("is temporary");
+        }
+        if self.two_phase {
+            return unfit("is two-phase: it sends transactions before they commit");
+        }
+        if let Some(reason) = &self.invalid {
+            return Err(Fault::Lost(format!("was invalidated ({reason})")));
+        }
+        if self.wal_status.as_deref() == Some("lost") {
+            return Err(Fault::Lost("lost its log: the server removed what it needs".to_owned()));
+        }
+        self.confirmed.ok_or_else(|| Fault::Lost("has no position".to_owned()))
+    }
+}
+
+/// A new slot, the snapshot it exported, and the session that keeps that snapshot.
+pub(super) struct Created {
+    pub(super) lsn: u64,
+    pub(super) snapshot: Option<String>,
+    pub(super) keeper: Replication,
+}
+
+impl Database {
+    /// The slot's confirmed position; `None` when there is no such slot.
+    pub(super) async fn slot(&self, session: &Session, name: &str) -> Result<Option<u64>> {
+        let doing = self.doing("looking at the replication slot");
+        let Some(row) = read(session, name).await.map_err(|e| port_error(&doing, e))? else {
+            return Ok(None);
+        };
+        match row.judge(self.config.dbname()) {
+            Ok(confirmed) => Ok(Some(confirmed)),
+            Err(Fault::Lost(why)) => Err(stops::slot_lost(doing, name, &why)),
+            Err(Fault::Unfit(why)) => Err(stops::slot_unfit(doing, name, &why)),
+        }
+    }
+
+    /// The slot's confirmed position, once nobody reads it and it may be read from `from`.
+    pub(super) async fn slot_for_reading(
+        &self,
+        session: &Session,
+        name: &str,
+        from: Option<&Position>,
+    ) -> Result<u64> {
+        let doing = || self.doing("opening the change stream");
+        let confirmed = self
+            .slot(session, name)
+            .await?
+            .ok_or_else(|| stops::slot_lost(doing(), name, "does not exist"))?;
+        // A stream from an earlier place than the slot's would silently begin at the slot's.
+        if let Some(from @ Position::Postgres { lsn, .. }) = from
+            && *lsn < confirmed
+        {
+            return Err(stops::slot_ahead(doing(), name, &lsn_text(confirmed), from));
+        }
+        let deadline = Instant::now() + RELEASED_WITHIN;
+        loop {
+            let row = read(session, name).await.map_err(|e| port_error(doing(), e))?;
+            match row.and_then(|r| r.active_pid) {
+                None => return Ok(confirmed),
+                pid if Instant::now() >= deadline => {
+                    return Err(stops::slot_in_use(doing(), name, pid));
+                }
+                Some(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Creates a slot; waits for the transactions that are open now.
+    pub(super) async fn create_slot(
+        &self,
+        name: &str,
+        temporary: bool,
+        export: bool,
+    ) -> Result<Created> {
+        let doing = || self.doing("creating a replication slot");
+        let mut keeper = self.replication("slot").await?;
+        let command = create_command(name, keeper.version(), temporary, export);
+        let deadline = Instant::now() + CREATION;
+        let pid = keeper.pid();
+        let rows = {
+            let mut creation = std::pin::pin!(keeper.query(&command));
+            loop {
+                if let Ok(done) = timeout(REMINDER, &mut creation).await {
+                    break done.map_err(|e| e.into_port(doing()))?;
+                }
+                let who = self.holding_back(pid).await?;
+                tracing::info!(side = %self.side, transactions = who.len(),
+                    "the slot waits for transactions that were open before it");
+                if Instant::now() >= deadline {
+                    self.terminate(pid).await?;
+                    return Err(stops::slot_waits(doing(), &who));
+                }
+            }
+        };
+        let row = rows.into_iter().next().unwrap_or_default();
+        let field = |i: usize| row.get(i).cloned().flatten();
+        let lsn = field(1)
+            .as_deref()
+            .and_then(parse_lsn)
+            .ok_or_else(|| PortError::transient(doing(), "the server gave no position"))?;
+        Ok(Created { lsn, snapshot: field(2).filter(|s| !s.is_empty()), keeper })
+    }
+
+    /// Drops the slot, whoever reads it.
+    pub(super) async fn drop_slot(&self, session: &Session, name: &str) -> Result<()> {
+        let doing = || self.doing("dropping the replication slot");
+        let deadline = Instant::now() + RELEASED_WITHIN;
+        loop {
+            let row = read(session, name).await.map_err(|e| port_error(doing(), e))?;
+            let Some(row) = row else { return Ok(()) };
+            if let Some(pid) = row.active_pid {
+                if Instant::now() >= deadline {
+                    return Err(stops::slot_in_use(doing(), name, Some(pid)));
+                }
+                self.terminate(pid).await?;
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            let drop = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) \
+                        FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+            match session.execute(drop, &[&name]).await {
+                Ok(_) => return Ok(()),
+                // Somebody took it or dropped it in between: look again.
+                Err(e)
+                    if Instant::now() < deadline
+                        && matches!(e.code().map(|c| c.code()), Some("55006" | "42704")) => {}
+                Err(e) => return Err(port_error(doing(), e)),
+            }
+        }
+    }
+
+    async fn terminate(&self, pid: i32) -> Result<()> {
+        let session = self.control().await?;
+        session
+            .execute("SELECT pg_catalog.pg_terminate_backend($1)", &[&pid])
+            .await
+            .map(drop)
+            .map_err(|e| port_error(self.doing("ending the reader of the slot"), e))
+    }
+
+    /// Transactions that are open and have written, oldest first: a new slot waits for them.
+    async fn holding_back(&self, but: i32) -> Result<Vec<String>> {
+        let session = self.control().await?;
+        let rows = session
+            .query(
+                "SELECT 'process ' || pid || ' (' || left(application_name, 40) || ') since ' \
+                   || xact_start::timestamp(0) \
+                 FROM pg_catalog.pg_stat_activity \
+                 WHERE backend_xid IS NOT NULL AND pid <> $1 \
+                 UNION ALL \
+                 SELECT 'prepared transaction since ' || prepared::timestamp(0) \
+                 FROM pg_catalog.pg_prepared_xacts LIMIT 10",
+                &[&but],
+            )
+            .await
+            .map_err(|e| port_error(self.doing("looking for open transactions"), e))?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
+    }
+
+    /// Bytes of log the server keeps for the slot.
+    pub(super) async fn kept_log(&self, run: &RunId) -> Result<Option<u64>> {
+        let session = self.control().await?;
+        let row = session
+            .query_opt(
+                "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::int8 \
+                 FROM pg_catalog.pg_replication_slots \
+                 WHERE slot_name = $1 AND restart_lsn IS NOT NULL",
+                &[&Names::of(run).slot()],
+            )
+            .await
+            .map_err(|e| port_error(self.doing("asking how much log the slot keeps"), e))?;
+        Ok(row.map(|r| u64::try_from(r.get::<_, i64>(0)).unwrap_or(0)))
+    }
+}
+
+/// The keyword form works on every version and for temporary slots; only FAILOVER needs the
+/// other form, and comes with 17.
+fn create_command(name: &str, version: u32, temporary: bool, export: bool) -> String {
+    let name = sql::ident(name);
+    let kind = if temporary { "TEMPORARY " } else { "" };
+    let snapshot = if export { "export" } else { "nothing" };
+    if version >= 170_000 && !temporary {
+        format!(
+            "CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT '{snapshot}', FAILOVER true)"
+        )
+    } else {
+        let snapshot = if export { "EXPORT_SNAPSHOT" } else { "NOEXPORT_SNAPSHOT" };
+        format!("CREATE_REPLICATION_SLOT {name} {kind}LOGICAL pgoutput {snapshot}")
+    }
+}
+
+async fn read(
+    session: &Session,
+    name: &str,
+) -> std::result::Result<Option<SlotRow>, tokio_postgres::Error> {
+    let invalid = match session.version() {
+        170_000.. => "invalidation_reason",
+        160_000.. => "CASE WHEN conflicting THEN 'conflict' END",
+        _ => "NULL::text",
+    };
+    let query = format!(
+        "SELECT plugin::text, database::text, temporary, two_phase, wal_status, {invalid}, \
+         confirmed_flush_lsn::text, active_pid \
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = $1"
+    );
+    Ok(session.query_opt(&query, &[&name]).await?.map(|row| SlotRow {
+        plugin: row.get(0),
+        database: row.get(1),
+        temporary: row.get(2),
+        two_phase: row.get(3),
+        wal_status: row.get(4),
+        invalid: row.get(5),
+        confirmed: row.get::<_, Option<&str>>(6).and_then(parse_lsn),
+        active_pid: row.get(7),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_slots_can_be_read() {
+        let good = SlotRow {
+            plugin: Some("pgoutput".into()),
+            database: Some("shop".into()),
+            wal_status: Some("extended".into()),
+            confirmed: Some(7),
+            ..SlotRow::default()
+        };
+        assert_eq!(good.judge("shop"), Ok(7));
+        let unfit = [
+            SlotRow { plugin: None, ..good.clone() },
+            SlotRow { plugin: Some("test_decoding".into()), ..good.clone() },
+            SlotRow { database: Some("other".into()), ..good.clone() },
+            SlotRow { temporary: true, ..good.clone() },
+            SlotRow { two_phase: true, ..good.clone() },
+        ];
+        for slot in unfit {
+            assert!(matches!(slot.judge("shop"), Err(Fault::Unfit(_))), "{slot:?}");
+        }
+        let lost = [
+            SlotRow { wal_status: Some("lost".into()), ..good.clone() },
+            SlotRow { invalid: Some("wal_removed".into()), ..good.clone() },
+            SlotRow { confirmed: None, ..good.clone() },
+        ];
+        for slot in lost {
+            assert!(matches!(slot.judge("shop"), Err(Fault::Lost(_))), "{slot:?}");
+        }
+    }
+
+    #[test]
+    fn creation_by_version() {
+        assert_eq!(
+            create_command("s", 140_023, false, true),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput EXPORT_SNAPSHOT"
+        );
+        assert_eq!(
+            create_command("s", 170_001, false, true),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)"
+        );
+        assert_eq!(
+            create_command("s", 180_000, true, true),
+            "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
+        );
+    }
+}

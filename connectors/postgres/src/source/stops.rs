@@ -1,0 +1,162 @@
+//! The named stops of capture: what cannot be healed by trying again, each with its page.
+
+use cutover_core::{model::position::Position, port::PortError};
+
+use crate::connect::{ServerError, WireError};
+
+pub(super) const SLOT_LOST: &str = "CUT0201";
+pub(super) const SLOT_IN_USE: &str = "CUT0202";
+pub(super) const SLOT_UNFIT: &str = "CUT0203";
+pub(super) const NO_PUBLICATION: &str = "CUT0204";
+pub(super) const TABLE_LEFT: &str = "CUT0205";
+pub(super) const NO_SPILL: &str = "CUT0206";
+pub(super) const NOT_UNDERSTOOD: &str = "CUT0207";
+pub(super) const OTHER_TIMELINE: &str = "CUT0208";
+pub(super) const SLOT_AHEAD: &str = "CUT0209";
+pub(super) const PREPARED: &str = "CUT0210";
+pub(super) const STANDBY: &str = "CUT0211";
+pub(super) const SLOT_WAITS: &str = "CUT0212";
+
+/// What helps when changes are gone: nothing but the rows again.
+const START_AGAIN: &str = "changes are missing and cannot be had again: end this run with `cutover abort` and start a \
+     new one";
+
+pub(super) fn slot_lost(doing: String, slot: &str, why: &str) -> PortError {
+    PortError::definite(
+        SLOT_LOST,
+        doing,
+        format!("replication slot {slot} {why}"),
+        format!("{START_AGAIN}; raise max_slot_wal_keep_size before"),
+    )
+}
+
+pub(super) fn slot_in_use(doing: String, slot: &str, pid: Option<i32>) -> PortError {
+    let who = pid.map_or_else(|| "another process".to_owned(), |p| format!("process {p}"));
+    PortError::definite(
+        SLOT_IN_USE,
+        doing,
+        format!("replication slot {slot} is read by {who}"),
+        pid.map_or_else(
+            || "stop whoever reads this slot".to_owned(),
+            |p| format!("if that is not a running cutover: SELECT pg_terminate_backend({p});"),
+        ),
+    )
+}
+
+pub(super) fn slot_unfit(doing: String, slot: &str, why: &str) -> PortError {
+    PortError::definite(
+        SLOT_UNFIT,
+        doing,
+        format!("replication slot {slot} exists and {why}"),
+        format!("if nobody needs it: SELECT pg_drop_replication_slot('{slot}');"),
+    )
+}
+
+pub(super) fn no_publication(doing: String, name: &str) -> PortError {
+    PortError::definite(
+        NO_PUBLICATION,
+        doing,
+        format!("publication {name} is missing: the server leaves out its changes"),
+        START_AGAIN,
+    )
+}
+
+pub(super) fn table_left(doing: String, tables: &[String]) -> PortError {
+    PortError::definite(
+        TABLE_LEFT,
+        doing,
+        format!("not in the publication any more: {}", tables.join(", ")),
+        START_AGAIN,
+    )
+}
+
+pub(super) fn no_spill(folder: &std::path::Path, e: &std::io::Error) -> PortError {
+    PortError::definite(
+        NO_SPILL,
+        format!("putting a large transaction into {}", folder.display()),
+        e.to_string(),
+        "free space there or give another state_dir, then start the run again: nothing is lost",
+    )
+}
+
+pub(super) fn not_understood(doing: String, what: impl ToString) -> PortError {
+    PortError::definite(
+        NOT_UNDERSTOOD,
+        doing,
+        what.to_string(),
+        "report this with the version of the server; nothing past this place was applied",
+    )
+}
+
+pub(super) fn other_timeline(doing: String, from: &Position, now: u32) -> PortError {
+    PortError::definite(
+        OTHER_TIMELINE,
+        doing,
+        format!("the log is on timeline {now} and we stopped at {from}: another server took over"),
+        "make sure that no committed change was lost in the failover, then end this run with \
+         `cutover abort` and start a new one",
+    )
+}
+
+pub(super) fn slot_ahead(doing: String, slot: &str, slot_at: &str, from: &Position) -> PortError {
+    PortError::definite(
+        SLOT_AHEAD,
+        doing,
+        format!("slot {slot} is at {slot_at}, past the {from} that the other side holds"),
+        format!("was the other side restored from a backup? {START_AGAIN}"),
+    )
+}
+
+pub(super) fn prepared(doing: String, tag: char) -> PortError {
+    PortError::definite(
+        PREPARED,
+        doing,
+        format!("the slot sends two-phase transactions before they commit (message {tag:?})"),
+        "the slot was changed to two_phase; end this run with `cutover abort` and start a new one",
+    )
+}
+
+pub(super) fn standby(doing: String) -> PortError {
+    PortError::definite(
+        STANDBY,
+        doing,
+        "the server is a standby (or in recovery)",
+        "give the address of the primary",
+    )
+}
+
+pub(super) fn slot_waits(doing: String, who: &[String]) -> PortError {
+    PortError::definite(
+        SLOT_WAITS,
+        doing,
+        format!("open transactions keep the slot from starting: {}", who.join("; ")),
+        "end them (SELECT pg_terminate_backend(pid), COMMIT PREPARED or ROLLBACK PREPARED), then \
+         try again",
+    )
+}
+
+/// What an error while starting means.
+pub(super) fn at_start(doing: String, slot: &str, e: WireError) -> PortError {
+    match e {
+        WireError::Server(ServerError { ref sqlstate, ref text }) => match sqlstate.as_str() {
+            "42704" => slot_lost(doing, slot, "does not exist"),
+            "55000" | "58P01" => slot_lost(doing, slot, &format!("cannot be read: {text}")),
+            "55006" => slot_in_use(doing, slot, None),
+            _ => e.into_port(doing),
+        },
+        other => other.into_port(doing),
+    }
+}
+
+/// What an error in a running stream means.
+pub(super) fn in_stream(doing: String, name: &str, e: WireError) -> PortError {
+    match e {
+        WireError::Server(ServerError { ref sqlstate, ref text }) => match sqlstate.as_str() {
+            // The slot was found when the stream began, so it is the publication.
+            "42704" => no_publication(doing, name),
+            "58P01" => slot_lost(doing, name, &format!("cannot be read: {text}")),
+            _ => e.into_port(doing),
+        },
+        other => other.into_port(doing),
+    }
+}

@@ -1,0 +1,182 @@
+//! Opening a stream, and its consumer's side.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{event::Event, position::Position, run::RunId},
+    port::{PortError, Result, source::ChangeStream},
+};
+use tokio::{task::JoinHandle, time::sleep};
+
+use super::{
+    assemble::Assembler,
+    inflight::{BUDGET, InFlight},
+    position::lsn_text,
+    queue::Shared,
+    reader::Reader,
+    stops,
+};
+use crate::{
+    connect::{Replication, Session},
+    database::Database,
+    sql::Names,
+};
+
+/// Status messages are at least this frequent.
+const STATUS: Duration = Duration::from_secs(1);
+
+/// How often the publication is looked at.
+const WATCH: Duration = Duration::from_secs(10);
+
+/// An open stream of one database. Dropping it ends its tasks and connections.
+pub(super) struct PgStream {
+    shared: Arc<Shared>,
+    timeline: u32,
+    tasks: [JoinHandle<()>; 2],
+}
+
+#[async_trait]
+impl ChangeStream for PgStream {
+    async fn next(&mut self, out: &mut Vec<Event>) -> Result<()> {
+        self.shared.next(out).await
+    }
+
+    fn confirm(&mut self, durable: &Position) {
+        let Position::Postgres { timeline, lsn } = *durable;
+        // A position of another history says nothing about this log.
+        if timeline == self.timeline {
+            self.shared.confirm(lsn);
+        }
+    }
+}
+
+impl Drop for PgStream {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Database {
+    pub(super) async fn open_stream(
+        &self,
+        run: &RunId,
+        from: Option<&Position>,
+    ) -> Result<PgStream> {
+        let doing = || self.doing("opening the change stream");
+        let names = Names::of(run);
+        let name = names.slot();
+        let session = self.session("watch").await?;
+        self.refuse_standby(&session).await?;
+        self.check_publication(&session, run).await?;
+        let confirmed = self.slot_for_reading(&session, name, from).await?;
+        let mut replication = self.replication("stream").await?;
+        let (timeline, interval) = identify(&mut replication, doing()).await?;
+        let start = match from {
+            Some(from @ Position::Postgres { timeline: t, .. }) if *t != timeline => {
+                return Err(stops::other_timeline(doing(), from, timeline));
+            }
+            Some(Position::Postgres { lsn, .. }) => *lsn,
+            None => confirmed,
+        };
+        let command = start_command(&names, start, replication.version());
+        let connection =
+            replication.start(&command).await.map_err(|e| stops::at_start(doing(), name, e))?;
+        let shared = Arc::new(Shared::new(start));
+        let in_flight = InFlight::new(Arc::clone(&self.spill), BUDGET);
+        let reader = Reader {
+            connection,
+            assembler: Assembler::new(names.origin(), timeline, start, in_flight),
+            shared: Arc::clone(&shared),
+            interval,
+            doing: self.doing("reading the change stream"),
+            name: name.to_owned(),
+            spill: Arc::clone(&self.spill),
+            received: start,
+        };
+        let watch = self.clone().watch(session, run.clone(), Arc::clone(&shared));
+        let tasks = [tokio::spawn(reader.run()), tokio::spawn(watch)];
+        Ok(PgStream { shared, timeline, tasks })
+    }
+
+    /// Looks from the side whether the stream still carries what it should: newer servers leave
+    /// a missing publication out with a mere warning.
+    async fn watch(self, mut session: Session, run: RunId, shared: Arc<Shared>) {
+        loop {
+            sleep(WATCH).await;
+            if session.is_closed() {
+                match self.session("watch").await {
+                    Ok(new) => session = new,
+                    // The stream itself notices when the server is gone.
+                    Err(_) => continue,
+                }
+            }
+            match self.check_publication(&session, &run).await {
+                Err(why @ PortError::Definite { .. }) => {
+                    shared.stop(why);
+                    return;
+                }
+                Err(why) => tracing::debug!(error = %why, "the publication cannot be looked at"),
+                Ok(()) => {}
+            }
+        }
+    }
+}
+
+/// The timeline, and how often the server wants to hear from us.
+async fn identify(replication: &mut Replication, doing: String) -> Result<(u32, Duration)> {
+    let rows = replication.query("IDENTIFY_SYSTEM").await.map_err(|e| e.into_port(&doing))?;
+    let timeline = rows
+        .first()
+        .and_then(|r| r.get(1))
+        .and_then(Option::as_deref)
+        .and_then(|t| t.parse().ok())
+        .ok_or_else(|| PortError::transient(&doing, "the server names no timeline"))?;
+    let rows = replication
+        .query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'")
+        .await
+        .map_err(|e| e.into_port(&doing))?;
+    let patience = rows
+        .first()
+        .and_then(|r| r.first())
+        .and_then(Option::as_deref)
+        .and_then(|ms| ms.parse().ok())
+        .filter(|ms| *ms > 0)
+        .map_or(STATUS, Duration::from_millis);
+    Ok((timeline, STATUS.min(patience / 3).max(Duration::from_millis(10))))
+}
+
+/// The highest protocol the server speaks. Origins are filtered by us and not by the server
+/// (`origin 'none'`): it would also leave out what other subscriptions write.
+fn start_command(names: &Names, from: u64, version: u32) -> String {
+    let protocol = match version {
+        160_000.. => 4,
+        150_000.. => 3,
+        _ => 2,
+    };
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {} (proto_version '{protocol}', \
+         publication_names '\"{}\"', messages 'true', streaming 'on')",
+        crate::sql::ident(names.slot()),
+        lsn_text(from),
+        names.publication(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_protocol_of_each_version() {
+        let names = Names::of(&RunId::new("shop").unwrap());
+        for (version, want) in [(140_000, '2'), (150_018, '3'), (160_000, '4'), (180_004, '4')] {
+            let command = start_command(&names, 0x16_B374_D848, version);
+            assert!(command.contains(&format!("proto_version '{want}'")), "{command}");
+            assert!(
+                command
+                    .starts_with("START_REPLICATION SLOT \"cutover_shop\" LOGICAL 16/B374D848 (")
+            );
+        }
+    }
+}
