@@ -19,6 +19,7 @@ pub struct Database {
     pub(crate) spill: Arc<Path>,
     control: Arc<Mutex<Option<Arc<Session>>>>,
     pub(crate) copiers: crate::sink::Copiers,
+    pub(crate) kept: Arc<crate::primary::Kept>,
 }
 
 impl Database {
@@ -33,6 +34,7 @@ impl Database {
             spill: Arc::from(spill),
             control: Arc::default(),
             copiers: crate::sink::Copiers::default(),
+            kept: Arc::default(),
         }
     }
 
@@ -40,6 +42,30 @@ impl Database {
     #[must_use]
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// Its address without credentials, for messages.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.config.redacted()
+    }
+
+    /// Host name, address, or folder of a Unix socket.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.config.host()
+    }
+
+    /// TCP port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.config.port()
+    }
+
+    /// Name of the database.
+    #[must_use]
+    pub fn dbname(&self) -> &str {
+        self.config.dbname()
     }
 
     /// A session that stays open, for single quick statements that must not wait for a login:
