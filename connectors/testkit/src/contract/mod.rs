@@ -1,0 +1,4 @@
+//! Promises of the ports as tests. An implementation passes them through a harness of its own.
+
+pub mod switch;
+mod traffic;
