@@ -73,6 +73,11 @@ impl Shelf {
         self.lock().push(warm);
     }
 
+    /// Closes all idle sessions.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Warm>> {
         // Nothing can be half done: the lock is held for a push or a pop.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

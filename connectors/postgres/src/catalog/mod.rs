@@ -16,7 +16,7 @@ use cutover_core::{
 };
 
 pub(crate) use inventory::{inventory, schemas};
-pub(crate) use sequences::{Sequence, all_sequences, sequences};
+pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequence, sequences};
 pub(crate) use tables::{Family, families, tables};
 
 use crate::connect::{Session, port_error};

@@ -6,7 +6,7 @@ use cutover_core::{
     model::{schema::TableName, selection::Selection},
     port::Result,
 };
-use tokio_postgres::Error;
+use tokio_postgres::{Error, Row};
 
 use super::{USER_SCHEMA, in_one_view, tables};
 use crate::connect::Session;
@@ -32,9 +32,14 @@ pub(crate) async fn sequences(session: &Session, selection: &Selection) -> Resul
     .await
 }
 
-/// Every sequence of users, sorted by name: one query, cheap enough for the pause.
+/// Every sequence of users, sorted by name: one query.
 pub(crate) async fn all_sequences(session: &Session) -> std::result::Result<Vec<Sequence>, Error> {
-    let sql = format!(
+    Ok(session.query(&all_statement(), &[]).await?.iter().map(sequence).collect())
+}
+
+/// The same, prepared by the caller, for the pause.
+pub(crate) fn all_statement() -> String {
+    format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement, s.seqcycle, d.refobjid \
          FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -45,18 +50,18 @@ pub(crate) async fn all_sequences(session: &Session) -> std::result::Result<Vec<
            AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass \
                            AND e.objid = c.oid AND e.deptype = 'e') \
          ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\""
-    );
-    let rows = session.query(&sql, &[]).await?;
-    Ok(rows
-        .iter()
-        .map(|row| Sequence {
-            oid: row.get(0),
-            name: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),
-            increment: row.get(3),
-            cycle: row.get(4),
-            owner: row.get(5),
-        })
-        .collect())
+    )
+}
+
+/// A row of [`all_statement`].
+pub(crate) fn sequence(row: &Row) -> Sequence {
+    Sequence {
+        oid: row.get(0),
+        name: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),
+        increment: row.get(3),
+        cycle: row.get(4),
+        owner: row.get(5),
+    }
 }
 
 /// Leaves out what does not belong to the selection.

@@ -1,1 +1,118 @@
-//! Being written.
+//! A database as the owner of writes: the fence, the counters, who is in the way.
+//!
+//! - `fence`: refusing writes from everyone but us, and the proof that it does.
+//! - `counters`: sequences, read and moved in one round trip each.
+//! - `activity`: open transactions.
+//! - `fingerprint`: whether a definition changed.
+//!
+//! Decides nothing about when: that is the move.
+
+mod activity;
+mod counters;
+mod fence;
+mod fingerprint;
+
+use std::{
+    collections::BTreeMap,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{counter::Counter, run::RunId, schema::Table, selection::Selection},
+    port::{
+        Result,
+        primary::{Fence, OpenTransaction, Primary},
+    },
+};
+
+use crate::{
+    connect::port_error,
+    database::Database,
+    shelf::{Shelf, Warm},
+};
+
+/// What stays open between the calls of a move.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// The session that moves the fence.
+    fence: Shelf,
+    /// Sessions for questions.
+    questions: Shelf,
+    /// The fence's epoch as this process knows it.
+    epoch: Mutex<Option<i64>>,
+    /// Which sequences belong to a selection.
+    counters: Mutex<Option<counters::Plan>>,
+}
+
+impl Database {
+    /// A session for one question; the caller puts it back.
+    async fn question(&self) -> Result<Warm> {
+        match self.kept.questions.take() {
+            Some(warm) => Ok(warm),
+            None => Ok(Warm::new(self.session("primary").await?)),
+        }
+    }
+}
+
+#[async_trait]
+impl Primary for Database {
+    async fn install_fence(&self, run: &RunId, tables: &[Table]) -> Result<()> {
+        fence::install(self, run, tables).await
+    }
+
+    async fn close_to_clients(&self, run: &RunId, within: Duration) -> Result<()> {
+        fence::close(self, run, within).await
+    }
+
+    async fn open_to_clients(&self, run: &RunId) -> Result<()> {
+        fence::open(self, run).await
+    }
+
+    async fn fence(&self, run: &RunId) -> Result<Fence> {
+        fence::state(self, run).await
+    }
+
+    async fn remove_fence(&self, run: &RunId) -> Result<()> {
+        fence::remove(self, run).await
+    }
+
+    async fn open_transactions(&self, run: &RunId) -> Result<Vec<OpenTransaction>> {
+        activity::open_transactions(self, run).await
+    }
+
+    async fn counters(&self, selection: &Selection) -> Result<Vec<Counter>> {
+        counters::read(self, selection).await
+    }
+
+    async fn advance(&self, counters: &[Counter]) -> Result<()> {
+        counters::advance(self, counters).await
+    }
+
+    async fn fingerprint(&self, selection: &Selection) -> Result<BTreeMap<String, String>> {
+        let warm = self.question().await?;
+        let texts = fingerprint::read(&warm.session, selection).await?;
+        self.kept.questions.put(warm);
+        Ok(texts)
+    }
+
+    async fn round_trip(&self) -> Result<Duration> {
+        let warm = self.question().await?;
+        let begun = Instant::now();
+        warm.session
+            .batch_execute("")
+            .await
+            .map_err(|e| port_error(format!("measuring the round trip to {}", self.side), e))?;
+        let took = begun.elapsed();
+        self.kept.questions.put(warm);
+        Ok(took)
+    }
+
+    async fn warm_up(&self) -> Result<()> {
+        fence::warm_up(self).await?;
+        let warm = self.question().await?;
+        self.kept.questions.put(warm);
+        counters::warm_up(self).await
+    }
+}
