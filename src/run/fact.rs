@@ -40,6 +40,11 @@ pub enum Fact {
         /// Definitions of the tables at that time.
         definitions: BTreeMap<String, String>,
     },
+    /// Definitions were changed on both sides alike while no process worked on the run.
+    Redefined {
+        /// Definitions of blue's tables since.
+        definitions: BTreeMap<String, String>,
+    },
     /// Green has the definitions that must exist before rows.
     DefinitionsBeforeRows,
     /// The next one of the user's own schema commands has run.

@@ -28,6 +28,8 @@ pub struct Pipes {
     forward: Pipe,
     back: Pipe,
     tokens: AtomicU64,
+    /// Held by whoever makes a pipe stand still, compares changed rows, or moves ownership.
+    stillness: tokio::sync::Mutex<()>,
     /// Distinguishes markers of this process from those of an earlier one in the same log.
     process: u64,
 }
@@ -39,7 +41,7 @@ impl Pipes {
         let process = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| d.as_nanos() as u64);
-        Self { run, ports, forward, back, tokens: AtomicU64::new(0), process }
+        Self { run, ports, forward, back, tokens: AtomicU64::new(0), stillness: tokio::sync::Mutex::new(()), process }
     }
 
     /// The pipe that reads `from`.
@@ -49,6 +51,16 @@ impl Pipes {
             Side::Blue => &self.forward,
             Side::Green => &self.back,
         }
+    }
+
+    /// Keeps others from making the pipes stand still. A move holds it from begin to end.
+    pub async fn still(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.stillness.lock().await
+    }
+
+    /// The same without waiting; `None` when somebody holds it.
+    pub fn try_still(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.stillness.try_lock().ok()
     }
 
     /// Emits a marker on `from` and waits until it, and all before it, is applied on the other
@@ -103,6 +115,7 @@ impl Pipes {
     where
         F: Future<Output = Result<T>>,
     {
+        let _still = self.still().await;
         let pipe = self.from(owner);
         let work = async {
             // Stand still first: a position taken while the pipe flows may be passed already.

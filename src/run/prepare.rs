@@ -106,6 +106,7 @@ impl Preparation {
                 .code("CUT0301")
                 .remedy("create the table on green, or leave it out with `tables: exclude`")
         })?;
+        self.accept_definitions(&blue, &green).await?;
         // Green belongs to nobody but us from here on.
         self.fence_green(&green).await?;
         self.rows(&blue, &mapping, first).await?;
@@ -208,6 +209,23 @@ impl Preparation {
             run_command(command, i + 1, folder, environment).await?;
             self.book.note(Fact::UserCommand)?;
         }
+        Ok(())
+    }
+
+    /// Tables that were altered while nobody worked on the run are accepted when both sides were
+    /// altered alike.
+    async fn accept_definitions(&self, blue: &[Table], green: &[Table]) -> Result<(), RunError> {
+        let known = self.book.standing().definitions;
+        let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
+        if now == known {
+            return Ok(());
+        }
+        let findings = preflight::compare_tables(blue, green, Side::Green, false);
+        let report = preflight::Report::new(Scope::Start, findings);
+        if report.blocks() {
+            return Err(RunError::Findings(Box::new(report)));
+        }
+        self.book.note(Fact::Redefined { definitions: now })?;
         Ok(())
     }
 

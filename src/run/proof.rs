@@ -259,6 +259,12 @@ impl Proof {
         Ok(true)
     }
 
+    /// Number of pairs.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.pairs.len()
+    }
+
     /// Pairs that need another full comparison.
     #[must_use]
     pub fn whole(&self) -> Vec<usize> {

@@ -117,6 +117,7 @@ impl Standing {
                 self.start = Some(start.clone());
                 self.definitions.clone_from(definitions);
             }
+            Fact::Redefined { definitions } => self.definitions.clone_from(definitions),
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
             Fact::CopyBegan => self.copy_began = true,

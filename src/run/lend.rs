@@ -1,0 +1,103 @@
+//! What a run lends to a move: its pipes, its proof, its measurements.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{finding::Scope, position::Position, side::Side},
+    port::{PortError, Result},
+};
+
+use super::{live::Live, prepare};
+use crate::{
+    cutover::ground::work::{self, Drained, Readiness},
+    preflight,
+    verify::Certificate,
+};
+
+/// Changed rows that may be left for the comparison behind the fence.
+const LEFT_FOR_THE_FENCE: u64 = 20_000;
+
+#[async_trait]
+impl work::Pipes for Live {
+    async fn arm_reverse(&self, from: Side) -> Result<Position> {
+        // Armed since the rows were copied; asking again finds it, or makes it again.
+        let to = self.ports.side(from.other());
+        let tables = to.source.tables(&self.selection).await?;
+        Ok(to.source.capture(&self.run, &tables, false).await?.start)
+    }
+
+    async fn disarm_reverse(&self, from: Side) -> Result<()> {
+        // The capture belongs to the run and stays; only the streams go on as before.
+        self.pipes.owned_by(from).await
+    }
+
+    async fn drain(&self, from: Side, within: Duration) -> Result<Drained> {
+        // The way back stands still behind a marker of its own: all that was written on the
+        // target so far has been seen, and nothing that clients write later is passed by.
+        let ((position, took), _) = tokio::try_join!(
+            self.pipes.marker(from, within),
+            self.pipes.hold_behind_marker(from.other(), within),
+        )?;
+        Ok(Drained { position, took })
+    }
+
+    async fn reverse(&self, owner: Side) -> Result<()> {
+        self.pipes.owned_by(owner).await
+    }
+}
+
+#[async_trait]
+impl work::Proof for Live {
+    async fn nearly_ready(&self) -> Result<Option<String>> {
+        let view = self.proof.view();
+        if view.different > 0 {
+            return Ok(Some(format!(
+                "{} row(s) differ in {}",
+                view.different,
+                view.different_tables.join(", ")
+            )));
+        }
+        // The way back is never refused for want of a comparison, only for a difference.
+        if self.owner() == Side::Green {
+            return Ok(None);
+        }
+        Ok(if !self.proof.passed() {
+            Some("no full comparison has finished since this process started".into())
+        } else if view.pending > LEFT_FOR_THE_FENCE {
+            Some(format!("{} changed rows wait for a comparison", view.pending))
+        } else {
+            None
+        })
+    }
+
+    async fn behind_fence(&self, within: Duration) -> Result<Certificate> {
+        tokio::time::timeout(within, self.proof.behind_fence())
+            .await
+            .map_err(|e| PortError::transient("comparing what is left behind the fence", e))?
+    }
+}
+
+#[async_trait]
+impl work::Ready for Live {
+    async fn ready(&self, from: Side) -> Result<Readiness> {
+        let mut inputs = prepare::inputs(
+            &self.run,
+            &self.selection,
+            &self.ports,
+            &self.book,
+            true,
+            self.wishes.copies_schema,
+        );
+        inputs.owner = from;
+        let preflight = preflight::examine(&inputs, Scope::Move).await;
+        self.measure().await?;
+        self.sample().await?;
+        Ok(Readiness {
+            preflight,
+            lag: self.latest(),
+            converge: self.converge(),
+            estimate: self.estimate(),
+        })
+    }
+}

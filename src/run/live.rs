@@ -1,0 +1,492 @@
+//! A run whose streams flow: samples, comparisons, watches. Commands are in `serve`, moves in
+//! `moves`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{position::Position, run::RunId, schema::TableName, selection::Selection, side::Side},
+    port::{PortError, Result, primary::Primary},
+};
+
+use super::{
+    book::Book,
+    pipes::Pipes,
+    ports::Ports,
+    proof::{BothLogs, Proof},
+    status::{Alarm, LagView, MoveView, Readiness},
+};
+use crate::{
+    lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
+    observe::progress::Progress,
+    stream::{Definitions, Health},
+};
+
+/// How often positions are sampled.
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// How often a marker keeps a quiet log moving and measures the drain.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// How long a marker may take before the measurement is given up.
+const MARKER_WITHIN: Duration = Duration::from_secs(30);
+/// How long lag samples are kept, in seconds.
+const SAMPLES_SECONDS: f64 = 600.0;
+/// How often definitions are compared with those at the beginning.
+const DEFINITIONS_EVERY: Duration = Duration::from_secs(5);
+/// How often a failed or empty comparison is tried again.
+const VERIFY_EVERY: Duration = Duration::from_millis(500);
+/// Lag, in seconds, up to which a full pass may begin.
+const PASS_BELOW: f64 = 2.0;
+/// Head samples kept for the lag in seconds.
+const SAMPLES: usize = 1200;
+
+/// What the user wants of a flowing run.
+#[derive(Debug, Clone)]
+pub struct Wishes {
+    /// Compare all the time.
+    pub continuous: bool,
+    /// Ranges read at the same time by a full pass.
+    pub workers: usize,
+    /// Longest pause.
+    pub pause_budget: Duration,
+    /// Largest lag a move may begin with.
+    pub max_lag: Duration,
+    /// Whether we made green's definitions.
+    pub copies_schema: bool,
+    /// Configuration without secrets, for the evidence.
+    pub effective: serde_json::Value,
+}
+
+/// A run whose streams flow.
+pub struct Live {
+    pub(super) run: RunId,
+    pub(super) selection: Selection,
+    pub(super) ports: Ports,
+    pub(super) book: Arc<Book>,
+    pub(super) pipes: Arc<Pipes>,
+    pub(super) proof: Arc<Proof>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) wishes: Wishes,
+    pub(super) state_dir: std::path::PathBuf,
+    pub(super) config_file: std::path::PathBuf,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    lag: LagView,
+    retained: Option<u64>,
+    alarms: BTreeMap<String, Alarm>,
+    busy: Option<String>,
+    moves: Vec<MoveView>,
+    heads: VecDeque<(Instant, Position)>,
+    samples: Samples,
+    measured: Measured,
+}
+
+/// What a [`Live`] is made of.
+pub struct Parts {
+    /// The run.
+    pub run: RunId,
+    /// What is moved.
+    pub selection: Selection,
+    /// The machinery.
+    pub ports: Ports,
+    /// The journal.
+    pub book: Arc<Book>,
+    /// Both streams.
+    pub pipes: Arc<Pipes>,
+    /// The comparison.
+    pub proof: Arc<Proof>,
+    /// Counters of the copy.
+    pub progress: Arc<Progress>,
+    /// What the user wants.
+    pub wishes: Wishes,
+    /// Folder of journals and reports.
+    pub state_dir: std::path::PathBuf,
+    /// The configuration, which the guard reads as well.
+    pub config_file: std::path::PathBuf,
+}
+
+impl Live {
+    /// Puts it together; nothing runs yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            run: parts.run,
+            selection: parts.selection,
+            ports: parts.ports,
+            book: parts.book,
+            pipes: parts.pipes,
+            proof: parts.proof,
+            progress: parts.progress,
+            wishes: parts.wishes,
+            state_dir: parts.state_dir,
+            config_file: parts.config_file,
+            began: Instant::now(),
+            state: Mutex::new(State {
+                lag: LagView::default(),
+                retained: None,
+                alarms: BTreeMap::new(),
+                busy: None,
+                moves: Vec::new(),
+                heads: VecDeque::new(),
+                samples: Samples::new(SAMPLES_SECONDS),
+                measured: Measured::default(),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who owns the writes, by the journal.
+    #[must_use]
+    pub fn owner(&self) -> Side {
+        self.book.standing().owner
+    }
+
+    /// How far the other side is behind.
+    #[must_use]
+    pub fn lag(&self) -> LagView {
+        self.state().lag
+    }
+
+    /// Bytes of log the owner keeps for us.
+    #[must_use]
+    pub fn retained(&self) -> Option<u64> {
+        self.state().retained
+    }
+
+    /// What somebody must know, oldest code first.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<Alarm> {
+        let mut alarms: Vec<Alarm> = self.state().alarms.values().cloned().collect();
+        for side in [Side::Blue, Side::Green] {
+            let view = self.pipes.from(side).view();
+            if let Health::Stopped { code, what, remedy } = view.health {
+                alarms.push(Alarm { code, what, remedy });
+            }
+            if view.foreign > 0 {
+                alarms.push(Alarm {
+                    code: "CUT0701".into(),
+                    what: format!(
+                        "{} row(s) were written on {side} by somebody else while {} owned the \
+                         writes",
+                        view.foreign,
+                        side.other()
+                    ),
+                    remedy: "find out who writes there; `cutover verify` shows what differs, and \
+                             `--repair` makes it equal to the owner"
+                        .into(),
+                });
+            }
+        }
+        let different = self.proof.view();
+        if different.different > 0 {
+            alarms.push(Alarm {
+                code: "CUT0601".into(),
+                what: format!(
+                    "{} row(s) differ in {}",
+                    different.different,
+                    different.different_tables.join(", ")
+                ),
+                remedy: "cutover verify --repair".into(),
+            });
+        }
+        alarms
+    }
+
+    /// Raises or clears an alarm.
+    pub fn alarm(&self, code: &str, alarm: Option<(String, String)>) {
+        let mut state = self.state();
+        match alarm {
+            None => {
+                state.alarms.remove(code);
+            }
+            Some((what, remedy)) => {
+                let alarm = Alarm { code: code.to_owned(), what, remedy };
+                if state.alarms.get(code) != Some(&alarm) {
+                    tracing::error!("{code}: {}", alarm.what);
+                    state.alarms.insert(code.to_owned(), alarm);
+                }
+            }
+        }
+    }
+
+    pub(super) fn set_busy(&self, busy: Option<String>) {
+        self.state().busy = busy;
+    }
+
+    pub(super) fn busy(&self) -> Option<String> {
+        self.state().busy.clone()
+    }
+
+    pub(super) fn add_move(&self, view: MoveView) {
+        self.state().moves.push(view);
+    }
+
+    pub(super) fn set_moves(&self, moves: Vec<MoveView>) {
+        self.state().moves = moves;
+    }
+
+    /// Number of moves that changed the owner.
+    pub(super) fn moves_done(&self) -> usize {
+        self.state().moves.iter().filter(|m| m.ending == "moved").count()
+    }
+
+    pub(super) fn moves(&self) -> Vec<MoveView> {
+        self.state().moves.clone()
+    }
+
+    /// Everything that goes on while nobody asks for anything. Never returns.
+    pub async fn background(&self) {
+        tokio::join!(
+            every(SAMPLE_EVERY, || self.sample()),
+            every(MEASURE_EVERY, || self.measure()),
+            every(DEFINITIONS_EVERY, || self.watch_definitions()),
+            every(VERIFY_EVERY, || self.compare()),
+        );
+    }
+
+    pub(super) async fn sample(&self) -> Result<()> {
+        let owner = self.owner();
+        let view = self.pipes.from(owner).view();
+        let source = &self.ports.side(owner).source;
+        let asked = Instant::now();
+        let head = source.head().await?;
+        let retained = source.retained(&self.run).await?;
+        let open = self.ports.side(owner).primary.open_transactions(&self.run).await?;
+        let mut state = self.state();
+        state.retained = retained;
+        state.measured.open = open;
+        state.heads.push_back((asked, head.clone()));
+        if state.heads.len() > SAMPLES {
+            state.heads.pop_front();
+        }
+        // Behind by as long as it is since the newest head that has been applied completely.
+        let applied = view.applied.as_ref();
+        let covered = state
+            .heads
+            .iter()
+            .rev()
+            .find(|(_, h)| applied.is_some_and(|a| a.covers(h) == Ok(true)))
+            .map(|(at, _)| *at);
+        let flowing = matches!(view.health, Health::Flowing | Health::Held);
+        state.lag = LagView {
+            bytes: applied.and_then(|a| head.bytes_since(a)),
+            seconds: covered.map(|at| {
+                if at == asked { 0.0 } else { at.elapsed().as_secs_f64() }
+            }),
+            transactions: flowing.then_some(view.in_hand),
+        };
+        let sample = Sample {
+            at: self.began.elapsed().as_secs_f64(),
+            bytes: state.lag.bytes,
+            seconds: state.lag.seconds,
+            in_hand: state.lag.transactions,
+        };
+        state.samples.push(sample);
+        state.measured.lag_bytes = sample.bytes;
+        Ok(())
+    }
+
+    /// A marker in each log: keeps a quiet log moving, and measures what a drain would take. What
+    /// else a pause is made of is measured along with it.
+    pub(super) async fn measure(&self) -> Result<()> {
+        let owner = self.owner();
+        self.pipes.heartbeat(owner.other()).await?;
+        let (_, marker) = self.pipes.marker(owner, MARKER_WITHIN).await?;
+        let here = self.ports.side(owner).primary.round_trip().await?;
+        let there = self.ports.side(owner.other()).primary.round_trip().await?;
+        let sequences = self.ports.side(owner).primary.counters(&self.selection).await?.len();
+        let mut switches = Vec::new();
+        for switch in &self.ports.switches {
+            let asked = Instant::now();
+            switches.push(switch.observe().await.is_ok().then(|| asked.elapsed()));
+        }
+        let mut state = self.state();
+        let m = &mut state.measured;
+        m.origin_round_trip = Some(here);
+        m.target_round_trip = Some(there);
+        m.switches = switches;
+        m.marker = Some(marker);
+        m.sequences = sequences;
+        m.tables = self.book.standing().definitions.len();
+        Ok(())
+    }
+
+    /// The pause a move would need now.
+    #[must_use]
+    pub fn estimate(&self) -> Estimate {
+        let mut measured = self.state().measured.clone();
+        let view = self.proof.view();
+        measured.changed_rows = Some(view.pending);
+        estimate(&measured)
+    }
+
+    /// What the samples say.
+    #[must_use]
+    pub fn converge(&self) -> Converge {
+        let now = self.began.elapsed().as_secs_f64();
+        let thresholds = Thresholds {
+            max_lag_seconds: self.wishes.max_lag.as_secs_f64(),
+            ..Thresholds::default()
+        };
+        converge(&self.state().samples.all(), now, &thresholds)
+    }
+
+    /// The newest sample.
+    #[must_use]
+    pub fn latest(&self) -> Option<Sample> {
+        self.state().samples.latest().copied()
+    }
+
+    /// Whether a move would be accepted now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if let Some(alarm) = self.alarms().into_iter().next() {
+            return Readiness::Never { why: format!("{}: {}", alarm.code, alarm.what) };
+        }
+        if self.ports.switches.is_empty() {
+            return Readiness::Never { why: "no switch is configured".into() };
+        }
+        match self.converge() {
+            Converge::Ready => {}
+            Converge::NotYet { eta_seconds, why } => {
+                return Readiness::NotYet {
+                    why,
+                    eta_seconds: eta_seconds.map(|s| s.max(0.0).ceil() as u64),
+                };
+            }
+            Converge::Never { why } => return Readiness::Never { why },
+        }
+        if !self.proof.passed() && self.owner() == Side::Blue {
+            return Readiness::NotYet {
+                why: "the first full comparison is not done".into(),
+                eta_seconds: None,
+            };
+        }
+        if self.state().measured.marker.is_none() {
+            return Readiness::NotYet { why: "the pause is being estimated".into(), eta_seconds: None };
+        }
+        Readiness::Ready
+    }
+
+    async fn watch_definitions(&self) -> Result<()> {
+        let known = self.book.standing().definitions;
+        let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
+        let changed: Vec<&String> = known
+            .keys()
+            .filter(|t| now.get(*t) != known.get(*t))
+            .chain(now.keys().filter(|t| !known.contains_key(*t)))
+            .collect();
+        let alarm = (!changed.is_empty()).then(|| {
+            let names: Vec<&str> = changed.iter().map(|s| s.as_str()).collect();
+            (
+                format!(
+                    "the definition of {} changed on blue since the run began",
+                    names.join(", ")
+                ),
+                "make the same change on green (`cutover` sets are fenced: connect as the run's \
+                 role), then stop and start `cutover run`; or take it back"
+                    .to_owned(),
+            )
+        });
+        self.alarm("CUT0206", alarm);
+        Ok(())
+    }
+
+    /// The proof: a full pass once the streams have caught up, then changed rows.
+    async fn compare(&self) -> Result<()> {
+        if !self.wishes.continuous || self.lag().seconds.is_none_or(|s| s > PASS_BELOW) {
+            return Ok(());
+        }
+        let owner = self.owner();
+        let chosen = if self.proof.passed() {
+            self.proof.whole()
+        } else {
+            (0..self.proof.pairs()).collect()
+        };
+        if !chosen.is_empty() {
+            self.progress.say("comparing every row");
+            let report = self.proof.full(&self.pipes, owner, &chosen, self.wishes.workers).await?;
+            self.progress.say("following changes");
+            tracing::info!(
+                rows = report.rows(), tables = report.tables.len(), took_ms = report.took_ms,
+                verdict = ?report.verdict, "full comparison at {}", report.position
+            );
+        }
+        // A move compares what is left by itself, and must find it in the ledger.
+        let Some(_still) = self.pipes.try_still() else { return Ok(()) };
+        let until = Instant::now() + VERIFY_EVERY;
+        while Instant::now() < until && self.proof.step(&BothLogs(&self.pipes)).await? {}
+        Ok(())
+    }
+}
+
+/// Calls `work` again and again; a failure is logged once until it succeeds again.
+async fn every<F>(period: Duration, work: impl Fn() -> F)
+where
+    F: Future<Output = Result<()>>,
+{
+    let mut failing = false;
+    let mut timer = tokio::time::interval(period);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        match work().await {
+            Ok(()) => failing = false,
+            Err(e) => {
+                if !std::mem::replace(&mut failing, true) {
+                    let failure = crate::error::Failure::from(e);
+                    tracing::warn!("{failure}; it is tried again");
+                }
+            }
+        }
+    }
+}
+
+/// Definitions as of the start of this process.
+pub struct AtStart {
+    primary: Arc<dyn Primary>,
+    selection: Selection,
+    known: BTreeMap<String, String>,
+}
+
+impl AtStart {
+    /// `known`: definitions of this side at the start of this process.
+    #[must_use]
+    pub fn new(
+        primary: Arc<dyn Primary>,
+        selection: Selection,
+        known: BTreeMap<String, String>,
+    ) -> Self {
+        Self { primary, selection, known }
+    }
+}
+
+#[async_trait]
+impl Definitions for AtStart {
+    async fn unchanged(&self, from: Side, table: &TableName) -> Result<()> {
+        let now = self.primary.fingerprint(&self.selection).await?;
+        let name = table.to_string();
+        if now.get(&name) == self.known.get(&name) {
+            return Ok(());
+        }
+        Err(PortError::definite(
+            "CUT0206",
+            format!("following {table} on {from}"),
+            "its definition changed while the run is on; nothing of the new shape was applied",
+            format!(
+                "make the same change to {table} on {}, then stop and start `cutover run`; or take \
+                 it back",
+                from.other()
+            ),
+        ))
+    }
+}

@@ -1,0 +1,292 @@
+//! Moves and rehearsals of a run: begun on command, gone on with after a crash, told in evidence.
+//!
+//! The journal of moves decides who owns the writes; the run's journal only repeats it. Both are
+//! written by the running process, or the former by the guard after our death.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cutover_core::model::side::Side;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    command::{Answer, Request},
+    error::RunError,
+    fact,
+    history,
+    live::Live,
+    prepare::now_ms,
+    recovery::Recovery,
+    serve::Start,
+    socket::{Incoming, Responder},
+    status::MoveView,
+};
+use crate::{
+    cutover::{
+        driver::{self, Goal, Limits, Report, Stop},
+        fact::{Ending, Fact, KIND, Process},
+        ground::Ground,
+        machine::State,
+    },
+    error::{Exit, Failure},
+    journal::{FileJournal, JournalError},
+};
+
+/// Name of the journal of moves in the state folder.
+pub const FILE: &str = "moves.journal";
+/// Folder of the evidence in the state folder.
+pub const EVIDENCE: &str = "moves";
+/// How long a guard that is freeing traffic is waited for.
+const GUARD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Moves that have ended, by the journal in `state_dir`.
+///
+/// # Errors
+///
+/// The journal is damaged.
+pub(super) fn ended(state_dir: &Path) -> Result<Vec<MoveView>, JournalError> {
+    let facts = FileJournal::<Fact>::read_only(&state_dir.join(FILE), KIND)?;
+    Ok(history::views(&facts.unwrap_or_default()))
+}
+
+/// Opens the journal of moves; a guard may still hold it for a moment.
+async fn open(state_dir: &Path) -> Result<(FileJournal<Fact>, Vec<Fact>), JournalError> {
+    let deadline = Instant::now() + GUARD_WITHIN;
+    loop {
+        match FileJournal::open(&state_dir.join(FILE), KIND) {
+            Err(JournalError::Locked { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Goes on with a move that has no end, before anything else; afterwards the run's journal agrees
+/// with the journal of moves about the owner.
+///
+/// # Errors
+///
+/// A journal failed, or the process is told to stop while an operator must decide.
+pub(super) async fn recover(
+    start: &Start,
+    inbox: &mut mpsc::Receiver<Incoming>,
+) -> Result<(), Failure> {
+    if !start.state_dir.join(FILE).exists() {
+        return Ok(());
+    }
+    let book = &start.preparation.book;
+    let (mut journal, mut facts) = open(&start.state_dir).await?;
+    if State::of(&facts).is_open() {
+        start.preparation.progress.say("going on with a move that was interrupted");
+        let ground = Recovery::ground(start, &facts)?;
+        let limits = Limits::new(start.wishes.pause_budget);
+        let mut next = Fact::Restarted { by: Process::Run, at_ms: now_ms() };
+        loop {
+            let report = driver::drive(
+                &mut journal,
+                &facts,
+                next,
+                Goal::Finished,
+                ground.as_ref(),
+                &limits,
+                &|fact| tracing::debug!(?fact, "recovering"),
+            )
+            .await?;
+            let began =
+                facts.iter().rposition(|f| matches!(f, Fact::MoveBegan { .. })).unwrap_or(0);
+            facts.truncate(began);
+            facts.extend(report.facts);
+            match report.stop {
+                Stop::NeedsOperator { why, .. } => {
+                    let owner = decide(&why, inbox).await?;
+                    next = Fact::Resolved { owner, at_ms: now_ms() };
+                }
+                Stop::Ended(_) | Stop::TrafficFree => break,
+            }
+        }
+    }
+    let owner = State::of(&facts).owner();
+    let standing = book.standing();
+    if standing.open_move.is_some() || standing.owner != owner {
+        book.note(fact::Fact::MoveEnded { id: standing.moves, owner, at_ms: now_ms() })?;
+    }
+    Ok(())
+}
+
+/// Waits for an operator's word.
+async fn decide(why: &str, inbox: &mut mpsc::Receiver<Incoming>) -> Result<Side, Failure> {
+    let undecided = || {
+        Failure::new(format!("nobody can say where the writes go: {why}"))
+            .code("CUT0718")
+            .remedy(
+                "look where each switch sends the writes, then `cutover resolve --owner blue` or \
+                 `cutover resolve --owner green`",
+            )
+            .exit(Exit::Undecided)
+    };
+    tracing::error!("{}", undecided());
+    while let Some(Incoming { request, responder }) = inbox.recv().await {
+        match request {
+            Request::Resolve { owner } => {
+                responder.done(Answer::new(
+                    Exit::Done,
+                    json!({ "owner": owner }),
+                    format!("noted: {owner} owns the writes; going on"),
+                ));
+                return Ok(owner);
+            }
+            Request::Stop => {
+                responder.done(Answer::failed(undecided()));
+                return Err(undecided());
+            }
+            _ => responder.done(Answer::failed(undecided())),
+        }
+    }
+    Err(undecided())
+}
+
+impl Live {
+    /// A switch, a rollback or a rehearsal.
+    pub(super) async fn make_move(
+        self: &Arc<Self>,
+        request: &Request,
+        responder: &Responder,
+    ) -> Answer {
+        let from = self.owner();
+        match (request, from) {
+            (Request::Switch, Side::Green) => return already(Side::Green),
+            (Request::Rollback, Side::Blue) => return already(Side::Blue),
+            _ => {}
+        }
+        let rehearsal = *request == Request::Rehearse;
+        // Whoever compares or repairs lets go first: before any client waits.
+        let _still = self.pipes.still().await;
+        match self.drive(from, rehearsal, responder).await {
+            Ok(answer) => answer,
+            Err(e) => Answer::failed(e.into_failure()),
+        }
+    }
+
+    async fn drive(
+        self: &Arc<Self>,
+        from: Side,
+        rehearsal: bool,
+        responder: &Responder,
+    ) -> Result<Answer, RunError> {
+        let (mut journal, history) = open(&self.state_dir).await?;
+        let number = self.book.standing().moves + 1;
+        let id = format!("{number:04}");
+        self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
+        let begun = Fact::MoveBegan {
+            id: id.clone(),
+            from,
+            rehearsal,
+            budget_ms: u64::try_from(self.wishes.pause_budget.as_millis()).unwrap_or(u64::MAX),
+            switches: self.ports.switches.iter().map(|s| s.name().to_owned()).collect(),
+            at_ms: now_ms(),
+        };
+        let predicted = self.estimate();
+        let ground: Box<dyn Ground> = self.ground(from)?;
+        let limits = Limits::new(self.wishes.pause_budget);
+        let tell = |fact: &Fact| {
+            if let Some(text) = told(fact) {
+                responder.progress(text);
+            }
+        };
+        let mut report = driver::drive(
+            &mut journal, &history, begun, Goal::Finished, ground.as_ref(), &limits, &tell,
+        )
+        .await
+        .map_err(Failure::from)?;
+        while let Stop::NeedsOperator { why, switches } = &report.stop {
+            let owner = self.wait_for_resolve(why, switches, responder).await;
+            let mut all = history.clone();
+            all.extend(report.facts.clone());
+            let word = Fact::Resolved { owner, at_ms: now_ms() };
+            report = driver::drive(
+                &mut journal, &all, word, Goal::Finished, ground.as_ref(), &limits, &tell,
+            )
+            .await
+            .map_err(Failure::from)?;
+        }
+        self.book.note(fact::Fact::MoveEnded { id: number, owner: report.owner, at_ms: now_ms() })?;
+        self.pipes.owned_by(report.owner).await?;
+        self.forget_samples();
+        let evidence = self.write_evidence(&id, &report, &predicted)?;
+        Ok(self.tell_end(&id, &report, predicted.ms, &evidence))
+    }
+
+    fn tell_end(&self, id: &str, report: &Report, predicted_ms: f64, evidence: &Path) -> Answer {
+        let view = history::views(&report.facts).into_iter().last();
+        let pause_ms = report.pause.and_then(|p| p.ms());
+        let (exit, text) = match &report.stop {
+            Stop::Ended(Ending::Moved { owner }) => {
+                (Exit::Done, format!("{owner} owns the writes; clients waited {}", ms(pause_ms)))
+            }
+            Stop::Ended(Ending::Rehearsed { owner }) => (
+                Exit::Done,
+                format!("rehearsed; {owner} owns the writes as before; clients waited {}", ms(pause_ms)),
+            ),
+            Stop::Ended(Ending::Aborted { owner, why, .. }) => (
+                Exit::No,
+                format!("taken back, {owner} owns the writes as before: {why}"),
+            ),
+            Stop::NeedsOperator { why, .. } => (Exit::Undecided, why.clone()),
+            Stop::TrafficFree => (Exit::Failed, "the move has no end".to_owned()),
+        };
+        let value = json!({
+            "id": id,
+            "owner": report.owner,
+            "ending": view.as_ref().map(|v| v.ending.clone()),
+            "pause_ms": pause_ms,
+            "longest_pause_ms": report.pause.and_then(|p| p.longest_ms()),
+            "predicted_ms": predicted_ms,
+            "steps_ms": driver::durations(&report.facts),
+            "evidence": evidence.display().to_string(),
+        });
+        if let Some(view) = view {
+            self.add_move(MoveView { pause_ms, ..view });
+        }
+        Answer::new(exit, value, format!("{text}\nevidence: {}", evidence.display()))
+    }
+}
+
+fn already(owner: Side) -> Answer {
+    Answer::failed(
+        Failure::new(format!("{owner} owns the writes already"))
+            .code("CUT0508")
+            .remedy("`cutover status` shows the owner")
+            .exit(Exit::No),
+    )
+}
+
+fn ms(pause: Option<f64>) -> String {
+    pause.map_or_else(|| "not at all".to_owned(), |ms| format!("{ms:.1} ms"))
+}
+
+/// What a person who waits for a move is told of it.
+fn told(fact: &Fact) -> Option<String> {
+    use crate::cutover::fact::Outcome;
+    let at = |switch: &Option<String>| {
+        switch.as_ref().map_or_else(String::new, |s| format!(" {s}"))
+    };
+    match fact {
+        Fact::Step { step, switch, outcome, at_us } => match outcome {
+            Outcome::Started => None,
+            Outcome::Done { .. } => {
+                Some(format!("{:>9.1} ms  {step}{}", *at_us as f64 / 1000.0, at(switch)))
+            }
+            Outcome::Failed { why, .. } => Some(format!("{step}{} failed: {why}", at(switch))),
+            Outcome::Ambiguous { why } => Some(format!("{step}{}: no answer: {why}", at(switch))),
+        },
+        Fact::Undo { step, switch, outcome: Outcome::Done { .. }, at_us } => {
+            Some(format!("{:>9.1} ms  undo {step}{}", *at_us as f64 / 1000.0, at(switch)))
+        }
+        _ => None,
+    }
+}

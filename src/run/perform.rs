@@ -1,0 +1,127 @@
+//! Commands on a run whose streams flow.
+
+use cutover_core::port::PortError;
+use serde_json::json;
+
+use super::{
+    command::{Answer, Request},
+    live::Live,
+    socket::Responder,
+};
+use crate::{
+    error::{Exit, Failure},
+    verify::{PassReport, Verdict},
+};
+
+impl Live {
+    /// Carries out one command; progress goes to `responder`.
+    pub(super) async fn perform(&self, request: Request, responder: &Responder) -> Answer {
+        match request {
+            Request::Verify { tables, repair } => match self.verify(&tables, repair, responder).await
+            {
+                Ok(answer) => answer,
+                Err(failure) => Answer::failed(failure),
+            },
+            Request::Rehearse | Request::Switch | Request::Rollback => {
+                self.make_move(&request, responder).await
+            }
+            Request::Resolve { .. } => Answer::failed(
+                Failure::new("there is nothing to resolve: the journal knows who owns the writes")
+                    .code("CUT0508")
+                    .exit(Exit::No),
+            ),
+            // The loop answers these itself.
+            Request::Status | Request::Finish | Request::Abort | Request::Stop => {
+                Answer::failed(Failure::new("this command is not one of the streams"))
+            }
+        }
+    }
+
+    async fn verify(
+        &self,
+        tables: &[String],
+        repair: bool,
+        responder: &Responder,
+    ) -> Result<Answer, Failure> {
+        let chosen = self.proof.select(tables).map_err(|unknown| {
+            Failure::new(format!("no table of the run is called {}", unknown.join(" or ")))
+                .code("CUT0602")
+                .remedy("`cutover status` lists the tables; write them as schema.table")
+                .exit(Exit::Usage)
+        })?;
+        let owner = self.owner();
+        responder.progress(format!("comparing every row of {} table(s)", chosen.len()));
+        let mut report = self.full(&chosen).await?;
+        let mut repaired = None;
+        if repair && report.verdict == Verdict::Different {
+            responder.progress(format!(
+                "{} row(s) differ; copying them again from {owner}",
+                report.different()
+            ));
+            let written = self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
+            repaired = Some(written);
+            responder.progress(format!("{written} row(s) written; comparing again"));
+            report = self.full(&chosen).await?;
+        }
+        let exit = match report.verdict {
+            Verdict::Equal => Exit::Done,
+            Verdict::Different => Exit::No,
+            Verdict::Inconclusive => Exit::Failed,
+        };
+        let text = text(&report, repaired);
+        let value = json!({
+            "verdict": report.verdict,
+            "position": report.position.to_string(),
+            "rows": report.rows(),
+            "different": report.different(),
+            "repaired": repaired,
+            "took_ms": report.took_ms,
+            "tables": report.clone().without_keys().tables,
+        });
+        Ok(Answer::new(exit, value, text))
+    }
+
+    async fn full(&self, chosen: &[usize]) -> Result<PassReport, Failure> {
+        let owner = self.owner();
+        // A snapshot waits for open transactions; one more try outlasts a short one.
+        let first = self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await;
+        match first {
+            Err(e @ PortError::Transient { .. }) => {
+                tracing::warn!("{}; comparing again", Failure::from(e));
+                Ok(self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await?)
+            }
+            other => Ok(other?),
+        }
+    }
+}
+
+fn text(report: &PassReport, repaired: Option<u64>) -> String {
+    let mut lines = Vec::new();
+    for t in &report.tables {
+        let verdict = match t.verdict {
+            Verdict::Equal => "equal".to_owned(),
+            Verdict::Different => format!(
+                "{} row(s) differ (blue {}, green {})",
+                t.different, t.blue_rows, t.green_rows
+            ),
+            Verdict::Inconclusive => "not compared".to_owned(),
+        };
+        lines.push(format!("{:<40} {:>12} rows  {verdict}", t.table.to_string(), t.blue_rows));
+    }
+    if let Some(written) = repaired {
+        lines.push(format!("repaired: {written} row(s) written"));
+    }
+    lines.push(format!(
+        "{} at {}: {} rows in {} table(s), {:.1} s",
+        match report.verdict {
+            Verdict::Equal => "equal",
+            Verdict::Different => "different",
+            Verdict::Inconclusive => "inconclusive",
+        },
+        report.position,
+        report.rows(),
+        report.tables.len(),
+        report.took_ms as f64 / 1000.0
+    ));
+    lines.join("\n")
+}

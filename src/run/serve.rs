@@ -1,0 +1,496 @@
+//! The process behind `cutover run`: takes the run up where the journal says it is, and answers
+//! commands until it is told to stop or has reached what it was started for.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cutover_core::{
+    model::{run::RunId, side::Side},
+    port::sink::Lease,
+};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{
+    book::Book,
+    command::{Answer, Request},
+    error::RunError,
+    live::{AtStart, Live, Parts, Wishes},
+    moves,
+    pipes::Pipes,
+    ports::Ports,
+    prepare::{Preparation, Prepared},
+    proof::Proof,
+    removal,
+    socket::{Incoming, Responder},
+    standing::Phase,
+    status::{Board, Readiness},
+};
+use crate::{
+    error::{Exit, Failure},
+    stream::{Mode, Pipe, PipeConfig, handover::Handover},
+};
+
+/// Bytes of one batch of changes.
+const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of changed keys that are remembered.
+const LEDGER_BYTES: usize = 64 << 20;
+/// First and longest wait before a failed preparation is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long a new process waits for the lease of one that is just ending.
+const LEASE_WITHIN: Duration = Duration::from_secs(10);
+/// How often what the process was started for is looked at.
+const GOAL_EVERY: Duration = Duration::from_millis(200);
+
+/// What `cutover run` was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Answer commands.
+    Stopped,
+    /// Ready for a switch.
+    Converged,
+    /// Green owns the writes.
+    Switched,
+    /// The way back is given up.
+    Finished,
+}
+
+/// A run to take up.
+pub struct Start {
+    /// What preparation needs, the journal included.
+    pub preparation: Preparation,
+    /// What the user wants of the flowing run.
+    pub wishes: Wishes,
+    /// Folder of journals and reports.
+    pub state_dir: PathBuf,
+    /// The configuration, which the guard reads as well.
+    pub config_file: PathBuf,
+    /// What it was started for.
+    pub until: Until,
+    /// How long the way back stays open with [`Until::Finished`].
+    pub window: Duration,
+    /// Where status is shown.
+    pub board: Arc<Board>,
+}
+
+/// How the process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop; the run can be taken up again.
+    Stopped,
+    /// It reached what it was started for.
+    Reached,
+    /// The run is over.
+    Removed,
+}
+
+enum Interrupted {
+    Stop(Option<Responder>),
+    Abort(Responder),
+}
+
+/// Takes a run up and serves it.
+///
+/// # Errors
+///
+/// What cannot be tried again, for the edge.
+pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<Ended, Failure> {
+    let run = start.preparation.run.clone();
+    let book = Arc::clone(&start.preparation.book);
+    let ports = start.preparation.ports.clone();
+
+    let _lease = take_lease(&run, &ports, &mut inbox, &start.board).await?;
+    moves::recover(&start, &mut inbox).await?;
+
+    if let Some(finish) = book.standing().removing {
+        removal::remove(&run, &ports, &book, finish).await.map_err(RunError::into_failure)?;
+    }
+    if book.standing().removed {
+        return Err(Failure::new(format!("run {run} is over"))
+            .code("CUT0506")
+            .remedy("move state_dir away, or use another `run`, to begin a new one")
+            .exit(Exit::No));
+    }
+
+    let prepared = match prepare(&start.preparation, &mut inbox, &start.board).await? {
+        Ok(prepared) => prepared,
+        Err(Interrupted::Stop(responder)) => {
+            answer_stop(responder);
+            return Ok(Ended::Stopped);
+        }
+        Err(Interrupted::Abort(responder)) => {
+            return remove(&run, &ports, &book, false, Some(responder)).await;
+        }
+    };
+    start.preparation.progress.say("following changes");
+    let live = connect(&start, prepared).await.map_err(RunError::into_failure)?;
+    start.board.set_live(Arc::clone(&live));
+    let background = AbortOnDrop(tokio::spawn({
+        let live = Arc::clone(&live);
+        async move { live.background().await }
+    }));
+    let result = attend(&start, &live, &mut inbox).await;
+    drop(background);
+    start.board.clear_live();
+    let next = result?;
+    // Streams must be closed before their slots can be dropped.
+    drop(live);
+    match next {
+        Next::End(ended) => Ok(ended),
+        Next::Remove { finish, responder } => remove(&run, &ports, &book, finish, responder).await,
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn take_lease(
+    run: &RunId,
+    ports: &Ports,
+    inbox: &mut mpsc::Receiver<Incoming>,
+    board: &Board,
+) -> Result<Box<dyn Lease>, Failure> {
+    let deadline = Instant::now() + LEASE_WITHIN;
+    loop {
+        let error = match ports.green.sink.lease(run).await {
+            Ok(lease) => return Ok(lease),
+            Err(e) => e,
+        };
+        if Instant::now() > deadline || (!error.is_transient() && error.code() != Some("CUT0501")) {
+            return Err(error.into());
+        }
+        let pause = tokio::time::sleep(Duration::from_millis(300));
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                incoming = inbox.recv() => match incoming {
+                    Some(i) => early(i, board),
+                    None => return Err(error.into()),
+                },
+            }
+        }
+    }
+}
+
+/// Answers a command that comes before the streams flow.
+fn early(incoming: Incoming, board: &Board) {
+    match incoming.request {
+        Request::Status => incoming.responder.done(board.answer()),
+        other => incoming.responder.done(Answer::failed(
+            Failure::new(format!("`{}` is not possible yet: {}", other.name(), board.doing()))
+                .code("CUT0507")
+                .remedy("wait for `cutover status` to say that changes are followed")
+                .exit(Exit::No),
+        )),
+    }
+}
+
+async fn prepare(
+    preparation: &Preparation,
+    inbox: &mut mpsc::Receiver<Incoming>,
+    board: &Board,
+) -> Result<Result<Prepared, Interrupted>, Failure> {
+    let mut backoff = BACKOFF.0;
+    loop {
+        let began = Instant::now();
+        let work = preparation.prepare();
+        tokio::pin!(work);
+        let error = loop {
+            tokio::select! {
+                result = &mut work => match result {
+                    Ok(prepared) => return Ok(Ok(prepared)),
+                    Err(e) => break e,
+                },
+                incoming = inbox.recv() => match incoming {
+                    None => return Ok(Err(Interrupted::Stop(None))),
+                    Some(Incoming { request: Request::Stop, responder }) => {
+                        return Ok(Err(Interrupted::Stop(Some(responder))));
+                    }
+                    Some(Incoming { request: Request::Abort, responder }) => {
+                        return Ok(Err(Interrupted::Abort(responder)));
+                    }
+                    Some(other) => early(other, board),
+                },
+            }
+        };
+        if !error.is_transient() {
+            return Err(error.into_failure());
+        }
+        let failure = error.into_failure();
+        tracing::warn!("{failure}; trying again");
+        if began.elapsed() > BACKOFF.1 {
+            backoff = BACKOFF.0;
+        }
+        let again = tokio::time::Instant::now() + backoff;
+        backoff = (backoff * 2).min(BACKOFF.1);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(again) => break,
+                incoming = inbox.recv() => match incoming {
+                    None => return Ok(Err(Interrupted::Stop(None))),
+                    Some(Incoming { request: Request::Stop, responder }) => {
+                        return Ok(Err(Interrupted::Stop(Some(responder))));
+                    }
+                    Some(Incoming { request: Request::Abort, responder }) => {
+                        return Ok(Err(Interrupted::Abort(responder)));
+                    }
+                    Some(other) => early(other, board),
+                },
+            }
+        }
+    }
+}
+
+/// Connects both streams in the modes that the owner asks for.
+async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunError> {
+    let p = &start.preparation;
+    let mapping = Arc::new(prepared.mapping);
+    let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES));
+    let owner = p.book.standing().owner;
+    let mut pipes = Vec::new();
+    for (from, routes, handover) in [
+        (Side::Blue, &mapping.forward, prepared.handover),
+        (Side::Green, &mapping.back, Handover::default()),
+    ] {
+        let primary = Arc::clone(&p.ports.side(from).primary);
+        let known = primary.fingerprint(&p.selection).await?;
+        let mode = if owner == from { Mode::Apply } else { Mode::Watch };
+        pipes.push(Pipe::start(
+            PipeConfig {
+                run: p.run.clone(),
+                from,
+                source: Arc::clone(&p.ports.side(from).source),
+                sink: Arc::clone(&p.ports.side(from.other()).sink),
+                routes: routes.clone(),
+                handover,
+                batch_bytes: BATCH_BYTES,
+                witness: Arc::clone(&proof) as _,
+                definitions: Arc::new(AtStart::new(primary, p.selection.clone(), known)),
+            },
+            mode,
+        ));
+    }
+    let (Some(back), Some(forward)) = (pipes.pop(), pipes.pop()) else {
+        return Err(Failure::new("two streams").into());
+    };
+    let pipes = Arc::new(Pipes::new(p.run.clone(), p.ports.clone(), forward, back));
+    let live = Live::new(Parts {
+        run: p.run.clone(),
+        selection: p.selection.clone(),
+        ports: p.ports.clone(),
+        book: Arc::clone(&p.book),
+        pipes,
+        proof,
+        progress: Arc::clone(&p.progress),
+        wishes: start.wishes.clone(),
+        state_dir: start.state_dir.clone(),
+        config_file: start.config_file.clone(),
+    });
+    live.set_moves(moves::history(&start.state_dir)?);
+    Ok(Arc::new(live))
+}
+
+enum Next {
+    End(Ended),
+    Remove { finish: bool, responder: Option<Responder> },
+}
+
+/// Answers commands while the streams flow.
+async fn attend(
+    start: &Start,
+    live: &Arc<Live>,
+    inbox: &mut mpsc::Receiver<Incoming>,
+) -> Result<Next, Failure> {
+    let mut goal = Goal { until: start.until, window: start.window, switched_at: None };
+    let mut timer = tokio::time::interval(GOAL_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The command under way; its end is awaited before anything else that moves is begun.
+    let mut work: Option<oneshot::Receiver<()>> = None;
+    loop {
+        let free = work.is_none();
+        let working = async {
+            match &mut work {
+                Some(done) => {
+                    // The task is gone either way.
+                    done.await.ok();
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            incoming = inbox.recv() => {
+                let Some(Incoming { request, responder }) = incoming else {
+                    return Ok(Next::End(Ended::Stopped));
+                };
+                if request == Request::Status {
+                    responder.done(start.board.answer());
+                    continue;
+                }
+                if work.is_some() {
+                    busy(&request, responder, live);
+                    continue;
+                }
+                match request {
+                    Request::Stop => {
+                        answer_stop(Some(responder));
+                        return Ok(Next::End(Ended::Stopped));
+                    }
+                    Request::Finish if live.moves_done() == 0 => refuse(
+                        responder,
+                        "nothing was switched yet",
+                        "use `cutover switch` first, or `cutover abort` to give up",
+                    ),
+                    Request::Finish => {
+                        return Ok(Next::Remove { finish: true, responder: Some(responder) });
+                    }
+                    Request::Abort if live.owner() == Side::Green => refuse(
+                        responder,
+                        "green owns the writes",
+                        "use `cutover rollback` first, or `cutover finish` to stay on green",
+                    ),
+                    Request::Abort => {
+                        return Ok(Next::Remove { finish: false, responder: Some(responder) });
+                    }
+                    other => work = Some(begin(live, other, responder)),
+                }
+            }
+            () = working => {
+                work = None;
+                live.set_busy(None);
+            }
+            _ = timer.tick(), if free => match goal.look(live) {
+                Wanted::Nothing => {}
+                Wanted::Reached => return Ok(Next::End(Ended::Reached)),
+                Wanted::Switch => work = Some(begin_unattended(live, Request::Switch)),
+                Wanted::Finish => return Ok(Next::Remove { finish: true, responder: None }),
+            }
+        }
+    }
+}
+
+struct Goal {
+    until: Until,
+    window: Duration,
+    switched_at: Option<Instant>,
+}
+
+enum Wanted {
+    Nothing,
+    Reached,
+    Switch,
+    Finish,
+}
+
+impl Goal {
+    fn look(&mut self, live: &Live) -> Wanted {
+        let phase = live.book.standing().phase();
+        let ready = matches!(live.readiness(), Readiness::Ready);
+        match (self.until, phase) {
+            (Until::Converged, Phase::Streaming) if ready => Wanted::Reached,
+            (Until::Switched, Phase::Switched) => Wanted::Reached,
+            (Until::Switched | Until::Finished, Phase::Streaming) if ready => Wanted::Switch,
+            (Until::Finished, Phase::Switched) => {
+                let since = *self.switched_at.get_or_insert_with(Instant::now);
+                if since.elapsed() >= self.window { Wanted::Finish } else { Wanted::Nothing }
+            }
+            _ => Wanted::Nothing,
+        }
+    }
+}
+
+fn begin(live: &Arc<Live>, request: Request, responder: Responder) -> oneshot::Receiver<()> {
+    let (done, receiver) = oneshot::channel();
+    live.set_busy(Some(request.name().to_owned()));
+    let live = Arc::clone(live);
+    tokio::spawn(async move {
+        let answer = live.perform(request, &responder).await;
+        responder.done(answer);
+        // The loop may have ended already.
+        done.send(()).ok();
+    });
+    receiver
+}
+
+fn begin_unattended(live: &Arc<Live>, request: Request) -> oneshot::Receiver<()> {
+    let (responder, mut lines) = super::socket::local();
+    tokio::spawn(async move {
+        while let Some(line) = lines.recv().await {
+            match line {
+                super::command::Line::Progress { text } => tracing::info!("{text}"),
+                super::command::Line::Done(answer) => tracing::info!("{}", answer.text),
+            }
+        }
+    });
+    begin(live, request, responder)
+}
+
+fn busy(request: &Request, responder: Responder, live: &Live) {
+    let doing = live.busy().unwrap_or_else(|| "a command".into());
+    responder.done(Answer::failed(
+        Failure::new(format!("`{}` has to wait: `{doing}` is under way", request.name()))
+            .code("CUT0507")
+            .remedy("ask again when it is done; `cutover status` shows it")
+            .exit(Exit::No),
+    ));
+}
+
+fn refuse(responder: Responder, what: &str, remedy: &str) {
+    responder.done(Answer::failed(
+        Failure::new(what).code("CUT0508").remedy(remedy).exit(Exit::No),
+    ));
+}
+
+fn answer_stop(responder: Option<Responder>) {
+    if let Some(responder) = responder {
+        responder.done(Answer::new(
+            Exit::Done,
+            json!({ "stopped": true }),
+            "stopped; `cutover run` takes it up again",
+        ));
+    }
+}
+
+async fn remove(
+    run: &RunId,
+    ports: &Ports,
+    book: &Book,
+    finish: bool,
+    responder: Option<Responder>,
+) -> Result<Ended, Failure> {
+    if let Some(r) = &responder {
+        r.progress("removing what the run created on both servers");
+    }
+    let result = removal::remove(run, ports, book, finish).await.map_err(RunError::into_failure);
+    match result {
+        Ok(()) => {
+            if let Some(responder) = responder {
+                let owner = book.standing().owner;
+                responder.done(Answer::new(
+                    Exit::Done,
+                    json!({ "removed": true, "owner": owner }),
+                    format!("nothing of run {run} is left on the servers; {owner} owns the writes"),
+                ));
+            }
+            Ok(Ended::Removed)
+        }
+        Err(failure) => {
+            if let Some(responder) = responder {
+                responder.done(Answer::failed(failure.clone()));
+            }
+            Err(failure)
+        }
+    }
+}
+

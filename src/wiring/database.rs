@@ -1,0 +1,51 @@
+//! A `blue` or `green` section: source, sink, fence, reader and checks of that side.
+
+use std::{path::Path, sync::Arc};
+
+use cutover::{
+    config::Config,
+    error::{Exit, Failure},
+    run::ports,
+};
+use cutover_core::{model::side::Side, port::schema::SchemaCopy};
+use cutover_postgres::{Database, connect::PgConfig, schema::PgSchemaCopy};
+
+/// Describes one side; connects to nothing.
+pub(super) fn open(config: &Config, side: Side, spill: &Path) -> Result<Database, Failure> {
+    Ok(Database::new(address(config, side)?, side, config.run.clone(), spill))
+}
+
+pub(super) fn ports(database: &Database) -> ports::Database {
+    ports::Database {
+        address: database.address(),
+        source: Arc::new(database.clone()),
+        sink: Arc::new(database.clone()),
+        primary: Arc::new(database.clone()),
+        reader: Arc::new(database.reader()),
+        examine: Arc::new(database.clone()),
+    }
+}
+
+pub(super) fn schema(blue: &Database, green: &Database) -> Arc<dyn SchemaCopy> {
+    Arc::new(PgSchemaCopy::new(blue.clone(), green.clone()))
+}
+
+/// How the user's own commands reach a side; holds the password.
+pub(super) fn child_environment(
+    config: &Config,
+    side: Side,
+) -> Result<Vec<(String, String)>, Failure> {
+    Ok(address(config, side)?.child_env())
+}
+
+/// Address and credentials of one side.
+pub(super) fn address(config: &Config, side: Side) -> Result<PgConfig, Failure> {
+    let section = config.database(side);
+    let password = section.password.as_ref().map(|p| p.secret.expose().to_owned());
+    PgConfig::parse(section.url.expose(), password).map_err(|e| {
+        Failure::new(format!("`{side}.url`: {e}"))
+            .code("CUT0004")
+            .remedy("write postgres://user@host:port/dbname; docs/CONFIG.md has the parameters")
+            .exit(Exit::Usage)
+    })
+}
