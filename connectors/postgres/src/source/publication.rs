@@ -220,7 +220,7 @@ mod tests {
             for_all: false,
         };
         assert_eq!(there.left(), [1]);
-        assert_eq!(Published { for_all: true, ..there }.left(), []);
+        assert_eq!(Published { for_all: true, ..there }.left(), Vec::<u32>::new());
         assert!(recorded(Some("somebody's note 5")).is_empty());
         assert!(recorded(None).is_empty());
     }

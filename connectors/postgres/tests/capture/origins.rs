@@ -1,0 +1,52 @@
+//! What our own sink wrote on this database is left out and still moves the position.
+
+use cutover_core::model::event::Event;
+
+use crate::world::{World, show};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
+    for w in World::everywhere("origins").await {
+        w.sql(&format!("alter database {} set logical_decoding_work_mem = '64kB'", w.name)).await;
+        w.sql("create table t (id int primary key, v text)").await;
+        let mut tap = w.tap().await;
+        let ours = w.run.object_name();
+        let from = |origin: &str, sql: &str| {
+            format!(
+                "select pg_replication_origin_create('{origin}') \
+                 where not exists (select from pg_replication_origin where roname = '{origin}'); \
+                 select pg_replication_origin_session_setup('{origin}'); \
+                 begin; select pg_replication_origin_xact_setup('0/1', now()); {sql}; commit"
+            )
+        };
+        let large = |from: i32| {
+            format!(
+                "insert into t select i, repeat('v', 100) from generate_series({from}, {}) i",
+                from + 1_999
+            )
+        };
+        w.sql(&from(&ours, "insert into t values (1, 'ours')")).await;
+        w.sql(&from("someone_else", "insert into t values (2, 'theirs')")).await;
+        w.sql(&from(&ours, &large(10_000))).await;
+        w.sql(&from("someone_else", &large(20_000))).await;
+        w.sql("insert into t values (3, 'local')").await;
+        w.sql(&from(&ours, "truncate t")).await;
+        let events = w.drain(&mut tap).await;
+        let lines = show(&events);
+        assert_eq!(lines.len(), 2_000 + 2 + 6, "PostgreSQL {}", w.server.major());
+        assert_eq!(lines[..3], ["begin", "+ public.t 2,theirs", "commit"]);
+        assert!(lines.contains(&"+ public.t 20000,100 bytes".to_owned()));
+        assert_eq!(lines[lines.len() - 3..], ["begin", "+ public.t 3,local", "commit"]);
+        // The last of ours lies behind the last commit and is reported all the same.
+        let last = events.iter().rposition(|e| matches!(e, Event::Commit { .. })).unwrap();
+        assert!(
+            events[last..].iter().any(|e| matches!(e, Event::Idle { .. })),
+            "no position for what was left out"
+        );
+        w.release().await;
+        w.sql(&format!(
+            "select pg_replication_origin_drop(o) from unnest(array['{ours}', 'someone_else']) o"
+        ))
+        .await;
+    }
+}

@@ -1,0 +1,84 @@
+//! How fast changes arrive. Run in release mode, with the figures printed:
+//! `cargo test --release -p cutover-postgres --test capture -- --ignored --nocapture rate`
+
+use std::time::{Duration, Instant};
+
+use cutover_core::model::event::Event;
+
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_on_an_idle_stream_arrives_at_once() {
+    let w = World::newest("latency").await;
+    w.sql("create table t (id serial primary key)").await;
+    let client = w.client().await;
+    let mut tap = w.tap().await;
+    let mut waits = Vec::new();
+    for _ in 0..200 {
+        let client = &client;
+        let write = async {
+            client.batch_execute("insert into t default values").await.unwrap();
+            Instant::now()
+        };
+        let read = async {
+            loop {
+                let events = tap.next().await.unwrap();
+                if events.iter().any(|e| matches!(e, Event::Commit { .. })) {
+                    return Instant::now();
+                }
+            }
+        };
+        let (written, arrived) = tokio::join!(write, read);
+        waits.push(arrived.saturating_duration_since(written));
+    }
+    waits.sort();
+    let median = waits[waits.len() / 2];
+    println!("commit to consumer: median {median:?}, worst {:?}", waits[waits.len() - 1]);
+    // Far above what it takes, far below a pause that somebody put into the path.
+    assert!(median < Duration::from_millis(5), "{median:?}");
+    w.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, for release mode"]
+async fn small_rows_per_second() {
+    const ROWS: usize = 1_000_000;
+    for w in World::everywhere("throughput").await {
+        w.sql("create table t (id int primary key, a int, b text, c timestamptz default now())")
+            .await;
+        let start = w.capture().await.start;
+        for i in 0..100 {
+            w.sql(&format!(
+                "insert into t select i, i, 'some text of a row ' || i from generate_series({}, {}) i",
+                i * ROWS / 100,
+                (i + 1) * ROWS / 100 - 1
+            ))
+            .await;
+        }
+        let began = Instant::now();
+        let before = cpu();
+        let mut tap = w.tap_from(Some(&start)).await;
+        let mut rows = 0;
+        while rows < ROWS {
+            rows +=
+                tap.next().await.unwrap().iter().filter(|e| matches!(e, Event::Row { .. })).count();
+        }
+        let (took, ours) = (began.elapsed(), cpu() - before);
+        println!(
+            "PostgreSQL {}: {:.0} rows/s received; {:.0} rows/s per second of our processor time",
+            w.server.major(),
+            ROWS as f64 / took.as_secs_f64(),
+            ROWS as f64 / ours.as_secs_f64()
+        );
+        w.release().await;
+    }
+}
+
+/// Processor time of this process, at a hundredth of a second.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let after = stat.rsplit_once(')').unwrap().1;
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}

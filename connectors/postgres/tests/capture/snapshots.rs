@@ -1,0 +1,221 @@
+//! The snapshot and the stream join without gap and without overlap, under load.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
+};
+
+use cutover_core::{
+    model::{
+        event::{Change, Event},
+        position::Position,
+        value::Value,
+    },
+    port::{
+        copy::{CopyChunk, CopyFormat, Snapshot},
+        source::Source,
+    },
+};
+use tokio::task::JoinHandle;
+
+use crate::world::World;
+
+/// Clients that insert numbers 0, 1, 2, ... each in its own transaction, some of which roll back.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<BTreeSet<i32>>>,
+    count: Arc<AtomicI32>,
+}
+
+impl Load {
+    async fn start(w: &World) -> Self {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)));
+        let mut clients = Vec::new();
+        for _ in 0..4 {
+            let client = w.client().await;
+            let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+            clients.push(tokio::spawn(async move {
+                let mut committed = BTreeSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let i = count.fetch_add(1, Ordering::Relaxed);
+                    let keep = i % 10 != 0;
+                    let end = if keep { "commit" } else { "rollback" };
+                    client
+                        .batch_execute(&format!(
+                            "begin; insert into t values ({i}); savepoint s; \
+                             insert into t values (-{i} - 1); rollback to s; {end}"
+                        ))
+                        .await
+                        .unwrap();
+                    if keep {
+                        committed.insert(i);
+                    }
+                }
+                committed
+            }));
+        }
+        Self { stop, clients, count }
+    }
+
+    async fn pass(&self, more: i32) {
+        let from = self.count.load(Ordering::Relaxed);
+        cutover_sandbox::wait_until("load", crate::world::PATIENCE, async || {
+            self.count.load(Ordering::Relaxed) > from + more
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn finish(self) -> BTreeSet<i32> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = BTreeSet::new();
+        for client in self.clients {
+            all.extend(client.await.unwrap());
+        }
+        all
+    }
+}
+
+async fn ids(w: &World, snapshot: &dyn Snapshot) -> BTreeSet<i32> {
+    let tables = w.tables().await;
+    let mut text = Vec::new();
+    for range in snapshot.split(&tables[0], 64 << 10).await.unwrap() {
+        let mut rows = snapshot.read(&tables[0], &range, CopyFormat::PostgresText).await.unwrap();
+        while let Some(chunk) = rows.next().await.unwrap() {
+            let CopyChunk::Raw(bytes) = chunk else { panic!("decoded rows") };
+            text.extend_from_slice(&bytes);
+        }
+    }
+    let text = String::from_utf8(text).unwrap();
+    let all: Vec<i32> = text.lines().map(|l| l.parse().unwrap()).collect();
+    let set: BTreeSet<i32> = all.iter().copied().collect();
+    assert_eq!(set.len(), all.len(), "a row was read twice");
+    set
+}
+
+/// Inserted numbers with the position of their commit.
+fn inserted(events: &[Event]) -> Vec<(i32, Position)> {
+    let mut all = Vec::new();
+    let mut open = Vec::new();
+    for event in events {
+        match event {
+            Event::Row { change: Change::Insert { new }, .. } => {
+                let Value::Text(id) = new.get(0) else { panic!("no text") };
+                open.push(std::str::from_utf8(id).unwrap().parse::<i32>().unwrap());
+            }
+            Event::Commit { position } => {
+                all.extend(open.drain(..).map(|id| (id, position.clone())));
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_copy_and_the_stream_join() {
+    for w in World::everywhere("join").await {
+        w.sql("create table t (id int primary key)").await;
+        let load = Load::start(&w).await;
+        load.pass(100).await;
+        let capture = w.db.capture(&w.run, &w.tables().await, true).await.unwrap();
+        let snapshot = capture.snapshot.expect("a snapshot was asked for");
+        load.pass(100).await;
+        let copied = ids(&w, &*snapshot).await;
+        drop(snapshot);
+        assert!(!copied.is_empty());
+        let mut tap = w.tap_from(Some(&capture.start)).await;
+        load.pass(100).await;
+        let committed = load.finish().await;
+        let followed: Vec<i32> =
+            inserted(&w.drain(&mut tap).await).into_iter().map(|(id, _)| id).collect();
+        let set: BTreeSet<i32> = followed.iter().copied().collect();
+        assert_eq!(set.len(), followed.len(), "a row came twice");
+        assert!(set.is_disjoint(&copied), "{:?}", set.intersection(&copied));
+        let all: BTreeSet<i32> = set.union(&copied).copied().collect();
+        assert!(all == committed, "PostgreSQL {}", w.server.major());
+        // A second capture keeps the first.
+        let again = w.db.capture(&w.run, &w.tables().await, true).await.unwrap();
+        assert!(again.snapshot.is_none());
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_with_a_position_holds_exactly_what_committed_before_it() {
+    for w in World::everywhere("exact").await {
+        w.sql("create table t (id int primary key)").await;
+        let mut tap = w.tap().await;
+        let load = Load::start(&w).await;
+        let mut taken = Vec::new();
+        for _ in 0..8 {
+            load.pass(30).await;
+            let (position, snapshot) = w.db.snapshot_at_position().await.unwrap();
+            load.pass(30).await;
+            taken.push((position, ids(&w, &*snapshot).await));
+        }
+        load.finish().await;
+        let stream = inserted(&w.drain(&mut tap).await);
+        for (position, held) in &taken {
+            let before: BTreeSet<i32> = stream
+                .iter()
+                .filter(|(_, commit)| position.covers(commit) == Ok(true))
+                .map(|(id, _)| *id)
+                .collect();
+            assert!(!before.is_empty());
+            assert!(
+                before == *held,
+                "PostgreSQL {}: {} before {position}, {} in the snapshot",
+                w.server.major(),
+                before.len(),
+                held.len()
+            );
+        }
+        let temporary = "select count(*) from pg_replication_slots where temporary and database = \
+                         current_database()";
+        cutover_sandbox::wait_until(
+            "the temporary slots to go",
+            crate::world::PATIENCE,
+            async || w.text(temporary).await == "0",
+        )
+        .await
+        .unwrap();
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_waits_for_transactions_that_are_open() {
+    let w = World::newest("waits").await;
+    w.sql("create table t (id int primary key)").await;
+    let client = w.client().await;
+    client.batch_execute("begin; insert into t values (1)").await.unwrap();
+    let tables = w.tables().await;
+    let capture = w.db.capture(&w.run, &tables, true);
+    let commit = async {
+        cutover_sandbox::wait_until(
+            "the slot to be asked for",
+            crate::world::PATIENCE,
+            async || {
+                w.text(
+                    "select count(*) from pg_replication_slots where slot_name = 'cutover_waits'",
+                )
+                .await
+                    == "1"
+            },
+        )
+        .await
+        .unwrap();
+        client.batch_execute("insert into t values (2); commit").await.unwrap();
+    };
+    let (capture, ()) = tokio::join!(capture, commit);
+    let capture = capture.unwrap();
+    let copied = ids(&w, &*capture.snapshot.unwrap()).await;
+    let mut tap = w.tap_from(Some(&capture.start)).await;
+    let followed = inserted(&w.drain(&mut tap).await);
+    assert_eq!(copied.len() + followed.len(), 2);
+    w.release().await;
+}

@@ -1,0 +1,205 @@
+//! What cannot be healed by trying again has a name.
+
+use cutover_core::{
+    model::position::Position,
+    port::{PortError, source::Source},
+};
+use cutover_sandbox::{PgOptions, Postgres, wait_until};
+
+use crate::world::{PATIENCE, Tap, World, servers};
+
+fn code(result: Result<impl Sized, PortError>) -> String {
+    match result {
+        Ok(_) => panic!("it worked"),
+        Err(e) => {
+            assert!(e.remedy().is_some_and(|r| !r.is_empty()), "no remedy: {e}");
+            e.code().unwrap().to_owned()
+        }
+    }
+}
+
+async fn open(w: &World, from: Option<&Position>) -> Result<(), PortError> {
+    w.db.stream(&w.run, from).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_lost_its_log() {
+    for shared in servers().await {
+        let options = PgOptions::new()
+            .set("max_slot_wal_keep_size", "1MB")
+            .set("min_wal_size", "32MB")
+            .set("max_wal_size", "32MB");
+        let server = Postgres::start(shared.install(), options).await.unwrap();
+        let server: &'static Postgres = Box::leak(Box::new(server));
+        let w = World::on(server, "lost").await;
+        w.sql("create table t (id int, v text)").await;
+        let start = w.capture().await.start;
+        let status = "select wal_status from pg_replication_slots";
+        wait_until("the slot to be lost", PATIENCE, async || {
+            w.sql("insert into t select i, repeat('v', 500) from generate_series(1, 40000) i")
+                .await;
+            w.sql("select pg_switch_wal()").await;
+            w.sql("checkpoint").await;
+            w.text(status).await == "lost"
+        })
+        .await
+        .unwrap();
+        assert_eq!(code(open(&w, Some(&start)).await), "CUT0201", "{}", server.major());
+        assert_eq!(code(w.db.capture(&w.run, &[], true).await), "CUT0201");
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_gone_or_not_ours() {
+    for w in World::everywhere("gone").await {
+        w.sql("create table t (id int primary key)").await;
+        let start = w.capture().await.start;
+        w.sql("select pg_drop_replication_slot('cutover_gone')").await;
+        assert_eq!(code(open(&w, Some(&start)).await), "CUT0201");
+        w.sql("select pg_create_logical_replication_slot('cutover_gone', 'test_decoding')").await;
+        assert_eq!(code(open(&w, Some(&start)).await), "CUT0203");
+        assert_eq!(code(w.db.capture(&w.run, &[], true).await), "CUT0203");
+        w.sql("select pg_drop_replication_slot('cutover_gone')").await;
+        w.sql("select pg_create_logical_replication_slot('cutover_gone', 'pgoutput', false, true)")
+            .await;
+        let two_phase = code(w.db.capture(&w.run, &[], true).await);
+        assert_eq!(two_phase, "CUT0203", "PostgreSQL {}", w.server.major());
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_somebody_reads() {
+    let w = World::newest("in-use").await;
+    w.sql("create table t (id int primary key)").await;
+    let tap = w.tap().await;
+    assert_eq!(code(open(&w, None).await), "CUT0202");
+    // It is free as soon as its reader ends.
+    let other = open(&w, None);
+    let end = async { drop(tap) };
+    let (other, ()) = tokio::join!(other, end);
+    other.unwrap();
+    w.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_is_gone() {
+    for w in World::everywhere("unpublished").await {
+        w.sql("create table t (id int primary key)").await;
+        let mut tap = w.tap().await;
+        w.sql("drop publication cutover_unpublished").await;
+        // With a change the server itself says so, on new versions by a warning.
+        w.sql("insert into t values (1)").await;
+        let e = tap.error().await;
+        assert_eq!(e.code(), Some("CUT0204"), "PostgreSQL {}: {e}", w.server.major());
+        drop(tap);
+        assert_eq!(code(open(&w, None).await), "CUT0204");
+        // It must not be created again behind our back: changes in between are missing.
+        let tables = w.tables().await;
+        assert_eq!(code(w.db.capture(&w.run, &tables, true).await), "CUT0204");
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_left() {
+    for w in World::everywhere("left").await {
+        w.sql("create table t (id int primary key); create table u (id int primary key)").await;
+        let mut tap = w.tap().await;
+        w.sql("alter publication cutover_left drop table u").await;
+        // No change of it is needed: the publication is looked at from time to time.
+        let e = tap.error().await;
+        assert_eq!(e.code(), Some("CUT0205"), "PostgreSQL {}: {e}", w.server.major());
+        assert!(e.to_string().contains("public.u"), "{e}");
+        drop(tap);
+        assert_eq!(code(open(&w, None).await), "CUT0205");
+        let tables = w.tables().await;
+        assert_eq!(code(w.db.capture(&w.run, &tables, true).await), "CUT0205");
+        w.sql("drop table u").await;
+        let e = w.db.stream(&w.run, None).await.map(drop).unwrap_err();
+        assert!(e.to_string().contains("dropped"), "{e}");
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_joins_is_published() {
+    for w in World::everywhere("joins").await {
+        w.sql("create table t (id int primary key)").await;
+        let mut tap = w.tap().await;
+        w.sql("create table u (id int primary key)").await;
+        w.sql("alter publication cutover_joins set (publish = 'insert')").await;
+        assert_eq!(code(open(&w, None).await), "CUT0205");
+        w.capture().await;
+        w.sql("insert into u values (1); delete from u").await;
+        let lines = crate::world::show(&w.drain(&mut tap).await);
+        assert!(lines.contains(&"- public.u 1".to_owned()), "{lines:?}");
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_history_and_a_position_before_the_slot() {
+    for w in World::everywhere("history").await {
+        w.sql("create table t (id int primary key)").await;
+        let Position::Postgres { timeline, lsn } = w.capture().await.start;
+        let other = Position::Postgres { timeline: timeline + 1, lsn };
+        assert_eq!(code(open(&w, Some(&other)).await), "CUT0208");
+        let early = Position::Postgres { timeline, lsn: lsn - 1 };
+        assert_eq!(code(open(&w, Some(&early)).await), "CUT0209");
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepared_transactions_arrive_when_they_commit() {
+    for w in World::everywhere("prepared").await {
+        w.sql("create table t (id int primary key)").await;
+        let mut tap = w.tap().await;
+        w.sql("begin; insert into t values (1); prepare transaction 'p1'").await;
+        w.sql("insert into t values (2)").await;
+        w.sql("commit prepared 'p1'").await;
+        w.sql("begin; insert into t values (3); prepare transaction 'p2'").await;
+        w.sql("rollback prepared 'p2'").await;
+        assert_eq!(
+            crate::world::show(&w.drain(&mut tap).await),
+            ["begin", "+ public.t 2", "commit", "begin", "+ public.t 1", "commit"],
+            "PostgreSQL {}",
+            w.server.major()
+        );
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_made_two_phase_while_we_follow() {
+    // Only newer servers can change a slot; the stream itself must notice.
+    for w in World::everywhere("changed").await {
+        w.sql("create table t (id int primary key)").await;
+        w.capture().await;
+        w.sql("select pg_drop_replication_slot('cutover_changed')").await;
+        w.sql(
+            "select pg_create_logical_replication_slot('cutover_changed', 'pgoutput', false, true)",
+        )
+        .await;
+        assert_eq!(code(open(&w, None).await), "CUT0203", "PostgreSQL {}", w.server.major());
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_without_rights() {
+    let w = World::newest("rights").await;
+    w.sql("create table t (id int primary key)").await;
+    w.server.create_role("nobody_much", "pw", "").await.unwrap();
+    let url = w.server.url_as("nobody_much", "pw", "rights");
+    let weak = World::existing(w.server, "rights", &url);
+    let tables = w.tables().await;
+    let e = weak.db.capture(&w.run, &tables, false).await.map(drop).unwrap_err();
+    assert_eq!(e.code(), Some("CUT0015"), "{e}");
+    w.capture().await;
+    let weak: Result<Tap, _> = weak.db.stream(&w.run, None).await.map(|stream| Tap { stream });
+    assert_eq!(code(weak), "CUT0015");
+    w.release().await;
+}

@@ -1,0 +1,227 @@
+//! A database of its own per test, on one server per version for all of them.
+
+use std::time::Duration;
+
+use cutover_core::{
+    model::{
+        event::{Change, Event},
+        position::Position,
+        run::RunId,
+        schema::Table,
+        selection::Selection,
+        side::Side,
+        value::{Tuple, Value},
+    },
+    port::{
+        Result,
+        source::{Capture, ChangeStream, Source},
+    },
+};
+use cutover_postgres::{Database, connect::PgConfig};
+use cutover_sandbox::{PgOptions, Postgres, find_postgres};
+use tempfile::TempDir;
+use tokio::{sync::OnceCell, time::timeout};
+use tokio_postgres::Client;
+
+/// How long a test waits for something that should be instant.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+static SERVERS: OnceCell<Vec<Postgres>> = OnceCell::const_new();
+
+/// One server per version found, started once.
+pub(crate) async fn servers() -> &'static [Postgres] {
+    SERVERS
+        .get_or_init(|| async {
+            let mut all = Vec::new();
+            for install in find_postgres() {
+                let options = PgOptions::new().set("max_wal_size", "4GB");
+                all.push(Postgres::start(&install, options).await.expect("a server starts"));
+            }
+            assert!(!all.is_empty(), "no PostgreSQL on this machine");
+            all
+        })
+        .await
+}
+
+pub(crate) struct World {
+    pub(crate) server: &'static Postgres,
+    pub(crate) name: String,
+    pub(crate) run: RunId,
+    pub(crate) db: Database,
+    pub(crate) spill: TempDir,
+}
+
+impl World {
+    /// A fresh database on every server.
+    pub(crate) async fn everywhere(test: &str) -> Vec<Self> {
+        let mut all = Vec::new();
+        for server in servers().await {
+            all.push(Self::on(server, test).await);
+        }
+        all
+    }
+
+    /// A fresh database on the newest server.
+    pub(crate) async fn newest(test: &str) -> Self {
+        Self::on(servers().await.last().expect("there is one"), test).await
+    }
+
+    /// A fresh database on one server.
+    pub(crate) async fn on(server: &'static Postgres, test: &str) -> Self {
+        let name = test.replace('-', "_");
+        server.create_database(&name).await.unwrap();
+        Self::existing(server, test, &server.url(&name))
+    }
+
+    pub(crate) fn existing(server: &'static Postgres, test: &str, url: &str) -> Self {
+        let run = RunId::new(test).unwrap();
+        let spill = tempfile::tempdir().unwrap();
+        let config = PgConfig::parse(url, None).unwrap();
+        let db = Database::new(config, Side::Blue, run.clone(), spill.path());
+        Self { server, name: test.replace('-', "_"), run, db, spill }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        self.server.connect(&self.name).await.unwrap()
+    }
+
+    /// Statements in a session of their own; each line of several is a transaction only when the
+    /// text says so.
+    pub(crate) async fn sql(&self, sql: &str) {
+        self.server.execute(&self.name, sql).await.unwrap_or_else(|e| {
+            panic!("PostgreSQL {}: {e}: {:?}", self.server.major(), std::error::Error::source(&e))
+        });
+    }
+
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        self.server.query_text(&self.name, sql).await.unwrap().unwrap_or_default()
+    }
+
+    pub(crate) async fn tables(&self) -> Vec<Table> {
+        self.db.tables(&Selection::default()).await.unwrap()
+    }
+
+    pub(crate) async fn capture(&self) -> Capture {
+        self.db.capture(&self.run, &self.tables().await, false).await.unwrap()
+    }
+
+    /// Follows all tables from now on.
+    pub(crate) async fn tap(&self) -> Tap {
+        let start = self.capture().await.start;
+        self.tap_from(Some(&start)).await
+    }
+
+    pub(crate) async fn tap_from(&self, from: Option<&Position>) -> Tap {
+        Tap { stream: self.db.stream(&self.run, from).await.unwrap() }
+    }
+
+    /// Everything from where `tap` stands to a marker that is written now.
+    pub(crate) async fn drain(&self, tap: &mut Tap) -> Vec<Event> {
+        let marker = format!("marker {:?}", std::time::Instant::now());
+        let position = self.db.emit("test", &marker).await.unwrap();
+        let events = tap.until(&marker).await;
+        let reached = match events.last() {
+            Some(Event::Commit { position }) => position.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(position.covers(&reached), Ok(true), "{position} and {reached}");
+        // Neither the marker nor its transaction.
+        let begin = events.iter().rposition(|e| matches!(e, Event::Begin { .. })).unwrap();
+        events[..begin].to_vec()
+    }
+
+    /// Ends the run on the server.
+    pub(crate) async fn release(&self) {
+        self.db.release(&self.run).await.unwrap();
+    }
+}
+
+/// A stream with a deadline.
+pub(crate) struct Tap {
+    pub(crate) stream: Box<dyn ChangeStream>,
+}
+
+impl Tap {
+    pub(crate) async fn next(&mut self) -> Result<Vec<Event>> {
+        let mut out = Vec::new();
+        timeout(PATIENCE, self.stream.next(&mut out)).await.expect("an event in time")?;
+        assert!(!out.is_empty());
+        Ok(out)
+    }
+
+    /// Up to the commit of the transaction with this message.
+    pub(crate) async fn until(&mut self, marker: &str) -> Vec<Event> {
+        let mut all = Vec::new();
+        let mut seen = false;
+        loop {
+            for event in self.next().await.unwrap() {
+                seen |= matches!(&event, Event::Message { content, .. } if content == marker);
+                let end = seen && matches!(event, Event::Commit { .. });
+                all.push(event);
+                if end {
+                    // What came after it in the same portion is keepalives.
+                    return all;
+                }
+            }
+        }
+    }
+
+    /// The error that ends the stream.
+    pub(crate) async fn error(&mut self) -> cutover_core::port::PortError {
+        loop {
+            if let Err(e) = self.next().await {
+                return e;
+            }
+        }
+    }
+}
+
+fn row(tuple: &Tuple) -> String {
+    let values: Vec<_> = tuple
+        .values()
+        .map(|v| match v {
+            Value::Null => "NULL".to_owned(),
+            Value::Unchanged => "=".to_owned(),
+            Value::Text(t) if t.len() > 40 => format!("{} bytes", t.len()),
+            Value::Text(t) => String::from_utf8_lossy(t).into_owned(),
+            Value::Binary(_) => "BINARY".to_owned(),
+        })
+        .collect();
+    values.join(",")
+}
+
+/// Events in short words; idle reports are left out.
+pub(crate) fn show(events: &[Event]) -> Vec<String> {
+    events
+        .iter()
+        .filter_map(|event| {
+            Some(match event {
+                Event::Begin { .. } => "begin".to_owned(),
+                Event::Commit { .. } => "commit".to_owned(),
+                Event::Idle { .. } => return None,
+                Event::Message { prefix, content } => {
+                    format!("message {prefix}: {}", String::from_utf8_lossy(content))
+                }
+                Event::Truncate { relations, cascade, restart_identity } => {
+                    let names: Vec<_> = relations.iter().map(|r| r.name.to_string()).collect();
+                    format!(
+                        "truncate {}{}{}",
+                        names.join(","),
+                        if *cascade { " cascade" } else { "" },
+                        if *restart_identity { " restart" } else { "" }
+                    )
+                }
+                Event::Row { relation, change } => match change {
+                    Change::Insert { new } => format!("+ {} {}", relation.name, row(new)),
+                    Change::Update { old: None, new } => {
+                        format!("~ {} {}", relation.name, row(new))
+                    }
+                    Change::Update { old: Some(old), new } => {
+                        format!("~ {} {} -> {}", relation.name, row(old), row(new))
+                    }
+                    Change::Delete { old } => format!("- {} {}", relation.name, row(old)),
+                },
+            })
+        })
+        .collect()
+}
