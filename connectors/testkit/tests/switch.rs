@@ -166,7 +166,7 @@ fn side(answer: std::io::Result<String>) -> Result<Side, String> {
 
 struct Harness(Arc<Rig>);
 
-#[async_trait]
+#[async_trait(?Send)]
 impl SwitchHarness for Harness {
     fn switch(&self) -> Arc<dyn TrafficSwitch> {
         Arc::new(Direct {

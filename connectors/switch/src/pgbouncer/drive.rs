@@ -21,6 +21,7 @@ use super::{
     console::{Console, Late, OrderError, Session, quoted},
     file::{self, Draft},
     ini,
+    quiet::{self, Usual},
     state::State,
     target::{Target, Targets},
 };
@@ -34,6 +35,9 @@ const TAKEN: Duration = Duration::from_secs(1);
 
 /// How long a re-pointing that has begun tries to reach a console that hung up.
 const PERSIST: Duration = Duration::from_secs(3);
+
+/// How long clients are held when a flowing PgBouncer is re-pointed; after that it is done without.
+const OWN_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a PAUSE that was sent may take to arrive.
 const ARRIVE: Duration = Duration::from_millis(200);
@@ -60,6 +64,10 @@ struct Warm {
     pausing: Vec<Session>,
     /// New contents of the file, already on disk beside it.
     drafts: Vec<Draft>,
+    /// Settings that a move changes for a moment.
+    usual: Option<Usual>,
+    /// Whether logins are still tried in quick succession.
+    eager: bool,
 }
 
 /// How an attempt to re-point ended.
@@ -92,20 +100,36 @@ impl Inner {
 
     pub(super) async fn observe(&self) -> Result<Routing, SwitchError> {
         let mut warm = self.warm.lock().await;
+        let state = self.state(&mut warm).await?;
+        Ok(state.routing(&self.targets))
+    }
+
+    /// Asks; on a session that turns out to be dead, once more on a new one.
+    async fn state(&self, warm: &mut Warm) -> Result<State, SwitchError> {
         let used = warm.control.is_some();
-        let mut answer = self.ask(self.control(&mut warm).await?).await;
+        let mut answer = self.ask(self.control(warm).await?).await;
         if answer.is_err() {
             warm.control = None;
             if used {
-                answer = self.ask(self.control(&mut warm).await?).await;
+                answer = self.ask(self.control(warm).await?).await;
             }
         }
-        match answer {
-            Ok(state) => Ok(state.routing(&self.targets)),
-            Err(error) => {
-                warm.control = None;
-                Err(ambiguous(&self.name, SHOW, error))
-            }
+        if answer.is_ok() {
+            self.be_patient(warm).await;
+        } else {
+            warm.control = None;
+        }
+        answer.map_err(|error| ambiguous(&self.name, SHOW, error))
+    }
+
+    /// Spaces logins as usual again, some time after a move: when somebody asks next.
+    async fn be_patient(&self, warm: &mut Warm) {
+        let (Some(usual), Some(control), true) = (&warm.usual, &warm.control, warm.eager) else {
+            return;
+        };
+        match control.order(&usual.patient(), ANSWER).await {
+            Ok(_) => warm.eager = false,
+            Err(error) => tracing::debug!(%error, "logins are tried often until the next RELOAD"),
         }
     }
 
@@ -140,14 +164,31 @@ impl Inner {
         let state = self.ask(control).await.map_err(|error| failed(SHOW, error.into()))?;
         if ini::databases(&current).is_ok_and(|written| state.is_as(&written)) {
             control.order("RELOAD", ANSWER).await.map_err(|e| failed("RELOAD", e.into()))?;
+            // What the file says, and not what a crash of ours may have left.
+            let config = control.order("SHOW CONFIG", ANSWER).await;
+            let config = config.map_err(|error| failed("SHOW CONFIG", error.into()))?;
+            warm.usual = Usual::read(&config);
+            warm.eager = false;
         }
         Ok(())
     }
 
     pub(super) async fn pause(&self, within: Duration) -> Result<(), SwitchError> {
-        let begun = Instant::now();
         let mut warm = self.warm.lock().await;
-        self.connect(&mut warm).await?;
+        self.hold(&mut warm, within).await
+    }
+
+    async fn hold(&self, warm: &mut Warm, within: Duration) -> Result<(), SwitchError> {
+        let begun = Instant::now();
+        self.connect(warm).await?;
+        let usual = warm.usual.clone();
+        if let Some(usual) = &usual {
+            let control = self.control(warm).await?;
+            let settled = quiet::settle(control, usual, &self.databases, within, ANSWER).await;
+            if let Err(error) = settled {
+                return self.let_go(warm, Vec::new(), &[], error.into()).await;
+            }
+        }
         let sessions = std::mem::take(&mut warm.pausing);
         let left = within.saturating_sub(begun.elapsed());
         let answers = join_all(sessions.iter().zip(&self.databases).map(|(session, name)| {
@@ -165,9 +206,8 @@ impl Inner {
         let why: Cause = match failure {
             None => {
                 // Another console can have resumed us and the answer be meant for its PAUSE.
-                let control = self.control(&mut warm).await;
-                let state = match control {
-                    Ok(control) => self.ask(control).await.map_err(Cause::from),
+                let state = match self.control(warm).await {
+                    Ok(control) => self.ask_and_grow(control, &usual).await.map_err(Cause::from),
                     Err(error) => Err(error.into()),
                 };
                 match state {
@@ -182,7 +222,7 @@ impl Inner {
             }
             Some(error) => error.into(),
         };
-        self.let_go(&mut warm, sessions, &pending, why).await
+        self.let_go(warm, sessions, &pending, why).await
     }
 
     /// After a pause that failed: clients flow again, and that is proven, or nobody knows.
@@ -193,11 +233,12 @@ impl Inner {
         pending: &[&str],
         why: Cause,
     ) -> Result<(), SwitchError> {
+        let usual = warm.usual.clone();
         let freed: Result<(), Cause> = async {
             let mut control = self.control(warm).await?;
             // A RESUME that overtakes its PAUSE frees nobody.
             let begun = Instant::now();
-            let mut state = self.ask(control).await?;
+            let mut state = self.ask_and_grow(control, &usual).await?;
             while !pending.iter().all(|name| state.paused().contains(name)) {
                 if begun.elapsed() > ARRIVE {
                     return Err("a PAUSE was sent and may still arrive".into());
@@ -231,12 +272,18 @@ impl Inner {
         let mut warm = self.warm.lock().await;
         let target = self.targets.of(side);
         let failed = |what: &str, cause: Cause| refused_by(&self.name, what, cause);
-        // Nothing is touched before the console is known to be there.
-        self.control(&mut warm).await?;
+        // Nothing is touched before the console has answered.
+        let state = self.state(&mut warm).await?;
         let before = self.read().map_err(|error| failed("reading its file", error.into()))?;
         let wanted = self.contents(&before, side)?;
-        let mut reload = wanted != before;
-        if reload {
+        let changed = wanted != before;
+        if !state.all_at(target) && state.paused().is_empty() {
+            // Without a pause a login under way is cut off and clients are thrown out.
+            if let Err(error) = self.hold(&mut warm, OWN_PAUSE).await {
+                tracing::debug!(switch = self.name, %error, "re-pointing without a pause");
+            }
+        }
+        if changed {
             let ready = warm.drafts.iter().position(|draft| draft.contents() == wanted);
             let draft = match ready {
                 Some(at) => warm.drafts.swap_remove(at),
@@ -247,10 +294,10 @@ impl Inner {
             };
             draft.put().map_err(|error| failed("replacing its file", error.into()))?;
         }
-        let changed = reload;
+        warm.eager = true;
         loop {
             let attempt = match self.control(&mut warm).await {
-                Ok(control) => self.attempt(control, reload, target).await,
+                Ok(control) => self.attempt(control, target).await,
                 Err(error) => Err(OrderError::NoAnswer {
                     order: "connecting again".to_owned(),
                     cause: error.into(),
@@ -275,7 +322,6 @@ impl Inner {
                     if begun.elapsed() > PERSIST {
                         return Err(ambiguous(&self.name, format!("pointing at {side}"), error));
                     }
-                    reload = true;
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -287,25 +333,17 @@ impl Inner {
         Ok(())
     }
 
-    /// RELOAD, proof, RESUME: two round trips, one when nothing is left to reload.
-    async fn attempt(
-        &self,
-        control: &Session,
-        reload: bool,
-        target: &Target,
-    ) -> Result<Attempt, OrderError> {
-        let mut state = if reload {
-            let (reloaded, state) =
-                tokio::join!(control.order("RELOAD", ANSWER), self.ask(control));
-            reloaded?;
-            state?
-        } else {
-            let state = self.ask(control).await?;
-            if !state.all_at(target) {
-                control.order("RELOAD", ANSWER).await?;
-            }
-            state
-        };
+    /// RELOAD, proof, RESUME: two round trips. RELOAD is given also when nothing is new, for it
+    /// puts back settings that a crash left changed.
+    async fn attempt(&self, control: &Session, target: &Target) -> Result<Attempt, OrderError> {
+        let (reloaded, eager, state) = tokio::join!(
+            control.order("RELOAD", ANSWER),
+            control.order(quiet::EAGER, ANSWER),
+            self.ask(control)
+        );
+        reloaded?;
+        eager?;
+        let mut state = state?;
         let asked = Instant::now();
         while !state.all_at(target) {
             if asked.elapsed() > TAKEN {
@@ -373,7 +411,15 @@ impl Inner {
     async fn control<'a>(&self, warm: &'a mut Warm) -> Result<&'a Session, SwitchError> {
         let session = match warm.control.take().filter(Session::is_open) {
             Some(open) => open,
-            None => self.open().await?,
+            None => {
+                let new = self.open().await?;
+                if warm.usual.is_none()
+                    && let Ok(config) = new.order("SHOW CONFIG", ANSWER).await
+                {
+                    warm.usual = Usual::read(&config);
+                }
+                new
+            }
         };
         Ok(warm.control.insert(session))
     }
@@ -397,6 +443,19 @@ impl Inner {
         };
         State::new(&self.databases, &databases, state.as_deref())
             .map_err(|words| OrderError::Refused { order: SHOW.to_owned(), words })
+    }
+
+    /// Asks, and lets pools grow again at the same time.
+    async fn ask_and_grow(
+        &self,
+        control: &Session,
+        usual: &Option<Usual>,
+    ) -> Result<State, OrderError> {
+        let Some(usual) = usual else { return self.ask(control).await };
+        let order = usual.grow();
+        let (grown, state) = tokio::join!(control.order(&order, ANSWER), self.ask(control));
+        grown?;
+        state
     }
 
     pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ mod drive;
 mod facts;
 mod file;
 mod ini;
+mod quiet;
 mod state;
 mod target;
 

@@ -46,8 +46,8 @@ pub trait Client: Send {
 }
 
 /// A device with clients in front and two databases behind it.
-#[async_trait]
-pub trait SwitchHarness: Send + Sync {
+#[async_trait(?Send)]
+pub trait SwitchHarness {
     /// A new switch object for the device, as a process has after a restart.
     fn switch(&self) -> Arc<dyn TrafficSwitch>;
 
