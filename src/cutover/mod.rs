@@ -8,7 +8,11 @@
 pub mod plan;
 pub mod fact;
 pub mod machine;
+pub mod driver;
+pub mod ground;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod table;
+#[cfg(test)]
+mod trial;

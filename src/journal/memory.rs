@@ -16,7 +16,7 @@ impl<Fact> MemoryJournal<Fact> {
     }
 }
 
-impl<Fact: Clone + Send> Journal<Fact> for MemoryJournal<Fact> {
+impl<Fact: Clone + Send + Sync> Journal<Fact> for MemoryJournal<Fact> {
     fn append_all(&mut self, facts: &[Fact]) -> Result<(), JournalError> {
         self.facts.extend_from_slice(facts);
         Ok(())

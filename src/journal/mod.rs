@@ -19,7 +19,7 @@ pub use memory::MemoryJournal;
 ///
 /// Synchronous on purpose: an append is one write and one `fdatasync`, below a millisecond on
 /// an SSD, and nothing may happen meanwhile anyway.
-pub trait Journal<Fact>: Send {
+pub trait Journal<Fact>: Send + Sync {
     /// Appends facts, all of them or none, and returns once they would survive a power cut. One
     /// write and one sync, however many they are.
     ///
