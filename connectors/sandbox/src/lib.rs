@@ -16,6 +16,7 @@ mod port;
 mod postgres;
 mod process;
 mod secret;
+pub mod shop;
 mod wait;
 
 pub use error::SandboxError;

@@ -1,0 +1,293 @@
+//! Clients that keep writing at a rate, and remember what they were told.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// How to load.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Address of the pooler with credentials.
+    pub url: String,
+    /// Clients at the same time.
+    pub clients: usize,
+    /// Transactions per second over all clients.
+    pub rate: f64,
+    /// Accounts in the shop.
+    pub accounts: u32,
+    /// Products in the shop.
+    pub products: u32,
+    /// Documents in the shop.
+    pub documents: u32,
+    /// Connect again after an error and go on.
+    pub reconnect: bool,
+}
+
+/// What has happened so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadView {
+    /// Acknowledged transactions.
+    pub done: u64,
+    /// Transactions that ended with an error.
+    pub failed: u64,
+    /// Longest time from BEGIN to the answer to COMMIT since it was last reset.
+    pub longest: Duration,
+    /// The first error.
+    pub first_error: Option<String>,
+    /// The last number given to each client's transactions.
+    pub acknowledged: Vec<u64>,
+    /// Transactions without an answer: client and number.
+    pub unknown: Vec<(usize, u64)>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    done: AtomicU64,
+    failed: AtomicU64,
+    longest_us: AtomicU64,
+    acknowledged: Vec<AtomicU64>,
+    rest: Mutex<(Option<String>, Vec<(usize, u64)>)>,
+}
+
+/// Running clients. They end when it is dropped.
+pub struct Load {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Load {
+    /// Starts the clients.
+    #[must_use]
+    pub fn start(options: LoadOptions) -> Self {
+        let shared = Arc::new(Shared {
+            acknowledged: (0..options.clients).map(|_| AtomicU64::new(0)).collect(),
+            ..Shared::default()
+        });
+        let options = Arc::new(options);
+        let tasks = (0..options.clients)
+            .map(|c| {
+                let one = One {
+                    number: c,
+                    n: 0,
+                    random: 0x9e37_79b9_7f4a_7c15 ^ (c as u64 + 1),
+                    options: Arc::clone(&options),
+                    shared: Arc::clone(&shared),
+                };
+                tokio::spawn(one.run())
+            })
+            .collect();
+        Self { shared, tasks }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn view(&self) -> LoadView {
+        let s = &self.shared;
+        let rest = s.rest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        LoadView {
+            done: s.done.load(Ordering::Relaxed),
+            failed: s.failed.load(Ordering::Relaxed),
+            longest: Duration::from_micros(s.longest_us.load(Ordering::Relaxed)),
+            first_error: rest.0,
+            acknowledged: s.acknowledged.iter().map(|a| a.load(Ordering::Relaxed)).collect(),
+            unknown: rest.1,
+        }
+    }
+
+    /// Measures the longest wait anew; returns the old one.
+    pub fn reset_longest(&self) -> Duration {
+        Duration::from_micros(self.shared.longest_us.swap(0, Ordering::Relaxed))
+    }
+
+    /// Lets every client finish its transaction, at most `within`, and says what happened.
+    pub async fn stop(mut self, within: Duration) -> LoadView {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let deadline = tokio::time::Instant::now() + within;
+        for task in &mut self.tasks {
+            if tokio::time::timeout_at(deadline, &mut *task).await.is_err() {
+                task.abort();
+            }
+        }
+        self.view()
+    }
+}
+
+struct One {
+    number: usize,
+    n: u64,
+    random: u64,
+    options: Arc<LoadOptions>,
+    shared: Arc<Shared>,
+}
+
+impl One {
+    async fn run(mut self) {
+        let period = Duration::from_secs_f64(self.options.clients as f64 / self.options.rate);
+        // Clients do not start in step.
+        let first = tokio::time::Instant::now()
+            + period.mul_f64(self.number as f64 / self.options.clients as f64);
+        let mut timer = tokio::time::interval_at(first, period);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut client: Option<Client> = None;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            timer.tick().await;
+            let connected = match client.take().filter(|c| !c.is_closed()) {
+                Some(c) => c,
+                None => match connect(&self.options.url).await {
+                    Ok(c) => c,
+                    Err(e) => {
+                        self.fail(&e);
+                        if !self.options.reconnect {
+                            return;
+                        }
+                        continue;
+                    }
+                },
+            };
+            self.n += 1;
+            let began = Instant::now();
+            match self.transaction(&connected).await {
+                Ok(()) => {
+                    let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    self.shared.longest_us.fetch_max(took, Ordering::Relaxed);
+                    self.shared.done.fetch_add(1, Ordering::Relaxed);
+                    self.shared.acknowledged[self.number].store(self.n, Ordering::Relaxed);
+                    client = Some(connected);
+                }
+                Err(e) => {
+                    self.shared
+                        .rest
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .1
+                        .push((self.number, self.n));
+                    self.fail(&e);
+                    if !self.options.reconnect {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn fail(&self, e: &tokio_postgres::Error) {
+        self.shared.failed.fetch_add(1, Ordering::Relaxed);
+        let mut rest = self.shared.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.0.get_or_insert_with(|| {
+            let cause = std::error::Error::source(e).map(ToString::to_string).unwrap_or_default();
+            format!("{e}: {cause}")
+        });
+    }
+
+    /// A number below `bound`, xorshift64*.
+    fn pick(&mut self, bound: u32) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let x = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        ((x >> 32) % u64::from(bound.max(1))) as u32
+    }
+
+    async fn transaction(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        let receipt = format!("INSERT INTO receipts VALUES ({}, {})", self.number, self.n);
+        let (accounts, products) = (self.options.accounts, self.options.products);
+        match self.pick(10) {
+            0..=4 => {
+                let (a, b, amount) =
+                    (1 + self.pick(accounts), 1 + self.pick(accounts), 1 + self.pick(20));
+                let (low, high, sign) = if a < b { (a, b, "-") } else { (b, a, "") };
+                client.batch_execute("BEGIN").await?;
+                if a != b {
+                    // Always in the order of the keys, so that clients do not deadlock.
+                    let minus = if sign == "-" { "" } else { "-" };
+                    client
+                        .batch_execute(&format!(
+                            "UPDATE accounts SET balance = balance + {sign}{amount}, \
+                             changed_at = now() WHERE id = {low};
+                             UPDATE accounts SET balance = balance + {minus}{amount}, \
+                             changed_at = now() WHERE id = {high};
+                             INSERT INTO transfers (sender, receiver, amount) \
+                             VALUES ({a}, {b}, {amount})"
+                        ))
+                        .await?;
+                }
+                client.batch_execute(&format!("{receipt}; COMMIT")).await
+            }
+            5..=6 => {
+                let (account, product) = (1 + self.pick(accounts), 1 + self.pick(products));
+                client.batch_execute("BEGIN").await?;
+                let rows = client
+                    .simple_query(&format!(
+                        "INSERT INTO orders (account) VALUES ({account}) RETURNING id"
+                    ))
+                    .await?;
+                let id = rows.iter().find_map(|m| match m {
+                    SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                    _ => None,
+                });
+                let id = id.unwrap_or_default();
+                client
+                    .batch_execute(&format!(
+                        "INSERT INTO order_items VALUES ({id}, 1, {product}, 2, 5.00);
+                         UPDATE products SET stock = stock - 2 WHERE id = {product};
+                         INSERT INTO \"Order Notes\" VALUES ({id}, 1, 'new');
+                         {receipt}; COMMIT"
+                    ))
+                    .await
+            }
+            7 => {
+                let document = 1 + self.pick(self.options.documents);
+                client
+                    .batch_execute(&format!(
+                        "BEGIN; UPDATE documents SET views = views + 1 \
+                         WHERE id = md5('d' || {document})::uuid; {receipt}; COMMIT"
+                    ))
+                    .await
+            }
+            8 => {
+                let (day, id) = (self.pick(90), 1_000_000 + self.n * 1000 + self.number as u64);
+                client
+                    .batch_execute(&format!(
+                        "BEGIN; INSERT INTO events VALUES ({id}, '2026-01-01'::date + {day}, \
+                         'click', '{{\"n\": {id}}}');
+                         INSERT INTO audit_log (what) VALUES ('{id}'); {receipt}; COMMIT"
+                    ))
+                    .await
+            }
+            _ => {
+                let order = 1 + self.pick(accounts);
+                let tier = ["basic", "silver", "gold"][self.pick(3) as usize];
+                client
+                    .batch_execute(&format!(
+                        "BEGIN; DELETE FROM \"Order Notes\" WHERE \"Order\" = {order} AND \"Nr.\" = 1;
+                         UPDATE accounts SET tier = '{tier}' WHERE id = {order};
+                         {receipt}; COMMIT"
+                    ))
+                    .await
+            }
+        }
+    }
+}
+
+async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(async move {
+        // The client's next statement says what happened.
+        connection.await.ok();
+    });
+    Ok(client)
+}
