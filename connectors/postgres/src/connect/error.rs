@@ -99,6 +99,9 @@ pub(crate) fn port_error(doing: impl Into<String>, e: tokio_postgres::Error) -> 
         ("invalid configuration" | "authentication error", _) => {
             login_refused(doing, e.source().map_or_else(|| what.clone(), ToString::to_string))
         }
+        (_, Some(io)) if io.kind() == io::ErrorKind::InvalidData => {
+            wrong_server(doing, &io.to_string())
+        }
         (_, Some(io)) => PortError::transient(doing, io::Error::new(io.kind(), io.to_string())),
         ("timeout waiting for server", _) => PortError::transient(doing, what),
         // Rows of another shape than asked for: a mistake of ours or a server we do not know.

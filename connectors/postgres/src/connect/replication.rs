@@ -75,7 +75,12 @@ impl WireError {
 
 impl From<io::Error> for WireError {
     fn from(e: io::Error) -> Self {
-        Self::Broken(e)
+        match e.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+                Self::Protocol(e.to_string())
+            }
+            _ => Self::Broken(e),
+        }
     }
 }
 

@@ -38,7 +38,13 @@ pub(crate) enum OpenError {
 }
 
 /// A connection on which the startup message can be sent.
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    kind: Kind,
+    /// Whether the first answer was looked at.
+    greeted: bool,
+}
+
+enum Kind {
     /// Plain TCP.
     Tcp(TcpStream),
     /// A Unix socket.
@@ -60,7 +66,7 @@ impl Stream {
                         Some(e),
                     )
                 })?;
-                Ok(Self::Unix(stream))
+                Ok(Kind::Unix(stream).into())
             }
             Host::Tcp(host) => {
                 let stream =
@@ -80,8 +86,8 @@ impl Stream {
 
     /// What ties SCRAM to this TLS connection, when there is one.
     pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Tls(stream) => {
+        match &self.kind {
+            Kind::Tls(stream) => {
                 let (_, session) = stream.get_ref();
                 der::end_point_binding(session.peer_certificates()?.first()?.as_ref())
             }
@@ -91,7 +97,7 @@ impl Stream {
 
     /// Whether the bytes are encrypted.
     pub(crate) fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+        matches!(self.kind, Kind::Tls(_))
     }
 }
 
@@ -111,7 +117,7 @@ async fn secure(
     at: &str,
 ) -> Result<Stream, OpenError> {
     if config.ssl_mode == SslMode::Disable {
-        return Ok(Stream::Tcp(stream));
+        return Ok(Kind::Tcp(stream).into());
     }
     let broke = |e: io::Error| {
         OpenError::Unreachable(format!("{at} closed the connection at once: {e}"), Some(e))
@@ -122,7 +128,7 @@ async fn secure(
     // One byte and no more: what follows must already be TLS.
     match stream.read_u8().await.map_err(broke)? {
         b'S' => {}
-        b'N' if config.ssl_mode == SslMode::Prefer => return Ok(Stream::Tcp(stream)),
+        b'N' if config.ssl_mode == SslMode::Prefer => return Ok(Kind::Tcp(stream).into()),
         b'N' => {
             return Err(OpenError::Tls(
                 format!(
@@ -145,7 +151,21 @@ async fn secure(
         .connect(name, stream)
         .await
         .map_err(|e| OpenError::Tls(format!("TLS with {at} failed: {e}"), Some(e)))?;
-    Ok(Stream::Tls(Box::new(stream)))
+    Ok(Kind::Tls(Box::new(stream)).into())
+}
+
+impl From<Kind> for Stream {
+    fn from(kind: Kind) -> Self {
+        Self { kind, greeted: false }
+    }
+}
+
+/// Whether the first bytes after our startup message can be PostgreSQL's: the driver would wait
+/// for gigabytes when a web server answers.
+fn is_greeting(bytes: &[u8]) -> bool {
+    let kind = bytes.first().is_none_or(|b| b"RENv".contains(b));
+    let length = bytes.get(1..5).is_none_or(|l| l[0] == 0 && l[1] == 0);
+    kind && length
 }
 
 impl AsyncRead for Stream {
@@ -154,11 +174,21 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let done = match &mut this.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        };
+        if !this.greeted && matches!(done, Poll::Ready(Ok(()))) {
+            this.greeted = true;
+            if !is_greeting(&buf.filled()[before..]) {
+                let what = "the answer is not PostgreSQL's protocol";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
+            }
         }
+        done
     }
 }
 
@@ -168,26 +198,26 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Kind::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Kind::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Self::Unix(s) => Pin::new(s).poll_flush(cx),
-            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Kind::Unix(s) => Pin::new(s).poll_flush(cx),
+            Kind::Tls(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        match &mut self.get_mut().kind {
+            Kind::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Kind::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Kind::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 }
@@ -212,5 +242,19 @@ impl TlsConnect<Stream> for Settled {
 
     fn connect(self, stream: Stream) -> Self::Future {
         std::future::ready(Ok(stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers() {
+        assert!(is_greeting(b"R\0\0\0\x17\0\0\0\x0aSCRAM"));
+        assert!(is_greeting(b"E"));
+        assert!(!is_greeting(b"HTTP/1.1"));
+        assert!(!is_greeting(b"J\0\0\0\x0a9.7"));
+        assert!(!is_greeting(b"R\x01\0\0\0"));
     }
 }

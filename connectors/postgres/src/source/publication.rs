@@ -139,7 +139,7 @@ impl Database {
         there: &Published,
     ) -> cutover_core::port::PortError {
         let numbers = there.left();
-        let query = "SELECT n, to_regclass(n::oid::regclass::text) IS NOT NULL, \
+        let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = n::oid), \
                      n::oid::regclass::text FROM unnest($1::int8[]) AS n";
         let wanted: Vec<i64> = numbers.iter().map(|n| i64::from(*n)).collect();
         match session.query(query, &[&wanted]).await {
@@ -147,8 +147,8 @@ impl Database {
                 let names: Vec<String> = rows
                     .iter()
                     .map(|row| {
-                        let name: String = row.get(2);
-                        if row.get(1) { name } else { format!("a table that was dropped ({name})") }
+                        let name: String = row.get(1);
+                        if row.get(0) { name } else { format!("a table that was dropped ({name})") }
                     })
                     .collect();
                 stops::table_left(doing, &names)

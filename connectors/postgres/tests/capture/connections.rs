@@ -184,15 +184,15 @@ async fn errors_never_hold_row_values() {
     let w = World::newest("discreet").await;
     w.sql("create table t (id int primary key, v int check (v < 5))").await;
     w.server.create_role("discreet", "pw", "").await.unwrap();
-    // An error whose message and detail hold a value, through a path of ours: a view over a
-    // broken cast stands where the catalog expects a number.
+    // What the server says holds the row,
     let session = w.db.session("test").await.unwrap();
-    let e = session.batch_execute("insert into t values (1, 987654)").await.unwrap_err();
+    let e = session.batch_execute("insert into public.t values (1, 987654)").await.unwrap_err();
     assert!(e.as_db_error().unwrap().detail().unwrap().contains("987654"));
+    // and so may the message of an error that reaches us on a path of ours.
     w.sql(
-        "create function pg_temp_boom() returns event_trigger language plpgsql as \
+        "create function boom() returns event_trigger language plpgsql as \
          $$ begin perform 'secret-987654'::int; end $$; \
-         create event trigger boom on ddl_command_start execute function pg_temp_boom()",
+         create event trigger boom on ddl_command_start execute function boom()",
     )
     .await;
     let tables = w.tables().await;

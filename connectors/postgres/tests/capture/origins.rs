@@ -11,11 +11,14 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
         w.sql("create table t (id int primary key, v text)").await;
         let mut tap = w.tap().await;
         let ours = w.run.object_name();
+        // In a transaction of its own, as the sink does: version 14 cannot name an origin that was
+        // created in the same one.
+        for origin in [ours.as_str(), "someone_else"] {
+            w.sql(&format!("select pg_replication_origin_create('{origin}')")).await;
+        }
         let from = |origin: &str, sql: &str| {
             format!(
-                "select pg_replication_origin_create('{origin}') \
-                 where not exists (select from pg_replication_origin where roname = '{origin}'); \
-                 select pg_replication_origin_session_setup('{origin}'); \
+                "select pg_replication_origin_session_setup('{origin}'); \
                  begin; select pg_replication_origin_xact_setup('0/1', now()); {sql}; commit"
             )
         };
@@ -33,7 +36,8 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
         w.sql(&from(&ours, "truncate t")).await;
         let events = w.drain(&mut tap).await;
         let lines = show(&events);
-        assert_eq!(lines.len(), 2_000 + 2 + 6, "PostgreSQL {}", w.server.major());
+        let short: Vec<_> = lines.iter().filter(|l| !l.ends_with("bytes")).collect();
+        assert_eq!(lines.len(), 2_000 + 2 + 6, "PostgreSQL {}: {short:?}", w.server.major());
         assert_eq!(lines[..3], ["begin", "+ public.t 2,theirs", "commit"]);
         assert!(lines.contains(&"+ public.t 20000,100 bytes".to_owned()));
         assert_eq!(lines[lines.len() - 3..], ["begin", "+ public.t 3,local", "commit"]);
