@@ -114,23 +114,47 @@ impl Inner {
                 answer = self.ask(self.control(warm).await?).await;
             }
         }
-        if answer.is_ok() {
-            self.be_patient(warm).await;
-        } else {
+        if answer.is_err() {
             warm.control = None;
         }
         answer.map_err(|error| ambiguous(&self.name, SHOW, error))
     }
 
-    /// Spaces logins as usual again, some time after a move: when somebody asks next.
-    async fn be_patient(&self, warm: &mut Warm) {
-        let (Some(usual), Some(control), true) = (&warm.usual, &warm.control, warm.eager) else {
+    /// Some time after a move, spaces logins as usual again. Until then, or until the next RELOAD
+    /// when this process ends before, PgBouncer tries often.
+    pub(super) async fn calm_down(&self) {
+        let begun = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let mut warm = self.warm.lock().await;
+            if !warm.eager {
+                return;
+            }
+            let Ok(control) = self.control(&mut warm).await else { return };
+            let calm = quiet::is_calm(control, &self.databases, ANSWER).await;
+            if !calm.unwrap_or(true) && begun.elapsed() < PERSIST {
+                continue;
+            }
+            if let Err(error) = self.reload_if_same(&mut warm).await {
+                tracing::debug!(switch = self.name, %error, "logins are tried often for now");
+            }
             return;
-        };
-        match control.order(&usual.patient(), ANSWER).await {
-            Ok(_) => warm.eager = false,
-            Err(error) => tracing::debug!(%error, "logins are tried often until the next RELOAD"),
         }
+    }
+
+    /// RELOAD, unless file and process differ: then it would move traffic.
+    async fn reload_if_same(&self, warm: &mut Warm) -> Result<(), Cause> {
+        let current = self.read()?;
+        let control = self.control(warm).await?;
+        let state = self.ask(control).await?;
+        if !ini::databases(&current).is_ok_and(|written| state.is_as(&written)) {
+            return Ok(());
+        }
+        control.order("RELOAD", ANSWER).await?;
+        // What the file says, and not what a crash of ours may have left.
+        warm.usual = Usual::read(&control.order("SHOW CONFIG", ANSWER).await?);
+        warm.eager = false;
+        Ok(())
     }
 
     pub(super) async fn warm_up(&self) -> Result<(), SwitchError> {
@@ -158,19 +182,8 @@ impl Inner {
             }
         }
         warm.drafts = drafts;
-        // What else has changed in the file takes effect now and not inside the pause. Left out
-        // when file and process differ: then reading it would move traffic.
-        let control = self.control(&mut warm).await?;
-        let state = self.ask(control).await.map_err(|error| failed(SHOW, error.into()))?;
-        if ini::databases(&current).is_ok_and(|written| state.is_as(&written)) {
-            control.order("RELOAD", ANSWER).await.map_err(|e| failed("RELOAD", e.into()))?;
-            // What the file says, and not what a crash of ours may have left.
-            let config = control.order("SHOW CONFIG", ANSWER).await;
-            let config = config.map_err(|error| failed("SHOW CONFIG", error.into()))?;
-            warm.usual = Usual::read(&config);
-            warm.eager = false;
-        }
-        Ok(())
+        // What else has changed in the file takes effect now and not inside the pause.
+        self.reload_if_same(&mut warm).await.map_err(|cause| failed("RELOAD", cause))
     }
 
     pub(super) async fn pause(&self, within: Duration) -> Result<(), SwitchError> {
@@ -454,8 +467,10 @@ impl Inner {
         let Some(usual) = usual else { return self.ask(control).await };
         let order = usual.grow();
         let (grown, state) = tokio::join!(control.order(&order, ANSWER), self.ask(control));
-        grown?;
-        state
+        match grown {
+            Ok(_) | Err(OrderError::Refused { .. }) => state,
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {

@@ -159,7 +159,10 @@ impl TrafficSwitch for PgBouncerSwitch {
 
     async fn point_at(&self, side: Side) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
-        self.carry_out("RELOAD and RESUME", async move { inner.point_at(side).await }).await
+        self.carry_out("RELOAD and RESUME", async move { inner.point_at(side).await }).await?;
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move { inner.calm_down().await });
+        Ok(())
     }
 
     async fn warm_up(&self) -> Result<(), SwitchError> {

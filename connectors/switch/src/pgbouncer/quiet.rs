@@ -3,7 +3,7 @@
 //! A PAUSE cuts off a login to a server that is under way. PgBouncer counts that as a failed login:
 //! after RESUME it disconnects every client that comes before the next login has succeeded, and
 //! tries that only after `server_login_retry`. So no login may be under way when PAUSE is given.
-//! Both settings below change in the running process only, and a RELOAD puts them back.
+//! Settings change in the running process only, and a RELOAD puts them back.
 
 use std::time::{Duration, Instant};
 
@@ -17,40 +17,43 @@ use super::{
 /// How long a login may be waited for; then the pause is tried all the same.
 const LOGIN: Duration = Duration::from_millis(500);
 
-/// Settings as they were before we touched them.
+/// The setting that keeps pools from growing, as it was before we touched it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Usual {
     max_db_connections: String,
-    server_login_retry: String,
 }
 
 impl Usual {
-    /// From `SHOW CONFIG`; `None` when this version does not show them.
+    /// From `SHOW CONFIG`; `None` when this version does not show it.
     pub(super) fn read(config: &[SimpleQueryRow]) -> Option<Self> {
-        let value = |key: &str| {
-            let row = config.iter().find(|row| by(row)("key").is_some_and(|name| name == key))?;
-            by(row)("value").filter(|text| !text.is_empty())
-        };
-        Some(Self {
-            max_db_connections: value("max_db_connections")?,
-            server_login_retry: value("server_login_retry")?,
-        })
+        let row = config
+            .iter()
+            .find(|row| by(row)("key").is_some_and(|name| name == "max_db_connections"))?;
+        let max_db_connections = by(row)("value").filter(|text| !text.is_empty())?;
+        Some(Self { max_db_connections })
     }
 
     /// The order that lets pools grow again.
     pub(super) fn grow(&self) -> String {
         format!("SET max_db_connections = '{}'", self.max_db_connections)
     }
-
-    /// The order that spaces logins as before.
-    pub(super) fn patient(&self) -> String {
-        format!("SET server_login_retry = '{}'", self.server_login_retry)
-    }
 }
 
 /// The order that makes PgBouncer try again soon when the first login after a RESUME fails, or
 /// when logins to the side it comes from failed before.
 pub(super) const EAGER: &str = "SET server_login_retry = '0.05'";
+
+/// Whether the first logins after a RESUME are over: one has succeeded, or nobody wants one.
+pub(super) async fn is_calm(
+    control: &Session,
+    names: &[String],
+    answer: Duration,
+) -> Result<bool, OrderError> {
+    let pools = control.order("SHOW POOLS", answer).await?;
+    let ready: u64 =
+        ["sv_active", "sv_idle", "sv_used"].map(|column| sum(&pools, names, column)).iter().sum();
+    Ok(ready > 0 || sum(&pools, names, "cl_waiting") == 0)
+}
 
 /// Keeps the pools of `names` from growing and waits until no login is under way.
 pub(super) async fn settle(
@@ -66,9 +69,13 @@ pub(super) async fn settle(
     let stop = format!("SET max_db_connections = '{limit}'");
     let (stopped, pools) =
         tokio::join!(control.order(&stop, answer), control.order("SHOW POOLS", answer));
-    stopped?;
+    match stopped {
+        // Whoever may not do this may not PAUSE either, which says so better.
+        Ok(_) | Err(OrderError::Refused { .. }) => {}
+        Err(error) => return Err(error),
+    }
     let mut pools = pools?;
-    while logins(&pools, names) > 0 && begun.elapsed() < within.min(LOGIN) {
+    while sum(&pools, names, "sv_login") > 0 && begun.elapsed() < within.min(LOGIN) {
         tokio::time::sleep(Duration::from_millis(1)).await;
         pools = control.order("SHOW POOLS", answer).await?;
     }
@@ -94,11 +101,11 @@ fn bounded(most: Option<u64>, usual: &str) -> u64 {
     }
 }
 
-fn logins(pools: &[SimpleQueryRow], names: &[String]) -> u64 {
+fn sum(pools: &[SimpleQueryRow], names: &[String], column: &str) -> u64 {
     pools
         .iter()
         .filter(|row| by(row)("database").is_some_and(|name| names.contains(&name)))
-        .filter_map(|row| by(row)("sv_login")?.parse::<u64>().ok())
+        .filter_map(|row| by(row)(column)?.parse::<u64>().ok())
         .sum()
 }
 

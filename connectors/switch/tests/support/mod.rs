@@ -1,5 +1,7 @@
 //! Two PostgreSQL servers with a PgBouncer in front, and clients that go through it.
 
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "shared by several test programs")]
+
 use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
@@ -10,7 +12,6 @@ use cutover_testkit::contract::switch::{Client, SwitchHarness};
 use tokio::sync::Mutex;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-/// A password with everything that is awkward in a file.
 const PASSWORD: &str = "app0pass";
 
 pub struct Rig {
@@ -21,7 +22,7 @@ pub struct Rig {
     pub targets: Targets,
     pub password: String,
     sessions: HashMap<Side, tokio_postgres::Client>,
-    address: String,
+    port: u16,
 }
 
 impl Rig {
@@ -61,10 +62,10 @@ impl Rig {
             blue: None,
             green: None,
         };
-        let address = bouncer.url_as("app", PASSWORD, "shop");
+        let port = bouncer.port();
         let password = bouncer.admin_password().to_owned();
         let bouncer = Mutex::new(bouncer);
-        Self { blue, green, bouncer, config, targets, password, sessions, address }
+        Self { blue, green, bouncer, config, targets, password, sessions, port }
     }
 
     pub fn new_switch(&self) -> PgBouncerSwitch {
@@ -88,6 +89,25 @@ impl Rig {
         self.bouncer.lock().await.admin(order).await.unwrap();
     }
 
+    pub async fn setting(&self, name: &str) -> String {
+        let rows = self.bouncer.lock().await.admin("SHOW CONFIG").await.unwrap();
+        let row = rows.iter().find(|row| row.get("key") == Some(name)).expect("a setting");
+        row.get("value").unwrap_or_default().to_owned()
+    }
+
+    pub async fn paused(&self, database: &str) -> bool {
+        let rows = self.bouncer.lock().await.admin("SHOW DATABASES").await.unwrap();
+        let row = rows.iter().find(|row| row.get("name") == Some(database)).expect("a database");
+        row.get("paused") == Some("1")
+    }
+
+    pub async fn client_of(&self, database: &str) -> Box<dyn Client> {
+        let address = format!("postgres://app:{PASSWORD}@127.0.0.1:{}/{database}", self.port);
+        let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        Box::new(App(client))
+    }
+
     pub async fn edit(&self, edit: impl FnOnce(String) -> String) {
         let path = &self.config.config;
         let text = std::fs::read_to_string(path).unwrap();
@@ -109,9 +129,7 @@ impl SwitchHarness for Rig {
     }
 
     async fn client(&self) -> Box<dyn Client> {
-        let (client, connection) = tokio_postgres::connect(&self.address, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        Box::new(App(client))
+        self.client_of("shop").await
     }
 
     async fn in_flight(&self) -> usize {
