@@ -15,12 +15,15 @@ use cutover_core::{
 
 use super::{
     book::Book,
+    command::Answer,
     pipes::Pipes,
     ports::Ports,
     proof::{BothLogs, Proof},
+    socket::Responder,
     status::{Alarm, LagView, MoveView, Readiness},
 };
 use crate::{
+    error::{Exit, Failure},
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
     stream::{Definitions, Health},
@@ -85,6 +88,7 @@ struct State {
     heads: VecDeque<(Instant, Position)>,
     samples: Samples,
     measured: Measured,
+    resolver: Option<tokio::sync::oneshot::Sender<Side>>,
 }
 
 /// What a [`Live`] is made of.
@@ -136,6 +140,7 @@ impl Live {
                 heads: VecDeque::new(),
                 samples: Samples::new(SAMPLES_SECONDS),
                 measured: Measured::default(),
+                resolver: None,
             }),
         }
     }
@@ -243,6 +248,43 @@ impl Live {
         self.state().moves.clone()
     }
 
+    /// The direction has changed: what was measured says nothing about the new one.
+    pub(super) fn forget_samples(&self) {
+        let mut state = self.state();
+        state.samples.clear();
+        state.heads.clear();
+        state.lag = LagView::default();
+    }
+
+    /// An operator says who owns the writes, to whoever waits for it.
+    pub(super) fn resolve(&self, owner: Side, responder: Responder) {
+        let waiting = self.state().resolver.take();
+        let answer = if waiting.is_some_and(|w| w.send(owner).is_ok()) {
+            Answer::new(
+                Exit::Done,
+                serde_json::json!({ "owner": owner }),
+                format!("noted: {owner} owns the writes; going on"),
+            )
+        } else {
+            Answer::failed(
+                Failure::new("nothing is in doubt: the journal knows who owns the writes")
+                    .code("CUT0508")
+                    .exit(Exit::No),
+            )
+        };
+        responder.done(answer);
+    }
+
+    pub(super) async fn resolved(&self) -> Side {
+        loop {
+            let (tx, rx) = tokio::sync::oneshot::channel();
+            self.state().resolver = Some(tx);
+            if let Ok(owner) = rx.await {
+                return owner;
+            }
+        }
+    }
+
     /// Everything that goes on while nobody asks for anything. Never returns.
     pub async fn background(&self) {
         tokio::join!(
@@ -279,9 +321,7 @@ impl Live {
         let flowing = matches!(view.health, Health::Flowing | Health::Held);
         state.lag = LagView {
             bytes: applied.and_then(|a| head.bytes_since(a)),
-            seconds: covered.map(|at| {
-                if at == asked { 0.0 } else { at.elapsed().as_secs_f64() }
-            }),
+            seconds: covered.map(|at| if at == asked { 0.0 } else { at.elapsed().as_secs_f64() }),
             transactions: flowing.then_some(view.in_hand),
         };
         let sample = Sample {
@@ -372,7 +412,10 @@ impl Live {
             };
         }
         if self.state().measured.marker.is_none() {
-            return Readiness::NotYet { why: "the pause is being estimated".into(), eta_seconds: None };
+            return Readiness::NotYet {
+                why: "the pause is being estimated".into(),
+                eta_seconds: None,
+            };
         }
         Readiness::Ready
     }
@@ -443,7 +486,7 @@ where
             Ok(()) => failing = false,
             Err(e) => {
                 if !std::mem::replace(&mut failing, true) {
-                    let failure = crate::error::Failure::from(e);
+                    let failure = Failure::from(e);
                     tracing::warn!("{failure}; it is tried again");
                 }
             }

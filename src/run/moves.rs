@@ -4,7 +4,7 @@
 //! written by the running process, or the former by the guard after our death.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,11 +16,10 @@ use tokio::sync::mpsc;
 use super::{
     command::{Answer, Request},
     error::RunError,
-    fact,
-    history,
+    fact, history,
     live::Live,
     prepare::now_ms,
-    recovery::Recovery,
+    recovery::{self, Site},
     serve::Start,
     socket::{Incoming, Responder},
     status::MoveView,
@@ -29,19 +28,26 @@ use crate::{
     cutover::{
         driver::{self, Goal, Limits, Report, Stop},
         fact::{Ending, Fact, KIND, Process},
-        ground::Ground,
+        ground::{
+            Ground,
+            live::{LiveGround, Parts as GroundParts, Work},
+        },
+        guard::Summons,
         machine::State,
     },
     error::{Exit, Failure},
     journal::{FileJournal, JournalError},
+    lag::Estimate,
 };
 
 /// Name of the journal of moves in the state folder.
-pub const FILE: &str = "moves.journal";
+pub(super) const FILE: &str = "moves.journal";
 /// Folder of the evidence in the state folder.
-pub const EVIDENCE: &str = "moves";
+pub(super) const EVIDENCE: &str = "moves";
 /// How long a guard that is freeing traffic is waited for.
 const GUARD_WITHIN: Duration = Duration::from_secs(30);
+/// How long after the budget the guard acts while we are alive.
+const GUARD_GRACE: Duration = Duration::from_secs(1);
 
 /// Moves that have ended, by the journal in `state_dir`.
 ///
@@ -83,7 +89,13 @@ pub(super) async fn recover(
     let (mut journal, mut facts) = open(&start.state_dir).await?;
     if State::of(&facts).is_open() {
         start.preparation.progress.say("going on with a move that was interrupted");
-        let ground = Recovery::ground(start, &facts)?;
+        let site = Site {
+            run: &start.preparation.run,
+            selection: &start.preparation.selection,
+            ports: &start.preparation.ports,
+            budget: start.wishes.pause_budget,
+        };
+        let ground = recovery::ground(&site, &facts, &start.state_dir.join(FILE))?;
         let limits = Limits::new(start.wishes.pause_budget);
         let mut next = Fact::Restarted { by: Process::Run, at_ms: now_ms() };
         loop {
@@ -199,7 +211,13 @@ impl Live {
             }
         };
         let mut report = driver::drive(
-            &mut journal, &history, begun, Goal::Finished, ground.as_ref(), &limits, &tell,
+            &mut journal,
+            &history,
+            begun,
+            Goal::Finished,
+            ground.as_ref(),
+            &limits,
+            &tell,
         )
         .await
         .map_err(Failure::from)?;
@@ -209,16 +227,93 @@ impl Live {
             all.extend(report.facts.clone());
             let word = Fact::Resolved { owner, at_ms: now_ms() };
             report = driver::drive(
-                &mut journal, &all, word, Goal::Finished, ground.as_ref(), &limits, &tell,
+                &mut journal,
+                &all,
+                word,
+                Goal::Finished,
+                ground.as_ref(),
+                &limits,
+                &tell,
             )
             .await
             .map_err(Failure::from)?;
         }
-        self.book.note(fact::Fact::MoveEnded { id: number, owner: report.owner, at_ms: now_ms() })?;
+        self.book.note(fact::Fact::MoveEnded {
+            id: number,
+            owner: report.owner,
+            at_ms: now_ms(),
+        })?;
         self.pipes.owned_by(report.owner).await?;
         self.forget_samples();
         let evidence = self.write_evidence(&id, &report, &predicted)?;
         Ok(self.tell_end(&id, &report, predicted.ms, &evidence))
+    }
+
+    /// The ground of a move of ours: with streams, and with a guard.
+    fn ground(self: &Arc<Self>, from: Side) -> Result<Box<dyn Ground>, Failure> {
+        let site = Site {
+            run: &self.run,
+            selection: &self.selection,
+            ports: &self.ports,
+            budget: self.wishes.pause_budget,
+        };
+        let program = std::env::current_exe()
+            .map_err(|e| Failure::new("this program cannot find itself").caused_by(&e))?;
+        let config = self.config_file.clone();
+        let command = move || {
+            let mut command = tokio::process::Command::new(&program);
+            command.arg("--config").arg(&config).arg("guard");
+            command
+        };
+        Ok(Box::new(LiveGround::new(GroundParts {
+            work: Some(Work {
+                pipes: Arc::clone(self) as _,
+                proof: Arc::clone(self) as _,
+                ready: Arc::clone(self) as _,
+            }),
+            guard: Some(Summons {
+                command: Arc::new(command),
+                journal: self.state_dir.join(FILE),
+                grace: GUARD_GRACE,
+            }),
+            ..recovery::parts(&site, from)
+        })))
+    }
+
+    /// Waits until an operator says who owns the writes.
+    async fn wait_for_resolve(
+        &self,
+        why: &str,
+        switches: &[String],
+        responder: &Responder,
+    ) -> Side {
+        let what = format!("nobody can say where {} sends the writes: {why}", switches.join(", "));
+        let remedy = "look there, then `cutover resolve --owner blue|green`".to_owned();
+        responder.progress(format!("{what}; {remedy}"));
+        self.alarm("CUT0718", Some((what, remedy)));
+        let owner = self.resolved().await;
+        self.alarm("CUT0718", None);
+        owner
+    }
+
+    fn write_evidence(
+        &self,
+        id: &str,
+        report: &Report,
+        predicted: &Estimate,
+    ) -> Result<PathBuf, Failure> {
+        let folder = self.state_dir.join(EVIDENCE);
+        let path = folder.join(format!("{id}.json"));
+        let evidence = json!({
+            "facts": report.facts, "predicted": predicted, "configuration": self.wishes.effective,
+        });
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| std::fs::write(&path, evidence.to_string()))
+            .map_err(|e| {
+                Failure::new(format!("the evidence {} cannot be written", path.display()))
+                    .caused_by(&e)
+            })?;
+        Ok(path)
     }
 
     fn tell_end(&self, id: &str, report: &Report, predicted_ms: f64, evidence: &Path) -> Answer {
@@ -230,12 +325,14 @@ impl Live {
             }
             Stop::Ended(Ending::Rehearsed { owner }) => (
                 Exit::Done,
-                format!("rehearsed; {owner} owns the writes as before; clients waited {}", ms(pause_ms)),
+                format!(
+                    "rehearsed; {owner} owns the writes as before; clients waited {}",
+                    ms(pause_ms)
+                ),
             ),
-            Stop::Ended(Ending::Aborted { owner, why, .. }) => (
-                Exit::No,
-                format!("taken back, {owner} owns the writes as before: {why}"),
-            ),
+            Stop::Ended(Ending::Aborted { owner, why, .. }) => {
+                (Exit::No, format!("taken back, {owner} owns the writes as before: {why}"))
+            }
             Stop::NeedsOperator { why, .. } => (Exit::Undecided, why.clone()),
             Stop::TrafficFree => (Exit::Failed, "the move has no end".to_owned()),
         };
@@ -272,9 +369,8 @@ fn ms(pause: Option<f64>) -> String {
 /// What a person who waits for a move is told of it.
 fn told(fact: &Fact) -> Option<String> {
     use crate::cutover::fact::Outcome;
-    let at = |switch: &Option<String>| {
-        switch.as_ref().map_or_else(String::new, |s| format!(" {s}"))
-    };
+    let at =
+        |switch: &Option<String>| switch.as_ref().map_or_else(String::new, |s| format!(" {s}"));
     match fact {
         Fact::Step { step, switch, outcome, at_us } => match outcome {
             Outcome::Started => None,

@@ -1,5 +1,7 @@
 //! Commands on a run whose streams flow.
 
+use std::sync::Arc;
+
 use cutover_core::port::PortError;
 use serde_json::json;
 
@@ -15,13 +17,18 @@ use crate::{
 
 impl Live {
     /// Carries out one command; progress goes to `responder`.
-    pub(super) async fn perform(&self, request: Request, responder: &Responder) -> Answer {
+    pub(super) async fn perform(
+        self: &Arc<Self>,
+        request: Request,
+        responder: &Responder,
+    ) -> Answer {
         match request {
-            Request::Verify { tables, repair } => match self.verify(&tables, repair, responder).await
-            {
-                Ok(answer) => answer,
-                Err(failure) => Answer::failed(failure),
-            },
+            Request::Verify { tables, repair } => {
+                match self.verify(&tables, repair, responder).await {
+                    Ok(answer) => answer,
+                    Err(failure) => Answer::failed(failure),
+                }
+            }
             Request::Rehearse | Request::Switch | Request::Rollback => {
                 self.make_move(&request, responder).await
             }
@@ -58,7 +65,8 @@ impl Live {
                 "{} row(s) differ; copying them again from {owner}",
                 report.different()
             ));
-            let written = self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
+            let written =
+                self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
             repaired = Some(written);
             responder.progress(format!("{written} row(s) written; comparing again"));
             report = self.full(&chosen).await?;

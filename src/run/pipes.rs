@@ -41,7 +41,15 @@ impl Pipes {
         let process = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| d.as_nanos() as u64);
-        Self { run, ports, forward, back, tokens: AtomicU64::new(0), stillness: tokio::sync::Mutex::new(()), process }
+        Self {
+            run,
+            ports,
+            forward,
+            back,
+            tokens: AtomicU64::new(0),
+            stillness: tokio::sync::Mutex::new(()),
+            process,
+        }
     }
 
     /// The pipe that reads `from`.

@@ -14,7 +14,7 @@ use super::{book::Book, error::RunError, fact::Fact, ports::Ports};
 /// # Errors
 ///
 /// The first failure; call it again.
-pub async fn remove(
+pub(super) async fn remove(
     run: &RunId,
     ports: &Ports,
     book: &Book,

@@ -298,7 +298,7 @@ async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunErro
         state_dir: start.state_dir.clone(),
         config_file: start.config_file.clone(),
     });
-    live.set_moves(moves::history(&start.state_dir)?);
+    live.set_moves(moves::ended(&start.state_dir)?);
     Ok(Arc::new(live))
 }
 
@@ -336,6 +336,12 @@ async fn attend(
                 };
                 if request == Request::Status {
                     responder.done(start.board.answer());
+                    continue;
+                }
+                if let Request::Resolve { owner } = request
+                    && work.is_some()
+                {
+                    live.resolve(owner, responder);
                     continue;
                 }
                 if work.is_some() {
@@ -447,9 +453,8 @@ fn busy(request: &Request, responder: Responder, live: &Live) {
 }
 
 fn refuse(responder: Responder, what: &str, remedy: &str) {
-    responder.done(Answer::failed(
-        Failure::new(what).code("CUT0508").remedy(remedy).exit(Exit::No),
-    ));
+    responder
+        .done(Answer::failed(Failure::new(what).code("CUT0508").remedy(remedy).exit(Exit::No)));
 }
 
 fn answer_stop(responder: Option<Responder>) {
@@ -493,4 +498,3 @@ async fn remove(
         }
     }
 }
-

@@ -222,7 +222,10 @@ impl Status {
         }
         for m in &self.moves {
             let pause = m.pause_ms.map_or_else(String::new, |ms| format!(", pause {ms:.1} ms"));
-            lines.push(format!("move {}   {}: {}, owner {}{pause}", m.id, m.kind, m.ending, m.owner));
+            lines.push(format!(
+                "move {}   {}: {}, owner {}{pause}",
+                m.id, m.kind, m.ending, m.owner
+            ));
         }
         lines.join("\n")
     }

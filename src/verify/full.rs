@@ -11,9 +11,9 @@ use std::{
 
 use cutover_core::{
     model::{digest::Digest, position::Position, schema::Table, side::Side},
-    port::{PortError, Result, copy::Snapshot},
+    port::{Result, copy::Snapshot},
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
 use super::{PassReport, TableReport, Verdict, compare};
 use crate::transform::Pair;
@@ -74,18 +74,19 @@ pub async fn pass(
     type Sums = [Vec<Digest>; 2];
     let sums: Vec<Mutex<Sums>> = pairs.iter().map(|_| Mutex::default()).collect();
     let (sums_ref, seen) = (&sums, &seen);
-    stream::iter(jobs.into_iter().map(|(i, side, table, range, buckets)| async move {
-        let part = aligned.side(side).bucket_digests(table, &range, buckets).await?;
-        seen(&pairs[i], side, part.iter().map(|d| d.rows).sum());
-        let mut sums = sums_ref[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let total = &mut sums[index(side)];
-        total.resize(buckets as usize, Digest::default());
-        total.iter_mut().zip(part).for_each(|(t, p)| t.add(p));
-        Ok::<_, PortError>(())
-    }))
-    .buffer_unordered(workers.max(1))
-    .try_collect::<()>()
-    .await?;
+    let mut reads: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(jobs.len());
+    for (i, side, table, range, buckets) in jobs {
+        reads.push(Box::pin(async move {
+            let part = aligned.side(side).bucket_digests(table, &range, buckets).await?;
+            seen(&pairs[i], side, part.iter().map(|d| d.rows).sum());
+            let mut sums = sums_ref[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let total = &mut sums[index(side)];
+            total.resize(buckets as usize, Digest::default());
+            total.iter_mut().zip(part).for_each(|(t, p)| t.add(p));
+            Ok(())
+        }));
+    }
+    stream::iter(reads).buffer_unordered(workers.max(1)).try_collect::<()>().await?;
 
     let mut tables = Vec::with_capacity(pairs.len());
     for (pair, sums) in pairs.iter().zip(sums) {

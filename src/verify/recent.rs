@@ -4,13 +4,18 @@
 //! back. A row that is unequal is only called different when the stream has caught up twice, once
 //! before and once after the read, and the ledger did not see it again: lag is not divergence.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::digest::{RowDigest, RowKey},
+    model::{
+        digest::{RowDigest, RowKey},
+        schema::Table,
+    },
     port::{PortError, Result, reader::RowReader},
 };
+
+use futures_util::future::BoxFuture;
 
 use super::{Difference, compare, ledger::Ledger};
 use crate::transform::Pair;
@@ -107,9 +112,12 @@ impl Recent {
         let mut step = Step::default();
         let mut failed: Option<PortError> = None;
         // All pairs at once: inside the pause round trips count.
-        let reads = all.iter().flat_map(|(pair, keys)| {
-            keys.chunks(KEYS).map(move |keys| async move { (*pair, self.read(*pair, keys).await) })
-        });
+        let mut reads: Vec<BoxFuture<'_, (usize, Result<Vec<Difference>>)>> = Vec::new();
+        for (pair, keys) in &all {
+            for keys in keys.chunks(KEYS) {
+                reads.push(Box::pin(async move { (*pair, self.read(*pair, keys).await) }));
+            }
+        }
         for (pair, result) in futures_util::future::join_all(reads).await {
             match result {
                 Ok(different) => step.different.extend(different.into_iter().map(|d| (pair, d))),
@@ -130,17 +138,23 @@ impl Recent {
 
     async fn read(&self, pair: usize, keys: &[RowKey]) -> Result<Vec<Difference>> {
         let pair = &self.pairs[pair];
-        let side = async |reader: &Arc<dyn RowReader>, tables: &[_]| {
-            let mut rows: HashMap<RowKey, Vec<RowDigest>> = HashMap::new();
-            for table in tables {
-                for row in reader.key_digests(table, keys).await? {
-                    rows.entry(row.key.clone()).or_default().push(row);
-                }
-            }
-            Ok::<_, PortError>(rows.into_values().flatten().collect::<Vec<_>>())
-        };
-        let (blue, green) =
-            tokio::try_join!(side(&self.blue, &pair.blue), side(&self.green, &pair.green))?;
+        let (blue, green) = tokio::try_join!(
+            rows(&self.blue, &pair.blue, keys),
+            rows(&self.green, &pair.green, keys)
+        )?;
         Ok(compare::rows(&blue, &green))
     }
+}
+
+/// The rows with these keys on one side.
+async fn rows(
+    reader: &Arc<dyn RowReader>,
+    tables: &[Table],
+    keys: &[RowKey],
+) -> Result<Vec<RowDigest>> {
+    let mut rows = Vec::new();
+    for table in tables {
+        rows.extend(reader.key_digests(table, keys).await?);
+    }
+    Ok(rows)
 }

@@ -1,1 +1,334 @@
+//! The ground over real ports.
+//!
+//! Everything that can be done before clients wait is done in `recheck`; what does not depend on
+//! another step runs beside it: the origin's counters are read while the drain is under way.
 
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{counter::Counter, run::RunId, schema::Table, selection::Selection, side::Side},
+    port::{Result, primary::Primary, switch::TrafficSwitch},
+};
+use futures_util::future::{join_all, try_join_all};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::{
+    Did, Failure, Ground,
+    refuse::{Learned, refuse},
+    work::{Pipes, Proof, Ready},
+};
+use crate::{
+    cutover::{
+        fact::{Answer, Details},
+        guard::{Handle, Summons},
+    },
+    verify::Verdict,
+};
+
+/// How long the guard may take to say goodbye before it is left alone.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What the run lends to the steps that are made forward.
+#[derive(Clone)]
+pub struct Work {
+    /// Both directions of replication.
+    pub pipes: Arc<dyn Pipes>,
+    /// The proof of equality.
+    pub proof: Arc<dyn Proof>,
+    /// The measurements.
+    pub ready: Arc<dyn Ready>,
+}
+
+/// What a ground is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// The run.
+    pub run: RunId,
+    /// Where the move comes from.
+    pub from: Side,
+    /// The pause budget.
+    pub budget: Duration,
+    /// What is moved.
+    pub selection: Selection,
+    /// Tables of the origin, for a fence that is not installed or lacks new ones; empty when
+    /// somebody else sees to that.
+    pub tables: Vec<Table>,
+    /// In the order of the configuration.
+    pub switches: Vec<Arc<dyn TrafficSwitch>>,
+    /// The origin as owner of writes.
+    pub origin: Arc<dyn Primary>,
+    /// The target as owner of writes.
+    pub target: Arc<dyn Primary>,
+    /// `None` in a process that can only free the traffic.
+    pub work: Option<Work>,
+    /// How to start a guard; `None` where none can be started.
+    pub guard: Option<Summons>,
+}
+
+/// Counters of the origin, being read.
+type Reading = JoinHandle<Result<Vec<Counter>>>;
+
+/// The ground over real ports, for one move.
+pub struct LiveGround {
+    parts: Parts,
+    reading: Mutex<Option<Reading>>,
+    guard: tokio::sync::Mutex<Option<Handle>>,
+}
+
+impl LiveGround {
+    /// A ground for a move from `parts.from`.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, reading: Mutex::new(None), guard: tokio::sync::Mutex::new(None) }
+    }
+
+    fn to(&self) -> Side {
+        self.parts.from.other()
+    }
+
+    fn work(&self) -> std::result::Result<&Work, Failure> {
+        self.parts.work.as_ref().ok_or_else(|| {
+            Failure::definite(
+                "CUT0717",
+                "this process only frees the traffic; the streams are not running here",
+                "start `cutover run`, which goes on with the move",
+            )
+        })
+    }
+
+    fn switch(&self, name: &str) -> std::result::Result<&Arc<dyn TrafficSwitch>, Failure> {
+        self.parts.switches.iter().find(|s| s.name() == name).ok_or_else(|| {
+            Failure::definite(
+                "CUT0718",
+                format!("the open move knows a switch {name} that the configuration lacks"),
+                format!("put {name} back into the configuration until the move has ended"),
+            )
+        })
+    }
+
+    async fn dismiss_guard(&self) {
+        if let Some(guard) = self.guard.lock().await.take() {
+            guard.released(GOODBYE).await;
+        }
+    }
+
+    fn take_reading(&self) -> Option<Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn details(value: Value) -> Details {
+    match value {
+        Value::Object(map) => map,
+        _ => Details::new(),
+    }
+}
+
+#[async_trait]
+impl Ground for LiveGround {
+    async fn warm_up(&self) -> std::result::Result<(), Failure> {
+        let parts = &self.parts;
+        let switches = try_join_all(parts.switches.iter().map(|s| s.warm_up()));
+        let databases = async {
+            tokio::try_join!(parts.origin.warm_up(), parts.target.warm_up()).map_err(Failure::from)
+        };
+        let switches = async { switches.await.map_err(Failure::from) };
+        tokio::try_join!(switches, databases).map(|_| ())
+    }
+
+    async fn recheck(&self, _within: Duration) -> Did {
+        let parts = &self.parts;
+        let work = self.work()?;
+        if !parts.tables.is_empty() {
+            parts.origin.install_fence(&parts.run, &parts.tables).await?;
+        }
+        let routings = async {
+            let ask = parts.switches.iter().map(|s| async {
+                let routing = s.observe().await.map_err(Failure::from)?;
+                Ok::<_, Failure>((s.name().to_owned(), routing))
+            });
+            try_join_all(ask).await
+        };
+        let asked = async {
+            tokio::try_join!(
+                work.ready.ready(parts.from),
+                work.proof.nearly_ready(),
+                parts.origin.fence(&parts.run),
+                parts.target.fence(&parts.run),
+            )
+            .map_err(Failure::from)
+        };
+        let ((), switches, (readiness, missing, origin_fence, target_fence)) =
+            tokio::try_join!(self.warm_up(), routings, asked)?;
+        let learned = Learned {
+            from: parts.from,
+            budget: parts.budget,
+            readiness: &readiness,
+            missing_proof: missing.as_deref(),
+            origin_fence,
+            target_fence,
+            switches: &switches,
+        };
+        if let Some(failure) = refuse(&learned) {
+            return Err(failure);
+        }
+        Ok(details(json!({
+            "lag": readiness.lag,
+            "estimate": readiness.estimate,
+            "findings": readiness.preflight.findings,
+        })))
+    }
+
+    async fn arm_reverse(&self, _within: Duration) -> Did {
+        let position = self.work()?.pipes.arm_reverse(self.parts.from).await?;
+        Ok(details(json!({ "position": position.to_string() })))
+    }
+
+    async fn start_guard(&self, within: Duration) -> Did {
+        let Some(summons) = &self.parts.guard else {
+            return Err(Failure::definite(
+                "CUT0717",
+                "no guard can be started here",
+                "start `cutover run` from its own program file",
+            ));
+        };
+        let handle = Handle::start(summons, within).await?;
+        let process = handle.id();
+        *self.guard.lock().await = Some(handle);
+        Ok(details(json!({ "process": process })))
+    }
+
+    async fn pausing(&self, budget: Duration) -> std::result::Result<(), Failure> {
+        match self.guard.lock().await.as_mut() {
+            Some(guard) => guard.pausing(budget).await,
+            None => Err(Failure::definite(
+                "CUT0717",
+                "there is no guard",
+                "try again; if it stays so, see the log of the guard",
+            )),
+        }
+    }
+
+    async fn pause(&self, switch: &str, within: Duration) -> Did {
+        self.switch(switch)?.pause(within).await?;
+        Ok(Details::new())
+    }
+
+    async fn fence(&self, within: Duration) -> Did {
+        let parts = &self.parts;
+        parts.origin.close_to_clients(&parts.run, within).await?;
+        // Reading has no effect, so it needs no journal line and can begin at once.
+        let (origin, selection) = (parts.origin.clone(), parts.selection.clone());
+        let reading = tokio::spawn(async move { origin.counters(&selection).await });
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+        Ok(Details::new())
+    }
+
+    async fn drain(&self, within: Duration) -> Did {
+        let drained = self.work()?.pipes.drain(self.parts.from, within).await?;
+        Ok(details(json!({
+            "position": drained.position.to_string(),
+            "marker_ms": drained.took.as_secs_f64() * 1000.0,
+        })))
+    }
+
+    async fn verify(&self, within: Duration) -> Did {
+        let certificate = self.work()?.proof.behind_fence(within).await?;
+        let remedy = "run `cutover verify`; `cutover verify --repair` copies differing rows again";
+        match certificate.verdict {
+            Verdict::Equal => Ok(details(json!({ "certificate": certificate }))),
+            // The way back is refused for a difference, never for want of a comparison.
+            Verdict::Inconclusive if self.parts.from == Side::Green => {
+                Ok(details(json!({ "certificate": certificate })))
+            }
+            Verdict::Different => Err(Failure::definite(
+                "CUT0713",
+                "rows differ between the two sides behind the fence",
+                remedy,
+            )),
+            Verdict::Inconclusive => Err(Failure::definite(
+                "CUT0713",
+                "the comparison behind the fence came to no answer",
+                remedy,
+            )),
+        }
+    }
+
+    async fn counters(&self, _within: Duration) -> Did {
+        let parts = &self.parts;
+        let read = match self.take_reading() {
+            Some(reading) => reading.await.ok().and_then(Result::ok),
+            None => None,
+        };
+        let counters = match read {
+            Some(counters) => counters,
+            None => parts.origin.counters(&parts.selection).await?,
+        };
+        parts.target.advance(&counters).await?;
+        Ok(details(json!({ "counters": counters.len() })))
+    }
+
+    async fn unfence(&self, _within: Duration) -> Did {
+        self.parts.target.open_to_clients(&self.parts.run).await?;
+        Ok(Details::new())
+    }
+
+    async fn point(&self, switch: &str, _within: Duration) -> Did {
+        self.switch(switch)?.point_at(self.to()).await?;
+        Ok(Details::new())
+    }
+
+    async fn stream_reverse(&self, _within: Duration) -> Did {
+        self.work()?.pipes.reverse(self.to()).await?;
+        Ok(Details::new())
+    }
+
+    async fn undo_arm_reverse(&self, _within: Duration) -> Did {
+        self.work()?.pipes.disarm_reverse(self.parts.from).await?;
+        Ok(Details::new())
+    }
+
+    async fn undo_guard(&self, _within: Duration) -> Did {
+        self.dismiss_guard().await;
+        Ok(Details::new())
+    }
+
+    async fn undo_pause(&self, switch: &str, _within: Duration) -> Did {
+        self.switch(switch)?.point_at(self.parts.from).await?;
+        Ok(Details::new())
+    }
+
+    async fn undo_fence(&self, _within: Duration) -> Did {
+        if let Some(reading) = self.take_reading() {
+            reading.abort();
+        }
+        self.parts.origin.open_to_clients(&self.parts.run).await?;
+        Ok(Details::new())
+    }
+
+    async fn observe(
+        &self,
+        switch: &str,
+        _within: Duration,
+    ) -> std::result::Result<Answer, Failure> {
+        Ok(self.switch(switch)?.observe().await?.into())
+    }
+
+    async fn release_guard(&self) {
+        self.dismiss_guard().await;
+    }
+}
+
+/// Measures one question to every switch, for the pause estimate; `None` where it failed.
+pub async fn switch_round_trips(switches: &[Arc<dyn TrafficSwitch>]) -> Vec<Option<Duration>> {
+    join_all(switches.iter().map(|switch| async {
+        let begun = Instant::now();
+        switch.observe().await.ok().map(|_| begun.elapsed())
+    }))
+    .await
+}
