@@ -10,6 +10,8 @@ pub mod fact;
 pub mod machine;
 pub mod driver;
 pub mod ground;
+pub mod guard;
+pub mod evidence;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

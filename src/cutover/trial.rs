@@ -172,6 +172,9 @@ impl Scripted {
 
 #[async_trait]
 impl Ground for Scripted {
+    async fn warm_up(&self) -> Result<(), Failure> {
+        Ok(())
+    }
     async fn recheck(&self, _: Duration) -> Did {
         self.act("recheck", |_| {}).await
     }
@@ -189,7 +192,10 @@ impl Ground for Scripted {
     }
     async fn pause(&self, switch: &str, _: Duration) -> Did {
         let name = switch.to_owned();
-        self.act(&format!("pause.{switch}"), |w| drop(w.held.insert(name, true))).await
+        self.act(&format!("pause.{switch}"), |w| {
+            w.held.insert(name, true);
+        })
+        .await
     }
     async fn fence(&self, _: Duration) -> Did {
         self.act("fence", |w| w.origin_closed = true).await
@@ -225,7 +231,10 @@ impl Ground for Scripted {
     }
     async fn undo_pause(&self, switch: &str, _: Duration) -> Did {
         let name = switch.to_owned();
-        self.act(&format!("undo pause.{switch}"), |w| drop(w.held.insert(name, false))).await
+        self.act(&format!("undo pause.{switch}"), |w| {
+            w.held.insert(name, false);
+        })
+        .await
     }
     async fn undo_fence(&self, _: Duration) -> Did {
         self.act("undo fence", |w| w.origin_closed = false).await

@@ -86,6 +86,14 @@ pub type Did = Result<Details, Failure>;
 /// dropped, and that counts as a failure (of a request to a switch: as no answer).
 #[async_trait]
 pub trait Ground: Send + Sync {
+    /// Opens every connection that an action needs, so that none has to be opened while clients
+    /// wait.
+    ///
+    /// # Errors
+    ///
+    /// One does not open.
+    async fn warm_up(&self) -> Result<(), Failure>;
+
     /// [`Step::Recheck`](super::plan::Step::Recheck).
     async fn recheck(&self, within: Duration) -> Did;
     /// [`Step::ArmReverse`](super::plan::Step::ArmReverse).
