@@ -1,4 +1,4 @@
-//! A replication session can be opened: the attribute of the role, and the server's access rules.
+//! A replication session can be opened: the attribute of the role, and what is between us.
 
 use std::error::Error;
 
@@ -6,7 +6,6 @@ use super::super::{Answer, facts::Context, found::*};
 
 struct Facts {
     me: String,
-    database: String,
     /// The role has the attribute, or needs none.
     allowed: bool,
     /// What the server said when we tried.
@@ -20,7 +19,6 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     });
     Ok(judge(&Facts {
         me: context.me(),
-        database: context.role.database.clone(),
         allowed: context.role.replication || context.role.superuser,
         refusal,
     }))
@@ -39,11 +37,8 @@ fn judge(facts: &Facts) -> Vec<Found> {
     vec![error(
         "CUT0115",
         format!("the server refuses a replication session: {refusal}"),
-        format!(
-            "-- a line like this in pg_hba.conf, then SELECT pg_reload_conf();\n\
-             -- hostssl {} {} ADDRESS scram-sha-256",
-            facts.database, facts.me
-        ),
+        "give the address of the server itself, not of a pooler or proxy, and see that WAL senders \
+         are free (max_wal_senders)",
     )]
 }
 
@@ -52,15 +47,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_attribute_and_the_rules_are_two_findings() {
+    fn the_attribute_and_the_rest_are_two_findings() {
         let code = |allowed, refusal: Option<&str>| {
             let refusal = refusal.map(str::to_owned);
-            let facts = Facts { me: "\"c\"".into(), database: "shop".into(), allowed, refusal };
+            let facts = Facts { me: "\"c\"".into(), allowed, refusal };
             judge(&facts).first().map(|f| f.code)
         };
         assert_eq!(code(true, None), None);
         assert_eq!(code(false, None), None);
         assert_eq!(code(false, Some("must be replication role")), Some("CUT0114"));
-        assert_eq!(code(true, Some("no pg_hba.conf entry")), Some("CUT0115"));
+        assert_eq!(code(true, Some("no free sender")), Some("CUT0115"));
     }
 }

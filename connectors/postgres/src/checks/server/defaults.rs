@@ -58,7 +58,8 @@ fn judge(defaults: &[Default]) -> Vec<Found> {
              side owns the writes",
             list(defaults.iter().map(who))
         ),
-        lines(defaults.iter().map(reset)),
+        // Whoever runs this may be read-only too.
+        format!("SET default_transaction_read_only = off;\n{}", lines(defaults.iter().map(reset))),
     )]
 }
 
@@ -78,6 +79,7 @@ mod tests {
         assert_eq!(
             found[0].remedy.lines().collect::<Vec<_>>(),
             [
+                "SET default_transaction_read_only = off;",
                 "ALTER DATABASE \"shop\" RESET default_transaction_read_only;",
                 "ALTER ROLE \"App\" RESET default_transaction_read_only;",
                 "ALTER ROLE \"App\" IN DATABASE \"shop\" RESET default_transaction_read_only;",
