@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long it may take to start or to stop before that is an error.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The user of the admin console.
 const ADMIN: &str = "pgbouncer";

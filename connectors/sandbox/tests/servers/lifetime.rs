@@ -6,7 +6,7 @@ use std::{
     env, fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use cutover_sandbox::{PgBouncer, PgBouncerOptions, wait_for, wait_until};
@@ -33,6 +33,17 @@ async fn hold(note: &Path, paused: bool) {
     std::future::pending::<()>().await;
 }
 
+/// The second process; it does not outlive a test that failed.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
 /// Ends a process that holds servers and expects that nothing is left of them.
 async fn ends_with(test: &str, signal: &str, paused: bool) {
     if let Some(note) = env::var_os(NOTE) {
@@ -40,7 +51,7 @@ async fn ends_with(test: &str, signal: &str, paused: bool) {
     }
     let folder = tempfile::tempdir().unwrap();
     let note = folder.path().join("note");
-    let mut holder = Command::new(env::current_exe().unwrap())
+    let holder = Command::new(env::current_exe().unwrap())
         .args(["--exact", test])
         .env(NOTE, &note)
         .stdin(Stdio::null())
@@ -50,6 +61,7 @@ async fn ends_with(test: &str, signal: &str, paused: bool) {
         .process_group(0)
         .spawn()
         .unwrap();
+    let mut holder = Holder(holder);
     let text =
         wait_for("servers of another process", LIMIT, async || fs::read_to_string(&note).ok())
             .await
@@ -61,9 +73,9 @@ async fn ends_with(test: &str, signal: &str, paused: bool) {
     assert!(folders.iter().all(|folder| folder.is_dir()));
 
     // To the whole group, as Ctrl-C does.
-    let (sent, words) = run("sh", &["-c", &format!("kill -{signal} -{}", holder.id())]).await;
+    let (sent, words) = run("sh", &["-c", &format!("kill -{signal} -{}", holder.0.id())]).await;
     assert!(sent, "{words}");
-    assert!(!holder.wait().unwrap().success());
+    assert!(!holder.0.wait().unwrap().success());
     wait_until("its servers to be gone", LIMIT, async || {
         !pids.iter().any(|pid| is_alive(*pid)) && !folders.iter().any(|folder| folder.exists())
     })

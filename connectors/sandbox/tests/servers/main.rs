@@ -12,7 +12,7 @@ use std::time::Duration;
 use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres};
 
 /// Long enough for a loaded machine; nothing here waits that long when it works.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// The oldest PostgreSQL of this machine.
 fn install() -> PgInstall {
