@@ -4,6 +4,8 @@
 mod changes;
 #[path = "capture/connections.rs"]
 mod connections;
+#[path = "capture/network.rs"]
+mod network;
 #[path = "capture/origins.rs"]
 mod origins;
 #[path = "capture/positions.rs"]

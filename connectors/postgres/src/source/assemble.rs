@@ -260,3 +260,115 @@ impl Assembler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const BEGIN: &[u8] = b"B\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\x09";
+    const COMMIT: &[u8] = b"C\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x50\0\0\0\0\0\0\0\x02";
+    const RELATION: &[u8] = b"R\0\0\0\x05s\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
+    const WIDER: &[u8] = b"R\0\0\0\x05s\0t\0d\0\x01\x01id\0\0\0\0\x14\xff\xff\xff\xff";
+    const INSERT: &[u8] = b"I\0\0\0\x05N\0\x01t\0\0\0\x017";
+    const OURS: &[u8] = b"O\0\0\0\0\0\0\0\0us\0";
+    const THEIRS: &[u8] = b"O\0\0\0\0\0\0\0\0them\0";
+    const START: &[u8] = b"S\0\0\0\x09\x01";
+    const STOP: &[u8] = b"E";
+    const END: &[u8] = b"c\0\0\0\x09\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x50\0\0\0\0\0\0\0\x02";
+
+    fn assembler() -> Assembler {
+        Assembler::new("us", 1, 0, InFlight::new(Arc::from(Path::new("/none")), 1 << 20))
+    }
+
+    fn run(messages: &[&'static [u8]]) -> Result<Vec<Event>, Trouble> {
+        let (mut assembler, mut out) = (assembler(), Vec::new());
+        for message in messages {
+            assembler.accept(&Bytes::from_static(message), &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn shape(events: &[Event]) -> String {
+        let letter = |e: &Event| match e {
+            Event::Begin { .. } => 'B',
+            Event::Row { .. } => 'r',
+            Event::Commit { .. } => 'C',
+            Event::Idle { .. } => 'i',
+            _ => '?',
+        };
+        events.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn transactions() {
+        for (messages, want) in [
+            (&[BEGIN, RELATION, INSERT, INSERT, COMMIT][..], "BrrC"),
+            (&[BEGIN, COMMIT], "i"),
+            (&[BEGIN, OURS, RELATION, INSERT, COMMIT], "i"),
+            (&[BEGIN, THEIRS, RELATION, INSERT, COMMIT], "BrC"),
+            // Described while ours, used by others.
+            (&[BEGIN, OURS, RELATION, INSERT, COMMIT, BEGIN, INSERT, COMMIT], "iBrC"),
+        ] {
+            assert_eq!(shape(&run(messages).unwrap()), want);
+        }
+        let events = run(&[BEGIN, RELATION, INSERT, COMMIT]).unwrap();
+        let [Event::Begin { transaction, committed_at }, _, Event::Commit { position }] =
+            &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((*transaction, *committed_at), (9, EPOCH + 2));
+        assert_eq!(*position, Position::Postgres { timeline: 1, lsn: 0x50 });
+    }
+
+    #[test]
+    fn the_same_shape_is_the_same_arc() {
+        let events =
+            run(&[BEGIN, RELATION, INSERT, RELATION, INSERT, WIDER, INSERT, COMMIT]).unwrap();
+        let shapes: Vec<_> = events
+            .iter()
+            .filter_map(|e| match e {
+                Event::Row { relation, .. } => Some(relation),
+                _ => None,
+            })
+            .collect();
+        assert!(Arc::ptr_eq(shapes[0], shapes[1]));
+        assert!(!Arc::ptr_eq(shapes[1], shapes[2]));
+    }
+
+    #[test]
+    fn what_does_not_belong_stops_the_stream() {
+        for (messages, want) in [
+            (&[COMMIT][..], Trouble::Misplaced('C')),
+            (&[BEGIN, BEGIN], Trouble::Misplaced('B')),
+            (&[INSERT], Trouble::Misplaced('I')),
+            (&[OURS], Trouble::Misplaced('O')),
+            (&[STOP], Trouble::Misplaced('E')),
+            (&[BEGIN, START], Trouble::Misplaced('S')),
+            (&[START, COMMIT], Trouble::Misplaced('C')),
+            (&[BEGIN, INSERT], Trouble::UnknownRelation(5)),
+            (&[b"P"], Trouble::Prepared('P')),
+            (&[START, b"b"], Trouble::Prepared('b')),
+        ] {
+            assert_eq!(run(messages).unwrap_err(), want);
+        }
+    }
+
+    #[test]
+    fn pieces_wait_for_their_commit() {
+        let (mut assembler, mut out) = (assembler(), Vec::new());
+        let mut accept =
+            |assembler: &mut Assembler, m| assembler.accept(&Bytes::from_static(m), &mut out);
+        assert_eq!(accept(&mut assembler, START), Ok(Step::On));
+        assert!(assembler.busy());
+        assert_eq!(accept(&mut assembler, b"I\0\0\0\x09whatever"), Ok(Step::On));
+        assert_eq!(accept(&mut assembler, STOP), Ok(Step::On));
+        assert!(!assembler.busy());
+        let committed = Committed { xid: 9, end_lsn: 0x50, committed_at: EPOCH + 2 };
+        assert_eq!(accept(&mut assembler, END), Ok(Step::Replay(committed)));
+        assert!(out.is_empty());
+        assert!(assembler.in_flight.take(9).is_some());
+    }
+}

@@ -203,3 +203,29 @@ async fn a_role_without_rights() {
     assert_eq!(code(weak), "CUT0015");
     w.release().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_no_more_rights_than_it_needs() {
+    for w in World::everywhere("least").await {
+        w.server.create_role("follower", "pw", "replication").await.unwrap();
+        w.sql(
+            "grant create on database least to follower; create table t (id int primary key); \
+             alter table t owner to follower",
+        )
+        .await;
+        let url = w.server.url_as("follower", "pw", "least");
+        let follower = World::existing(w.server, "least", &url);
+        let tables = follower.tables().await;
+        let capture = follower.db.capture(&w.run, &tables, true).await.unwrap();
+        assert!(capture.snapshot.is_some());
+        let mut tap = follower.tap_from(Some(&capture.start)).await;
+        w.sql("insert into t values (1)").await;
+        let lines = crate::world::show(&follower.drain(&mut tap).await);
+        assert_eq!(lines, ["begin", "+ public.t 1", "commit"], "{}", w.server.major());
+        follower.db.head().await.unwrap();
+        assert!(follower.db.retained(&w.run).await.unwrap().is_some());
+        drop(capture);
+        follower.db.snapshot_at_position().await.map(drop).unwrap();
+        follower.release().await;
+    }
+}
