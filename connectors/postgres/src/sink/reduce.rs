@@ -74,6 +74,8 @@ pub(super) enum Reason {
     Detour,
     /// The server did not touch the expected number of rows, or refused one.
     Refused,
+    /// Only a column was sent that the server does not let us set.
+    KeptColumn,
     /// A key was changed.
     KeyChange,
     /// Rows are changed that nothing names.

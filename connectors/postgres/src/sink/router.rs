@@ -39,7 +39,7 @@ SELECT w.n, c.relkind = 'p', a.attname::text,
         WHEN t.oid = 'pg_catalog.cidr'::regtype THEN 'pg_catalog.inet'::regtype
         ELSE t.oid END
     LIMIT 1)
-FROM pg_catalog.unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
 JOIN pg_namespace s ON s.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

@@ -40,7 +40,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Adds the writes of table `index`: deletes, then updates, then inserts.
+    /// Adds the writes of table `index`: deletes, then updates, then inserts. `false`, and nothing
+    /// is added, when the rows must be written one by one.
     ///
     /// # Errors
     ///
@@ -52,11 +53,17 @@ impl Plan {
         deletes: &[Key<'_>],
         updates: &[(Key<'_>, &Row<'_>)],
         inserts: &[&Row<'_>],
-    ) -> Result<()> {
-        self.deletes(index, deletes)
-            .and_then(|()| self.updates(index, target, updates))
-            .and_then(|()| self.inserts(index, inserts))
-            .map_err(|NotText| no_text(target))
+    ) -> Result<bool> {
+        let no_text = |NotText| no_text(target);
+        let groups = groups(target, updates).map_err(no_text)?;
+        // Nothing can be set, and whether something had to be set is not known.
+        if groups.iter().any(|g| g.set.is_empty() && !g.same.is_empty()) {
+            return Ok(false);
+        }
+        self.deletes(index, deletes).map_err(no_text)?;
+        self.updates(index, groups);
+        self.inserts(index, inserts).map_err(no_text)?;
+        Ok(true)
     }
 
     fn deletes(&mut self, index: usize, deletes: &[Key<'_>]) -> std::result::Result<(), NotText> {
@@ -71,25 +78,7 @@ impl Plan {
         Ok(())
     }
 
-    fn updates(
-        &mut self,
-        index: usize,
-        target: &Target,
-        updates: &[(Key<'_>, &Row<'_>)],
-    ) -> std::result::Result<(), NotText> {
-        let mut groups: Vec<Group<'_>> = Vec::new();
-        let mut last = 0;
-        for (key, row) in updates {
-            let at = match groups.get(last) {
-                Some(group) if group.takes(row) => last,
-                _ => groups.iter().position(|g| g.takes(row)).unwrap_or_else(|| {
-                    groups.push(Group::new(target, row));
-                    groups.len() - 1
-                }),
-            };
-            last = at;
-            groups[at].push(*key, &row.tuple)?;
-        }
+    fn updates(&mut self, index: usize, groups: Vec<Group<'_>>) {
         // A row of which nothing but the key is known has nothing to be set.
         for group in groups.into_iter().filter(|g| !g.set.is_empty()) {
             let targets = |links: &[Link]| links.iter().map(|l| l.target).collect::<Vec<u16>>();
@@ -104,7 +93,6 @@ impl Plan {
                 rows: group.rows,
             });
         }
-        Ok(())
     }
 
     fn inserts(&mut self, index: usize, inserts: &[&Row<'_>]) -> std::result::Result<(), NotText> {
@@ -153,6 +141,26 @@ struct Group<'a> {
     same: Vec<Link>,
     arrays: Vec<TextArray>,
     rows: u64,
+}
+
+fn groups<'a>(
+    target: &Target,
+    updates: &[(Key<'a>, &'a Row<'a>)],
+) -> std::result::Result<Vec<Group<'a>>, NotText> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut last = 0;
+    for (key, row) in updates {
+        let at = match groups.get(last) {
+            Some(group) if group.takes(row) => last,
+            _ => groups.iter().position(|g| g.takes(row)).unwrap_or_else(|| {
+                groups.push(Group::new(target, row));
+                groups.len() - 1
+            }),
+        };
+        last = at;
+        groups[at].push(*key, &row.tuple)?;
+    }
+    Ok(groups)
 }
 
 impl<'a> Group<'a> {
@@ -232,7 +240,7 @@ mod tests {
         let (one, x) = (Value::Text(b"1"), Value::Text(b"x"));
         let rows: Vec<Row<'_>> = [
             tuple(&[one, x, one]),
-            tuple(&[one, Value::Unchanged, one]),
+            tuple(&[one, x, one]),
             tuple(&[one, Value::Null, one]),
             tuple(&[one, x, Value::Unchanged]),
         ]
@@ -242,15 +250,30 @@ mod tests {
         let updates: Vec<(Key<'_>, &Row<'_>)> =
             rows.iter().map(|r| (Key { tuple: &r.tuple, links: &shape.key }, r)).collect();
         let mut plan = Plan::default();
-        plan.add(0, &target, &[], &updates, &[]).unwrap();
+        assert!(plan.add(0, &target, &[], &updates, &[]).unwrap());
         let got: Vec<(&Kind, u64)> = plan.statements.iter().map(|m| (&m.key.1, m.rows)).collect();
         assert_eq!(
             got,
             [
-                (&Kind::UpdateMany(vec![0], vec![1], vec![2]), 2),
+                (&Kind::UpdateMany(vec![0], vec![1], vec![2]), 3),
                 (&Kind::UpdateMany(vec![0], vec![1], vec![]), 1),
             ]
         );
+        let row = Row { shape: &shape, tuple: Cow::Owned(tuple(&[one, Value::Unchanged, one])) };
+        let updates = [(Key { tuple: &row.tuple, links: &shape.key }, &row)];
+        let mut plan = Plan::default();
+        assert!(
+            !plan
+                .add(
+                    0,
+                    &target,
+                    &updates[..1].iter().map(|u| u.0).collect::<Vec<_>>(),
+                    &updates,
+                    &[]
+                )
+                .unwrap()
+        );
+        assert!(plan.statements.is_empty());
     }
 
     #[test]

@@ -115,7 +115,8 @@ impl Find {
                     .map(|(c, null)| {
                         let column = target.column(*c);
                         if *null {
-                            return format!("{} IS NULL", column.quoted);
+                            // IS NULL would also be true of a row of NULLs.
+                            return format!("{} IS NOT DISTINCT FROM NULL", column.quoted);
                         }
                         let value = parameter(target, next, *c);
                         next += 1;
@@ -204,11 +205,12 @@ pub(super) fn truncate(targets: &[&Target], restart_identity: bool) -> String {
     format!("TRUNCATE {}{restart}", tables.join(", "))
 }
 
-/// `unnest` of `count` array parameters as `u(a0, a1, ...)`.
+/// `unnest` of `count` array parameters as `u(a0, a1, ...)`. With several arrays it is syntax and
+/// not a function, so it cannot have a schema.
 fn unnest(count: usize) -> String {
     let arrays: Vec<String> = (1..=count).map(|i| format!("${i}::pg_catalog.text[]")).collect();
     let names: Vec<String> = (0..count).map(|i| format!("a{i}")).collect();
-    format!("pg_catalog.unnest({}) AS u({})", arrays.join(", "), names.join(", "))
+    format!("unnest({}) AS u({})", arrays.join(", "), names.join(", "))
 }
 
 fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
@@ -256,13 +258,13 @@ mod tests {
         assert_eq!(
             delete_many(&t, &[0]),
             "DELETE FROM ONLY \"S\".\"t\" AS t USING \
-             pg_catalog.unnest($1::pg_catalog.text[]) AS u(a0) \
+             unnest($1::pg_catalog.text[]) AS u(a0) \
              WHERE t.\"k\" OPERATOR(pg_catalog.=) u.a0::text"
         );
         assert_eq!(
             update_many(&t, &[0], &[1, 2], &[3]),
             "UPDATE ONLY \"S\".\"t\" AS t SET \"a\" = u.a1::text, \"Ä b\" = u.a2::text FROM \
-             pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[], \
+             unnest($1::pg_catalog.text[], $2::pg_catalog.text[], \
              $3::pg_catalog.text[], $4::pg_catalog.text[]) AS u(a0, a1, a2, a3) \
              WHERE t.\"k\" OPERATOR(pg_catalog.=) u.a0::text \
              AND t.\"i\" OPERATOR(pg_catalog.=) u.a3::text"
@@ -270,7 +272,7 @@ mod tests {
         assert_eq!(
             insert_many(&t, &[0, 3]),
             "INSERT INTO \"S\".\"t\" (\"k\", \"i\") OVERRIDING SYSTEM VALUE \
-             SELECT u.a0::text, u.a1::text FROM pg_catalog.unnest($1::pg_catalog.text[], \
+             SELECT u.a0::text, u.a1::text FROM unnest($1::pg_catalog.text[], \
              $2::pg_catalog.text[]) AS u(a0, a1)"
         );
     }
@@ -298,7 +300,7 @@ mod tests {
             "DELETE FROM ONLY \"S\".\"t\" AS t USING (SELECT tableoid AS o, ctid AS c \
              FROM ONLY \"S\".\"t\" WHERE \"k\" OPERATOR(pg_catalog.=) $1::pg_catalog.text::text \
              AND \"k\"::pg_catalog.text COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) \
-             $1::pg_catalog.text::text::pg_catalog.text AND \"a\" IS NULL LIMIT 1) AS f \
+             $1::pg_catalog.text::text::pg_catalog.text AND \"a\" IS NOT DISTINCT FROM NULL LIMIT 1) AS f \
              WHERE t.tableoid OPERATOR(pg_catalog.=) f.o AND t.ctid OPERATOR(pg_catalog.=) f.c"
         );
     }

@@ -259,16 +259,18 @@ impl Attempt<'_> {
         let mut plan = Plan::default();
         let mut ordered = Vec::new();
         for (index, pending) in &batch.tables {
-            match pending.net() {
-                Net::Ordered(reason) => {
-                    let table = &self.router.target(*index).name;
-                    tracing::debug!(%table, ?reason, "writing changes in order");
-                    ordered.push(&pending.steps);
-                }
+            let target = self.router.target(*index);
+            let reason = match pending.net() {
+                Net::Ordered(reason) => reason,
                 Net::Set { deletes, updates, inserts } => {
-                    plan.add(*index, self.router.target(*index), &deletes, &updates, &inserts)?;
+                    if plan.add(*index, target, &deletes, &updates, &inserts)? {
+                        continue;
+                    }
+                    Reason::KeptColumn
                 }
-            }
+            };
+            tracing::debug!(table = %target.name, ?reason, "writing changes in order");
+            ordered.push(&pending.steps);
         }
         let keys = plan.statements.iter().map(|m| &m.key).chain(plan.copies.iter().map(|c| &c.key));
         self.cache.prepare(self.session, self.router, keys).await?;

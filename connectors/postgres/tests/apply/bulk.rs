@@ -1,0 +1,201 @@
+//! The initial copy, emptying tables, repair, and what is created and removed.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cutover_core::{
+    model::{
+        digest::RowKey,
+        schema::Table,
+        value::{TupleBuilder, Value},
+    },
+    port::{
+        PortError, Result,
+        copy::{CopyChunk, CopyFormat, CopyStream},
+        sink::Sink,
+    },
+};
+use futures_util::TryStreamExt;
+
+use crate::{on_each_server, world::World};
+
+/// Chunks in hand, and whether an error follows.
+struct Chunks(std::collections::VecDeque<CopyChunk>, bool);
+
+#[async_trait]
+impl CopyStream for Chunks {
+    async fn next(&mut self) -> Result<Option<CopyChunk>> {
+        match self.0.pop_front() {
+            Some(chunk) => Ok(Some(chunk)),
+            None if self.1 => Err(PortError::transient("reading", "the source is gone")),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What COPY says of a table.
+async fn copy_out(world: &World, table: &Table, binary: bool, condition: &str) -> Box<Chunks> {
+    let columns: Vec<String> = table.carried().map(|c| format!("\"{}\"", c.name)).collect();
+    let text = format!(
+        "COPY (SELECT {} FROM \"src\".\"{}\" WHERE {condition}) TO STDOUT {}",
+        columns.join(", "),
+        table.name.name,
+        if binary { "(FORMAT binary)" } else { "" }
+    );
+    let stream = world.client.copy_out(&text).await.unwrap();
+    let chunks: Vec<Bytes> = stream.try_collect().await.unwrap();
+    Box::new(Chunks(chunks.into_iter().map(CopyChunk::Raw).collect(), false))
+}
+
+const T: &str = "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \"A b\" text,
+    d int GENERATED ALWAYS AS (id * 2) STORED, x numeric[])";
+const ROWS: &str = "INSERT INTO t (\"A b\", x)
+    SELECT CASE WHEN i % 3 > 0 THEN repeat('ä' || i, 200) END, ARRAY[i, NULL] FROM generate_series(1, 3000) i";
+
+on_each_server! {
+    async fn rows_in_every_format(server) {
+        let mut world = World::with(server, T).await;
+        world.changes(&[ROWS]).await;
+        let table = world.table("dst", "t").await;
+        for format in [CopyFormat::PostgresBinary, CopyFormat::PostgresText] {
+            let rows = copy_out(&world, &table, format == CopyFormat::PostgresBinary, "true").await;
+            assert_eq!(world.green.copy(&world.run, &table, format, rows).await.unwrap(), 3000);
+            world.assert_equal().await;
+            world.green.clear(&world.run, &table).await.unwrap();
+            assert!(world.rows("dst", "t").await.is_empty());
+        }
+        let mut row = TupleBuilder::new();
+        [Value::Text(b"7"), Value::Text(b"a\tb\\"), Value::Null].into_iter().for_each(|v| row.push(v));
+        let rows = Chunks([CopyChunk::Rows(vec![row.finish()])].into(), false);
+        let written = world.green.copy(&world.run, &table, CopyFormat::Rows, Box::new(rows)).await;
+        assert_eq!(written.unwrap(), 1);
+        assert_eq!(world.rows("dst", "t").await, ["(7,\"a\tb\\\\\",14,)"]);
+    }
+
+    async fn a_copy_that_fails_leaves_nothing(server) {
+        let mut world = World::with(server, T).await;
+        world.changes(&[ROWS]).await;
+        let table = world.table("dst", "t").await;
+        let format = CopyFormat::PostgresBinary;
+        // The source goes away.
+        let mut rows = copy_out(&world, &table, true, "true").await;
+        rows.1 = true;
+        let error = world.green.copy(&world.run, &table, format, rows).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert!(world.rows("dst", "t").await.is_empty());
+        // A row is there already.
+        let rows = copy_out(&world, &table, true, "id < 10").await;
+        world.green.copy(&world.run, &table, format, rows).await.unwrap();
+        let rows = copy_out(&world, &table, true, "true").await;
+        let error = world.green.copy(&world.run, &table, format, rows).await.unwrap_err();
+        assert_eq!(error.code(), Some("CUT0402"), "{error}");
+        assert!(error.to_string().contains("dst.t"), "{error}");
+        assert_eq!(world.rows("dst", "t").await.len(), 9);
+        // A row is not accepted.
+        world.meddle("ALTER TABLE dst.t ADD CHECK (id < 20)").await;
+        let rows = copy_out(&world, &table, true, "id > 10").await;
+        let error = world.green.copy(&world.run, &table, format, rows).await.unwrap_err();
+        assert_eq!(error.code(), Some("CUT0407"), "{error}");
+        // And it goes on working.
+        let rows = copy_out(&world, &table, true, "id BETWEEN 10 AND 19").await;
+        assert_eq!(world.green.copy(&world.run, &table, format, rows).await.unwrap(), 10);
+    }
+
+    async fn a_table_that_others_point_at_is_emptied_alone(server) {
+        let mut world = World::with(server,
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, t int REFERENCES t)"
+        ).await;
+        let events = world.changes(&["INSERT INTO t VALUES (1); INSERT INTO c VALUES (1, 1)"]).await;
+        world.writer().await.apply(&events).await.unwrap();
+        let table = world.table("dst", "t").await;
+        world.green.clear(&world.run, &table).await.unwrap();
+        world.green.clear(&world.run, &table).await.unwrap();
+        assert!(world.rows("dst", "t").await.is_empty());
+        assert_eq!(world.rows("dst", "c").await.len(), 1);
+    }
+
+    async fn repair_replaces_rows_by_key_or_all(server) {
+        let mut world = World::with(server,
+            "CREATE TABLE t (a int, b text, v text, PRIMARY KEY (b, a));
+             CREATE TABLE c (id int PRIMARY KEY, a int, b text, FOREIGN KEY (b, a) REFERENCES t)").await;
+        let events = world.changes(&[
+            "INSERT INTO t SELECT i, 'k' || i % 3, 'v' || i FROM generate_series(1, 100) i",
+            "INSERT INTO c VALUES (1, 3, 'k0')",
+        ]).await;
+        let mut writer = world.writer().await;
+        writer.apply(&events).await.unwrap();
+        let table = world.table("dst", "t").await;
+        world.meddle("UPDATE dst.t SET v = 'wrong' WHERE a = 3; DELETE FROM dst.t WHERE a = 4;
+                      INSERT INTO dst.t VALUES (500, 'x', 'extra')").await;
+        let keys = [["k0", "3"], ["k1", "4"], ["x", "500"]]
+            .map(|k| RowKey(k.iter().map(|p| (*p).to_owned()).collect()));
+        let rows = copy_out(&world, &table, true, "a IN (3, 4, 500)").await;
+        let written =
+            writer.replace(&table, &keys, CopyFormat::PostgresBinary, rows).await.unwrap();
+        assert_eq!(written, 2);
+        world.assert_equal().await;
+        // Without keys everything is replaced.
+        world.meddle("UPDATE dst.t SET v = 'wrong'").await;
+        let rows = copy_out(&world, &table, false, "true").await;
+        let written = writer.replace(&table, &[], CopyFormat::PostgresText, rows).await.unwrap();
+        assert_eq!(written, 100);
+        world.assert_equal().await;
+        // The writer goes on.
+        let events = world.changes(&["UPDATE t SET v = 'later' WHERE a = 50"]).await;
+        writer.apply(&events).await.unwrap();
+        world.assert_equal().await;
+    }
+
+    async fn everything_created_is_removed(server) {
+        let world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY)").await;
+        let left = async || -> i64 {
+            let row = world.client
+                .query_one(
+                    "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = $1)
+                          + (SELECT count(*) FROM pg_replication_origin WHERE roname = $1)",
+                    &[&world.run.object_name()],
+                )
+                .await
+                .unwrap();
+            row.get(0)
+        };
+        world.green.prepare(&world.run).await.unwrap();
+        assert_eq!(left().await, 2);
+        // The writer may have ended a moment ago.
+        drop(world.writer().await);
+        world.green.release(&world.run).await.unwrap();
+        world.green.release(&world.run).await.unwrap();
+        assert_eq!(left().await, 0);
+        // What others put into the schema stays.
+        world.green.prepare(&world.run).await.unwrap();
+        let name = world.run.object_name();
+        world.client.batch_execute(&format!("CREATE TABLE {name}.other ()")).await.unwrap();
+        world.green.release(&world.run).await.unwrap();
+        assert_eq!(left().await, 1);
+    }
+
+    async fn written_rows_carry_the_origin_of_the_run(server) {
+        let mut world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY)").await;
+        let run = world.run.object_name();
+        world.client
+            .execute("SELECT pg_create_logical_replication_slot($1, 'test_decoding')", &[&run])
+            .await
+            .unwrap();
+        let mut writer = world.writer().await;
+        let events = world.changes(&["INSERT INTO t SELECT generate_series(1, 200)"]).await;
+        writer.apply(&events).await.unwrap();
+        let seen = async |only_local: &str| -> i64 {
+            world.client
+                .query_one(
+                    "SELECT count(*) FROM pg_logical_slot_peek_changes($1, NULL, NULL, 'only-local', $2)
+                      WHERE data LIKE 'table dst.t:%'",
+                    &[&run, &only_local],
+                )
+                .await
+                .unwrap()
+                .get(0)
+        };
+        assert_eq!(seen("0").await, 200);
+        assert_eq!(seen("1").await, 0);
+        world.client.execute("SELECT pg_drop_replication_slot($1)", &[&run]).await.unwrap();
+    }
+}

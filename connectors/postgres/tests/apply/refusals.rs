@@ -1,0 +1,182 @@
+//! What is not as the stream expects stops with a named error, and nothing is written.
+
+use cutover_core::{
+    model::event::Event,
+    port::{PortError, sink::Sink},
+};
+
+use crate::{
+    on_each_server,
+    world::{World, end},
+};
+
+/// A world with rows on both sides, one of them changed behind our back, and what a change of the
+/// source then says. Neither the batch's other rows nor its position may be stored.
+async fn refused(world: &mut World, behind: &str, statements: &[&str]) -> PortError {
+    world
+        .client
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS src.calm (id int PRIMARY KEY);
+        CREATE TABLE IF NOT EXISTS dst.calm (id int PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    world.watch().await;
+    world.meddle(behind).await;
+    let before = world.rows("dst", "t").await;
+    let mut writer = world.writer().await;
+    let stored = writer.progress().await.unwrap();
+    let mut events = world.changes(&["INSERT INTO calm VALUES (1)"]).await;
+    events.extend(world.changes(statements).await);
+    let position = end(&events);
+    let error = writer.apply(&events).await.unwrap_err();
+    assert!(error.to_string().contains("dst.t"), "{error}");
+    assert!(error.to_string().contains(&position.to_string()), "{error}");
+    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    drop(writer);
+    assert_eq!(world.writer().await.progress().await.unwrap(), stored);
+    assert_eq!(world.rows("dst", "t").await, before);
+    assert!(world.rows("dst", "calm").await.is_empty());
+    error
+}
+
+async fn seeded(server: &'static cutover_sandbox::Postgres, ddl: &str, rows: &str) -> World {
+    let mut world = World::with(server, ddl).await;
+    let events = world.changes(&[rows]).await;
+    world.writer().await.apply(&events).await.unwrap();
+    world
+}
+
+const T: &str = "CREATE TABLE t (id int PRIMARY KEY, a text)";
+
+on_each_server! {
+    async fn a_missing_row(server) {
+        for statement in ["UPDATE t SET a = 'secret1' WHERE id = 2", "DELETE FROM t WHERE id = 2",
+                          "UPDATE t SET id = 9 WHERE id = 2"] {
+            let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'secret'), (2, 'b')").await;
+            let error =
+                refused(&mut world, "DELETE FROM dst.t WHERE id = 2", &[statement]).await;
+            assert_eq!(error.code(), Some("CUT0401"), "{error}");
+            let remedy = error.remedy().unwrap();
+            assert!(remedy.contains("cutover verify --table dst.t --repair"), "{remedy}");
+        }
+    }
+
+    async fn a_row_that_is_there_already(server) {
+        for statement in ["INSERT INTO t VALUES (2, 'secret1')",
+                          "INSERT INTO t SELECT i, 'secret' FROM generate_series(2, 200) i",
+                          "UPDATE t SET id = 2 WHERE id = 1"] {
+            let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+            let error =
+                refused(&mut world, "INSERT INTO dst.t VALUES (2, 'secret')", &[statement]).await;
+            assert_eq!(error.code(), Some("CUT0402"), "{error}");
+        }
+    }
+
+    async fn a_missing_row_without_a_key(server) {
+        let ddl = "CREATE TABLE t (id int, a text); ALTER TABLE t REPLICA IDENTITY FULL";
+        let mut world = seeded(server, ddl, "INSERT INTO t VALUES (1, 'secret')").await;
+        let error = refused(&mut world, "UPDATE dst.t SET a = 'Secret'", &["DELETE FROM t"]).await;
+        assert_eq!(error.code(), Some("CUT0401"), "{error}");
+    }
+
+    async fn a_key_that_names_two_rows(server) {
+        let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+        let behind = "ALTER TABLE dst.t DROP CONSTRAINT t_pkey; INSERT INTO dst.t VALUES (1, 'b')";
+        let error = refused(&mut world, behind, &["UPDATE t SET a = 'secret'"]).await;
+        assert_eq!(error.code(), Some("CUT0408"), "{error}");
+    }
+
+    async fn a_row_that_green_does_not_accept(server) {
+        for behind in ["ALTER TABLE dst.t ADD CHECK (a <> 'secret')",
+                       "ALTER TABLE dst.t ALTER a TYPE varchar(3)",
+                       "ALTER TABLE dst.t ALTER a TYPE int USING 1",
+                       "CREATE FUNCTION dst.no() RETURNS trigger LANGUAGE plpgsql AS
+                          $$ BEGIN RAISE 'row %', NEW; END $$;
+                        CREATE TRIGGER no BEFORE INSERT ON dst.t FOR EACH ROW EXECUTE FUNCTION dst.no();
+                        ALTER TABLE dst.t ENABLE ALWAYS TRIGGER no",
+                       "CREATE FUNCTION dst.no() RETURNS trigger LANGUAGE plpgsql AS
+                          $$ BEGIN RETURN NULL; END $$;
+                        CREATE TRIGGER no BEFORE INSERT ON dst.t FOR EACH ROW EXECUTE FUNCTION dst.no();
+                        ALTER TABLE dst.t ENABLE ALWAYS TRIGGER no"] {
+            let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+            let error =
+                refused(&mut world, behind, &["INSERT INTO t VALUES (2, 'secret')"]).await;
+            assert_eq!(error.code(), Some("CUT0407"), "{behind}: {error}");
+            // Many rows take another way.
+            let statement = "INSERT INTO t SELECT i, 'secret' FROM generate_series(3, 200) i";
+            let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+            let error = refused(&mut world, behind, &[statement]).await;
+            assert_eq!(error.code(), Some("CUT0407"), "{behind}: {error}");
+        }
+    }
+
+    async fn a_truncate_that_a_foreign_key_forbids(server) {
+        let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+        let behind = "CREATE TABLE dst.child (id int PRIMARY KEY, t int REFERENCES dst.t)";
+        let error = refused(&mut world, behind, &["TRUNCATE t"]).await;
+        assert_eq!(error.code(), Some("CUT0405"), "{error}");
+    }
+
+    async fn a_table_without_a_route(server) {
+        let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+        let mut writer = world.writer().await;
+        world.define("src", "CREATE TABLE fresh (id int PRIMARY KEY)").await;
+        world.watch().await;
+        let events = world.changes(&["INSERT INTO fresh VALUES (1)"]).await;
+        let error = writer.apply(&events).await.unwrap_err();
+        assert_eq!(error.code(), Some("CUT0404"), "{error}");
+        assert!(error.to_string().contains("src.fresh"));
+        // After an error the writer takes nothing.
+        let error = writer.apply(&events).await.unwrap_err();
+        assert_eq!(error.code(), Some("CUT0411"), "{error}");
+    }
+
+    async fn another_timeline(server) {
+        let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+        let mut events = world.changes(&["DELETE FROM t"]).await;
+        let position = cutover_core::model::position::Position::Postgres { timeline: 2, lsn: 1 << 40 };
+        *events.last_mut().unwrap() = Event::Commit { position };
+        let error = world.writer().await.apply(&events).await.unwrap_err();
+        assert_eq!(error.code(), Some("CUT0406"), "{error}");
+    }
+
+    async fn a_second_writer_and_a_second_lease(server) {
+        let world = World::with(server, T).await;
+        let writer = world.writer().await;
+        let error = world.green.writer(&world.run, &[]).await.err().unwrap();
+        assert_eq!(error.code(), Some("CUT0409"), "{error}");
+        let pid = world.backends("apply").await[0];
+        assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
+        drop(writer);
+        drop(world.writer().await);
+
+        let lease = world.green.lease(&world.run).await.unwrap();
+        assert!(lease.held().await);
+        let error = world.green.lease(&world.run).await.err().unwrap();
+        assert_eq!(error.code(), Some("CUT0501"), "{error}");
+        let pid = world.backends("lease").await[0];
+        let text = error.to_string();
+        assert!(text.contains(&format!("pid {pid}")) && text.contains("lease"), "{text}");
+        world.client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
+        assert!(!lease.held().await);
+        drop(lease);
+        let taken = cutover_sandbox::wait_for("the lease", std::time::Duration::from_secs(10),
+            async || world.green.lease(&world.run).await.ok()).await.unwrap();
+        assert!(taken.held().await);
+    }
+
+    async fn a_run_that_was_not_prepared(server) {
+        let world = World::with(server, T).await;
+        world.green.release(&world.run).await.unwrap();
+        let error = world.green.writer(&world.run, &[]).await.err().unwrap();
+        assert_eq!(error.code(), Some("CUT0410"), "{error}");
+        world.green.prepare(&world.run).await.unwrap();
+        world.client
+            .batch_execute(&format!("UPDATE {}.progress SET format = 99", world.run.object_name()))
+            .await
+            .unwrap();
+        let error = world.green.writer(&world.run, &[]).await.err().unwrap();
+        assert_eq!(error.code(), Some("CUT0410"), "{error}");
+    }
+}
