@@ -52,24 +52,34 @@ async fn it_passes_the_contract() {
 async fn nobody_is_thrown_out_while_pools_grow() {
     let rig = Rig::start(|options| options.set("server_login_retry", "15")).await;
     let switch = rig.new_switch();
-    for number in 0..16 {
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(rig.client().await);
+    }
+    for number in 0..16_u64 {
         let side = if number % 2 == 0 { Side::Green } else { Side::Blue };
         switch.warm_up().await.unwrap();
-        // Every new client of a burst makes PgBouncer log in once more, one after the other.
-        let mut burst = Vec::new();
-        for _ in 0..12 {
-            let mut client = rig.client().await;
-            burst.push(tokio::spawn(async move {
-                client.begin().await?;
-                client.finish().await?;
-                client.write().await
-            }));
-        }
+        // PgBouncer has no server connection left from the last move, and clients come one after
+        // the other, before, during and after the pause.
+        wait_until("no login is under way", PATIENCE, async || rig.logins().await == 0).await;
+        rig.console("RECONNECT shop").await;
+        let arrivals: Vec<_> = clients
+            .drain(..)
+            .zip(0_u64..)
+            .map(|(mut client, place)| {
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(place)).await;
+                    (client.write().await, client)
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(3 + number)).await;
         switch.pause(AMPLE).await.unwrap();
         switch.point_at(side).await.unwrap();
-        for client in burst {
-            let written = within("a client of the burst", PATIENCE, client).await.unwrap();
+        for arrival in arrivals {
+            let (written, client) = within("a client", PATIENCE, arrival).await.unwrap();
             assert!(written.is_ok(), "move {number}: {written:?}");
+            clients.push(client);
         }
     }
 }

@@ -101,6 +101,11 @@ impl Rig {
         row.get("paused") == Some("1")
     }
 
+    pub async fn logins(&self) -> u64 {
+        let rows = self.bouncer.lock().await.admin("SHOW POOLS").await.unwrap();
+        rows.iter().map(|row| row.get("sv_login").unwrap().parse::<u64>().unwrap()).sum()
+    }
+
     pub async fn client_of(&self, database: &str) -> Box<dyn Client> {
         let address = format!("postgres://app:{PASSWORD}@127.0.0.1:{}/{database}", self.port);
         let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
