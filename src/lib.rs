@@ -30,3 +30,4 @@ pub mod transform;
 pub mod verify;
 pub mod preflight;
 pub mod observe;
+pub mod web;

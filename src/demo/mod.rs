@@ -117,7 +117,9 @@ async fn story(stage: &Stage, load: &Load, say: Say<'_>) -> Result<(Vec<Row>, u6
     let mut last = String::new();
     loop {
         if waited.elapsed() > READY_WITHIN {
-            return Err(Failure::new(format!("not ready for a switch after {READY_WITHIN:?}: {last}")));
+            return Err(Failure::new(format!(
+                "not ready for a switch after {READY_WITHIN:?}: {last}"
+            )));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
         let Ok(status) = stage.command(&["status", "--json"]).await else { continue };

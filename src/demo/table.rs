@@ -17,7 +17,12 @@ impl Row {
     }
 
     pub(super) fn total(done: u64, failed: u64) -> Self {
-        Self(["clients".into(), String::new(), String::new(), format!("{done} done, {failed} failed")])
+        Self([
+            "clients".into(),
+            String::new(),
+            String::new(),
+            format!("{done} done, {failed} failed"),
+        ])
     }
 }
 
@@ -30,9 +35,14 @@ pub(super) fn lines(rows: &[Row]) -> Vec<String> {
     all.iter()
         .map(|r| {
             let [a, b, c, d] = &r.0;
-            format!("{a:<w0$}  {b:>w1$}  {c:>w2$}  {d}", w0 = widths[0], w1 = widths[1], w2 = widths[2])
-                .trim_end()
-                .to_owned()
+            format!(
+                "{a:<w0$}  {b:>w1$}  {c:>w2$}  {d}",
+                w0 = widths[0],
+                w1 = widths[1],
+                w2 = widths[2]
+            )
+            .trim_end()
+            .to_owned()
         })
         .collect()
 }

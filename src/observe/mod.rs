@@ -1,3 +1,4 @@
 //! What we say about ourselves.
 
+pub mod logs;
 pub mod progress;

@@ -85,7 +85,7 @@ impl work::Ready for Live {
             &self.run,
             &self.selection,
             &self.ports,
-            &self.book,
+            &self.book.standing(),
             true,
             self.wishes.copies_schema,
         );

@@ -22,7 +22,7 @@ use cutover_core::{
     port::{PortError, copy::Snapshot},
 };
 
-use super::{book::Book, error::RunError, fact::Fact, ports::Ports};
+use super::{book::Book, error::RunError, fact::Fact, ports::Ports, standing::Standing};
 use crate::{
     copy::{self, Limiter},
     error::{Exit, Failure},
@@ -173,7 +173,7 @@ impl Preparation {
             &self.run,
             &self.selection,
             &self.ports,
-            &self.book,
+            &self.book.standing(),
             resuming,
             matches!(self.definitions, Definitions::Copy { .. }),
         )
@@ -345,11 +345,10 @@ pub fn inputs(
     run: &RunId,
     selection: &Selection,
     ports: &Ports,
-    book: &Book,
+    standing: &Standing,
     resuming: bool,
     copies_schema: bool,
 ) -> preflight::Inputs {
-    let standing = book.standing();
     let place = |db: &super::ports::Database| preflight::Place {
         source: Arc::clone(&db.source),
         primary: Arc::clone(&db.primary),

@@ -7,7 +7,10 @@ use cutover::{
     error::{Exit, Failure},
     run::ports,
 };
-use cutover_core::{model::side::Side, port::schema::SchemaCopy};
+use cutover_core::{
+    model::{run::RunId, side::Side},
+    port::schema::SchemaCopy,
+};
 use cutover_postgres::{Database, connect::PgConfig, schema::PgSchemaCopy};
 
 /// Describes one side; connects to nothing.
@@ -48,4 +51,21 @@ pub(super) fn address(config: &Config, side: Side) -> Result<PgConfig, Failure> 
             .remedy("write postgres://user@host:port/dbname; docs/CONFIG.md has the parameters")
             .exit(Exit::Usage)
     })
+}
+
+/// A database outside of any configuration, for `init`; its password may be in `variable`.
+pub(super) fn at(
+    url: &str,
+    variable: &str,
+    side: Side,
+    run: &RunId,
+    spill: &Path,
+) -> Result<Database, Failure> {
+    let address = PgConfig::parse(url, std::env::var(variable).ok()).map_err(|e| {
+        Failure::new(format!("--{side}: {e}"))
+            .code("CUT0004")
+            .remedy("write postgres://user@host:port/dbname")
+            .exit(Exit::Usage)
+    })?;
+    Ok(Database::new(address, side, run.clone(), spill))
 }

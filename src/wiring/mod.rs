@@ -10,16 +10,22 @@ use cutover::{
     error::Failure,
     journal::JournalError,
     observe::progress::Progress,
+    preflight,
     run::{
         book::Book,
         live::Wishes,
         ports::Ports,
-        prepare::{Definitions, Preparation},
+        prepare::{self, Definitions, Preparation},
         serve::{Start, Until},
+        standing::Standing,
         status::Board,
     },
+    web::{self, Web},
 };
-use cutover_core::model::side::Side;
+use cutover_core::{
+    model::{run::RunId, selection::Selection, side::Side},
+    port::source::Source as _,
+};
 
 /// Puts the ports of a run together; connects to nothing.
 ///
@@ -72,7 +78,7 @@ pub(crate) fn start(config: &Config, until: Until) -> Result<Start, Failure> {
             pause_budget: config.moves.pause_budget,
             max_lag: config.moves.max_lag,
             copies_schema: matches!(definitions, Definitions::Copy { .. }),
-            effective: config.effective(),
+            effective: config.public(),
         },
         preparation: Preparation {
             run: config.run.clone(),
@@ -90,6 +96,91 @@ pub(crate) fn start(config: &Config, until: Until) -> Result<Start, Failure> {
         until,
         window: config.rollback.window,
         board,
+    })
+}
+
+/// What preflight looks at before a run, or beside one.
+///
+/// # Errors
+///
+/// As [`ports`], or the journal cannot be read.
+pub(crate) fn inputs(config: &Config) -> Result<preflight::Inputs, Failure> {
+    let standing = Book::peek(&config.state_dir)?.unwrap_or_else(|| Standing::of(&[]));
+    let copies = !matches!(config.schema, config::checked::Schema::Provided);
+    Ok(prepare::inputs(
+        &config.run,
+        &config.tables,
+        &ports(config)?,
+        &standing,
+        standing.start.is_some(),
+        copies,
+    ))
+}
+
+/// Serves status and metrics when the configuration says so.
+///
+/// # Errors
+///
+/// The address cannot be bound.
+pub(crate) async fn web(config: &Config, board: Arc<Board>) -> Result<Option<Web>, Failure> {
+    match &config.http {
+        Some(http) => Ok(Some(web::serve(http.listen, board).await?)),
+        None => Ok(None),
+    }
+}
+
+/// What `init` finds on both servers.
+pub(crate) struct Found {
+    /// Schemas of blue with tables.
+    pub(crate) schemas: Vec<String>,
+    /// Tables of blue.
+    pub(crate) tables: usize,
+    /// Versions of blue and green.
+    pub(crate) versions: [String; 2],
+    /// Version numbers of blue and green.
+    numbers: [u32; 2],
+    /// Name of blue's database.
+    pub(crate) database: String,
+}
+
+impl Found {
+    /// A name for the run: database and new version.
+    pub(crate) fn suggested_run(&self) -> String {
+        let name: String = self
+            .database
+            .to_ascii_lowercase()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .skip_while(|c| !c.is_ascii_alphabetic())
+            .take(30)
+            .collect();
+        let name = if name.is_empty() { "move" } else { &name };
+        format!("{}-pg{}", name.trim_end_matches('-'), self.numbers[1] / 10_000)
+    }
+}
+
+/// Looks at both servers.
+///
+/// # Errors
+///
+/// One of them cannot be reached.
+pub(crate) async fn look(blue: &str, green: &str) -> Result<Found, Failure> {
+    let run = RunId::new("init").map_err(|e| Failure::new(e.to_string()))?;
+    let folder = std::env::temp_dir();
+    let blue = database::at(blue, "BLUE_PASSWORD", Side::Blue, &run, &folder)?;
+    let green = database::at(green, "GREEN_PASSWORD", Side::Green, &run, &folder)?;
+    let all = Selection::default();
+    let tables = blue.tables(&all).await?;
+    let (there, here) = (green.inventory(&all).await?, blue.inventory(&all).await?);
+    let mut schemas: Vec<String> = tables.iter().map(|t| t.name.schema.clone()).collect();
+    schemas.sort();
+    schemas.dedup();
+    Ok(Found {
+        schemas,
+        tables: tables.len(),
+        versions: [here.version_text, there.version_text],
+        numbers: [here.version, there.version],
+        database: blue.dbname().to_owned(),
     })
 }
 

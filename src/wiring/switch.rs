@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cutover::{
     config::{
         Config,
-        checked::{Switch, SwitchKind},
+        checked::{self, Switch, SwitchKind},
     },
     error::{Exit, Failure},
 };
@@ -30,14 +30,11 @@ pub(super) fn open(
             .exit(Exit::Usage)
     };
     Ok(match &switch.kind {
-        SwitchKind::PgBouncer { admin, database, config: file, blue: b, green: g } => {
-            let targets = Targets {
-                blue: target(&target_of(blue), b.as_deref()).map_err(bad)?,
-                green: target(&target_of(green), g.as_deref()).map_err(bad)?,
-            };
+        SwitchKind::PgBouncer { admin, databases, config: file, blue: b, green: g } => {
+            let targets = Targets { blue: target(blue, b), green: target(green, g) };
             let section = PgBouncerConfig {
                 admin: admin.url.expose().to_owned(),
-                database: vec![database.clone()],
+                database: databases.clone(),
                 config: file.clone(),
                 blue: None,
                 green: None,
@@ -50,8 +47,7 @@ pub(super) fn open(
             )
         }
         SwitchKind::Command { argv, timeout } => {
-            let section =
-                CommandConfig { argv: argv.clone(), timeout: *timeout, env: Vec::new() };
+            let section = CommandConfig { argv: argv.clone(), timeout: *timeout, env: Vec::new() };
             Arc::new(CommandSwitch::new(name, section, &config.run).map_err(bad)?)
         }
         SwitchKind::Webhook { url, secret, timeout } => {
@@ -66,43 +62,14 @@ pub(super) fn open(
     })
 }
 
-/// A side as we reach it.
-fn target_of(database: &Database) -> Target {
-    Target { host: database.host(), port: database.port(), dbname: database.dbname().to_owned() }
-}
-
-/// `host=... port=... dbname=...` over the address as we reach it.
-fn target(default: &Target, parameters: Option<&str>) -> Result<Target, BadConfig> {
-    let mut target = default.clone();
-    for part in parameters.unwrap_or_default().split_whitespace() {
-        let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        match (key, value.parse::<u16>()) {
-            ("host", _) => target.host = value.to_owned(),
-            ("port", Ok(port)) => target.port = port,
-            ("dbname", _) => target.dbname = value.to_owned(),
-            _ => {
-                return Err(BadConfig {
-                    what: format!("{key:?} is not host=, port= or dbname= with a value"),
-                    remedy: "write for example host=10.0.0.1 port=5432 dbname=shop".into(),
-                });
-            }
-        }
-    }
-    Ok(target)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters_win_over_the_address() {
-        let ours = Target { host: "h".into(), port: 1, dbname: "d".into() };
-        assert_eq!(target(&ours, None).unwrap(), ours);
-        let theirs = target(&ours, Some("host=10.0.0.1  port=2")).unwrap();
-        assert_eq!(theirs.to_string(), "10.0.0.1:2/d");
-        for bad in ["user=x", "port=x", "host"] {
-            assert!(target(&ours, Some(bad)).is_err() || bad == "host", "{bad}");
-        }
+/// A side as the pooler reaches it; as we do, unless the user says otherwise.
+fn target(database: &Database, given: &Option<checked::Target>) -> Target {
+    match given {
+        Some(t) => Target { host: t.host.clone(), port: t.port, dbname: t.dbname.clone() },
+        None => Target {
+            host: database.host(),
+            port: database.port(),
+            dbname: database.dbname().to_owned(),
+        },
     }
 }

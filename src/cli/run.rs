@@ -1,0 +1,81 @@
+//! `cutover run`: takes a run up and answers commands until it is told to stop.
+
+use std::sync::Arc;
+
+use cutover::{
+    config::{Config, checked::LogFormat},
+    error::{Exit, Failure},
+    observe::logs,
+    run::{
+        command::Request,
+        serve::{Ended, Until, serve},
+        socket::{Incoming, Server, local},
+    },
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{args::Goal, output::Printer, progress};
+use crate::wiring;
+
+pub(super) async fn run(
+    config: &Config,
+    filter: Option<&str>,
+    until: Option<Goal>,
+    yes: bool,
+    printer: Printer,
+) -> Result<Exit, Failure> {
+    logs::start(filter.unwrap_or(&config.log.filter), config.log.format == LogFormat::Json);
+    let until = match until {
+        None => Until::Stopped,
+        Some(Goal::Converged) => Until::Converged,
+        Some(Goal::Switched) => Until::Switched,
+        Some(Goal::Finished) => Until::Finished,
+    };
+    let moves_by_itself = matches!(until, Until::Switched | Until::Finished);
+    if moves_by_itself && !yes && !printer.confirm("Switch to green as soon as it is ready?") {
+        return Err(Failure::new("not confirmed; nothing was done")
+            .remedy("answer y, or say --yes")
+            .exit(Exit::No));
+    }
+    let start = wiring::start(config, until)?;
+    let server = Server::bind(&config.state_dir)?;
+    let (requests, inbox) = mpsc::channel(16);
+    let _web = wiring::web(config, Arc::clone(&start.board)).await?;
+    let _progress = progress::show(printer, Arc::clone(&start.board));
+    let serving = serve(start, inbox);
+    let answering = server.serve(requests.clone());
+    tokio::pin!(serving, answering);
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut serving => break ended?,
+            () = &mut answering => {}
+            _ = terminate.recv() => stop(&requests).await,
+            _ = interrupt.recv() => stop(&requests).await,
+        }
+    };
+    let text = match ended {
+        Ended::Stopped => "stopped; `cutover run` takes it up again",
+        Ended::Reached => "done",
+        Ended::Removed => "the run is over; nothing of it is left on the servers",
+    };
+    printer.note(text);
+    // Askers get their last line before the process goes.
+    tokio::time::timeout(std::time::Duration::from_secs(1), requests.closed()).await.ok();
+    Ok(Exit::Done)
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|e| Failure::new("signals cannot be listened for").caused_by(&e))
+}
+
+/// Asks ourselves to stop, as anybody could over the socket.
+async fn stop(requests: &mpsc::Sender<Incoming>) {
+    let (responder, _lines) = local();
+    // A run that has ended already needs no word.
+    requests.send(Incoming { request: Request::Stop, responder }).await.ok();
+}
