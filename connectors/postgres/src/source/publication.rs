@@ -77,15 +77,8 @@ impl Database {
         let lists: Vec<String> = roots(tables).into_iter().map(sql::table).collect();
         match read(&session, name).await.map_err(err)? {
             None if followed => return Err(stops::no_publication(doing, name)),
-            None => {
-                let list = lists.iter().map(|t| format!("ONLY {t}")).collect::<Vec<_>>().join(", ");
-                let tables = if list.is_empty() { list } else { format!("FOR TABLE {list}") };
-                let create =
-                    format!("CREATE PUBLICATION {} {tables} WITH ({OPTIONS})", sql::ident(name));
-                session.batch_execute(&create).await.map_err(err)?;
-            }
-            Some(there) => {
-                if followed && !there.left().is_empty() {
+            Some(there) if followed => {
+                if !there.left().is_empty() {
                     return Err(self.left(&session, doing, &there).await);
                 }
                 if !there.options_fit {
@@ -95,6 +88,15 @@ impl Database {
                 if !there.for_all {
                     add_missing(&session, name, &lists, &there).await.map_err(err)?;
                 }
+            }
+            _ => {
+                // What an attempt before the slot left behind may have other tables.
+                self.unpublish(&session, run).await?;
+                let list = lists.iter().map(|t| format!("ONLY {t}")).collect::<Vec<_>>().join(", ");
+                let tables = if list.is_empty() { list } else { format!("FOR TABLE {list}") };
+                let create =
+                    format!("CREATE PUBLICATION {} {tables} WITH ({OPTIONS})", sql::ident(name));
+                session.batch_execute(&create).await.map_err(err)?;
             }
         }
         let now = read(&session, name).await.map_err(err)?;

@@ -224,3 +224,46 @@ async fn sessions_carry_the_pass_and_the_settings() {
         assert_eq!(session.version() / 10_000, w.server.major());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_login_over_tcp_and_a_socket() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let sockets = tempfile::tempdir_in("/tmp").unwrap();
+    // The server runs as another user when the tests run as root.
+    std::fs::set_permissions(sockets.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let folder = sockets.path().display().to_string();
+    for install in find_postgres() {
+        let options = PgOptions::new().set("unix_socket_directories", &folder);
+        let mut server = Postgres::start(&install, options).await.unwrap();
+        server
+            .execute("postgres", "set password_encryption = 'md5'; create role old superuser login password 'hunter2'")
+            .await
+            .unwrap();
+        let md5 = "select rolpassword like 'md5%' from pg_authid where rolname = 'old'";
+        assert_eq!(server.query_text("postgres", md5).await.unwrap().as_deref(), Some("t"));
+        let hba = server.data_dir().join("pg_hba.conf");
+        for (method, password) in
+            [("md5", "hunter2"), ("password", "hunter2"), ("trust", "anything")]
+        {
+            let lines = format!(
+                "local all all {method}\nhost all all 127.0.0.1/32 {method}\n\
+                 host replication all 127.0.0.1/32 {method}\n"
+            );
+            std::fs::write(&hba, lines).unwrap();
+            server.stop(cutover_sandbox::StopMode::Fast).await.unwrap();
+            server.start_again().await.unwrap();
+            both(&server.url_as("old", password, "postgres")).await.unwrap();
+            let socket =
+                format!("postgres://old:{password}@:{}/postgres?host={folder}", server.port());
+            both(&socket).await.unwrap();
+            if method != "trust" {
+                let e = refused(&socket.replace("hunter2", "hunter22")).await;
+                assert_eq!(e.code(), Some("CUT0011"), "{e}");
+                let wrong = server.url_as("old", "hunter22", "postgres");
+                let e = database(&wrong).snapshot_at_position().await.map(drop).unwrap_err();
+                assert_eq!(e.code(), Some("CUT0011"), "{e}");
+            }
+        }
+    }
+}
