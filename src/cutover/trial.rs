@@ -22,7 +22,7 @@ use crate::journal::{Journal, JournalError};
 // --- the script ------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Act {
+pub(super) enum Act {
     Works,
     Takes(u64),
     Refuses,
@@ -34,7 +34,7 @@ enum Act {
 
 /// Facts that survive, and a point of failure.
 #[derive(Clone, Default)]
-struct Disk {
+pub(super) struct Disk {
     facts: Arc<Mutex<Vec<Fact>>>,
     appends: Arc<Mutex<usize>>,
     fails_at: Option<usize>,
@@ -79,7 +79,7 @@ struct World {
     moved: HashMap<String, bool>,
 }
 
-struct Scripted {
+pub(super) struct Scripted {
     world: Mutex<World>,
     disk: Disk,
     began: Instant,
@@ -89,7 +89,7 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(disk: &Disk, script: &[(&'static str, &[Act])]) -> Self {
+    pub(super) fn new(disk: &Disk, script: &[(&'static str, &[Act])]) -> Self {
         let mut world = World::default();
         for (name, acts) in script {
             world.script.insert(name, acts.iter().copied().collect());
@@ -98,9 +98,22 @@ impl Scripted {
             world: Mutex::new(world),
             disk: disk.clone(),
             began: Instant::now(),
-            can_say: true,
+            can_say: !script.iter().any(|(name, _)| *name == "mute"),
             lenient: false,
         }
+    }
+
+    /// The journal is somewhere else.
+    pub(super) fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
+    }
+
+    /// As after a fence.
+    pub(super) fn hold_all_and_close(&self) {
+        let mut world = self.world.lock().unwrap();
+        world.held.extend([("a".to_owned(), true), ("b".to_owned(), true)]);
+        world.origin_closed = true;
     }
 
     async fn act(&self, name: &str, effect: impl FnOnce(&mut World)) -> Did {
@@ -147,7 +160,7 @@ impl Scripted {
         assert!(self.lenient || last == Some(&Outcome::Started), "{name} without its line");
     }
 
-    fn calls(&self) -> Vec<String> {
+    pub(super) fn calls(&self) -> Vec<String> {
         self.world.lock().unwrap().calls.iter().map(|(name, _)| name.clone()).collect()
     }
 
@@ -157,7 +170,7 @@ impl Scripted {
     }
 
     /// Clients are free on exactly one side; which one.
-    fn free_on(&self) -> Option<Side> {
+    pub(super) fn free_on(&self) -> Option<Side> {
         let world = self.world.lock().unwrap();
         let held = world.held.values().any(|held| *held);
         let moved: Vec<bool> =
@@ -173,7 +186,7 @@ impl Scripted {
 #[async_trait]
 impl Ground for Scripted {
     async fn warm_up(&self) -> Result<(), Failure> {
-        Ok(())
+        self.act("warm_up", |_| {}).await.map(|_| ())
     }
     async fn recheck(&self, _: Duration) -> Did {
         self.act("recheck", |_| {}).await
@@ -256,7 +269,7 @@ impl Ground for Scripted {
     }
 }
 
-fn began(rehearsal: bool) -> Fact {
+pub(super) fn began(rehearsal: bool) -> Fact {
     Fact::MoveBegan {
         id: "1".into(),
         from: Side::Blue,

@@ -3,9 +3,15 @@
 use super::{Journal, JournalError};
 
 /// Facts in memory.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct MemoryJournal<Fact> {
     facts: Vec<Fact>,
+}
+
+impl<Fact> Default for MemoryJournal<Fact> {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl<Fact> MemoryJournal<Fact> {

@@ -104,7 +104,7 @@ impl LiveGround {
     fn switch(&self, name: &str) -> std::result::Result<&Arc<dyn TrafficSwitch>, Failure> {
         self.parts.switches.iter().find(|s| s.name() == name).ok_or_else(|| {
             Failure::definite(
-                "CUT0718",
+                "CUT0716",
                 format!("the open move knows a switch {name} that the configuration lacks"),
                 format!("put {name} back into the configuration until the move has ended"),
             )

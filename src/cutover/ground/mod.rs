@@ -5,6 +5,8 @@
 
 pub mod live;
 pub mod refuse;
+#[cfg(test)]
+mod tests;
 pub mod work;
 
 use std::time::Duration;

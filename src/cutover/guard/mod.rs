@@ -9,9 +9,13 @@
 //! [`watch`] decides when to act and is pure; [`summon`] is the first process's end of the pipe,
 //! [`serve`] the guard itself.
 
+mod parent;
 mod serve;
 mod summon;
+#[cfg(test)]
+mod tests;
 mod watch;
 
+pub use parent::{Parent, stand_fast};
 pub use serve::{GuardEnd, GuardError, serve};
 pub use summon::{Handle, Summons};
