@@ -12,7 +12,7 @@ use std::{
 };
 
 use cutover::error::{Exit, Failure};
-use cutover_sandbox::shop::{self, Load, LoadOptions, ShopSize};
+use cutover_sandbox::shop::{self, Load, ShopSize};
 use serde_json::Value;
 
 use stage::Stage;
@@ -59,18 +59,10 @@ async fn upgrade(program: PathBuf, say: Say<'_>) -> Result<Exit, Failure> {
     say(&format!(
         "blue is PostgreSQL {}, green is PostgreSQL {}; {CLIENTS} clients write {RATE} tx/s \
          through PgBouncer",
-        stage.blue.install().version,
-        stage.green.install().version
+        stage.shop.blue.install().version,
+        stage.shop.green.install().version
     ));
-    let load = Load::start(LoadOptions {
-        url: stage.pooler_url(),
-        clients: CLIENTS,
-        rate: RATE,
-        accounts: size.accounts,
-        products: size.products,
-        documents: size.documents,
-        reconnect: true,
-    });
+    let load = stage.shop.load(CLIENTS, RATE);
     let result = story(&stage, &load, say).await;
     let view = load.stop(Duration::from_secs(10)).await;
     let (mut rows, compared) = match result {

@@ -7,24 +7,17 @@ use std::{
 
 use cutover::error::Failure;
 use cutover_sandbox::{
-    PgBouncer, PgBouncerOptions, PgInstall, PgOptions, Postgres, SandboxError, find_pgbouncer,
-    find_postgres, find_program,
-    shop::{self, Books, LoadView, ShopSize},
+    find_pgbouncer,
+    shop::{self, Books, CUTOVER_PASSWORD, LoadView, ShopSize, StageOptions},
 };
 use serde_json::Value;
 use tokio::process::{Child, Command};
-
-/// Passwords of throwaway servers on loopback that live for a minute.
-const SHOP: &str = "shop-password";
-const CUTOVER: &str = "cutover-password";
 
 /// Everything the demo stands on. Dropping it stops and removes it.
 pub(super) struct Stage {
     program: PathBuf,
     folder: tempfile::TempDir,
-    pub(super) blue: Postgres,
-    pub(super) green: Postgres,
-    pooler: PgBouncer,
+    pub(super) shop: shop::Stage,
 }
 
 /// How one of our commands ended.
@@ -43,34 +36,26 @@ impl Ended {
     }
 }
 
-fn failed(what: &str) -> impl Fn(SandboxError) -> Failure {
-    let what = what.to_owned();
-    move |e| Failure::new(what.clone()).caused_by(&e)
-}
-
 impl Stage {
     pub(super) async fn set(program: PathBuf, size: ShopSize) -> Result<Self, Failure> {
-        let (old, new) = versions()?;
-        let start = async |install: &PgInstall| {
-            let options = PgOptions::new().durable().set("max_connections", "200");
-            Postgres::start(install, options).await.map_err(failed("starting PostgreSQL failed"))
+        let missing = |what: &str| {
+            Failure::new(format!("{what} is not installed"))
+                .remedy("run `make demo` as root once, or `sudo scripts/setup demo`")
         };
-        let (blue, green) = (start(&old).await?, start(&new).await?);
-        for server in [&blue, &green] {
-            roles(server).await.map_err(failed("creating roles failed"))?;
+        if find_pgbouncer().is_none() {
+            return Err(missing("PgBouncer"));
         }
-        let shop = connect(&blue.url_as("shop", SHOP, "shop")).await?;
-        shop::fill(&shop, size).await.map_err(failed("filling the shop failed"))?;
-        let options = PgBouncerOptions::new()
-            .database("shop", "127.0.0.1", blue.port(), "shop")
-            .user("shop", SHOP);
-        let pooler =
-            PgBouncer::start(options).await.map_err(failed("starting PgBouncer failed"))?;
+        let (blue, green) =
+            shop::old_and_new().ok_or_else(|| missing("a second version of PostgreSQL"))?;
+        let options = StageOptions { blue, green, size, durable: true };
+        let shop = shop::Stage::set(&options)
+            .await
+            .map_err(|e| Failure::new("the servers cannot be started").caused_by(&e))?;
         let folder = tempfile::Builder::new()
             .prefix("cutover-demo-")
             .tempdir()
             .map_err(|e| Failure::new("a temporary folder cannot be made").caused_by(&e))?;
-        let stage = Self { program, folder, blue, green, pooler };
+        let stage = Self { program, folder, shop };
         std::fs::write(stage.config(), stage.yaml())
             .map_err(|e| Failure::new("the configuration cannot be written").caused_by(&e))?;
         Ok(stage)
@@ -95,15 +80,11 @@ impl Stage {
              \x20     database: shop\n\
              \x20     config: \"{}\"\n\
              http: {{ listen: \"127.0.0.1:0\" }}\n",
-            self.blue.port(),
-            self.green.port(),
-            self.pooler.admin_url(),
-            self.pooler.config_path().display(),
+            self.shop.blue.port(),
+            self.shop.green.port(),
+            self.shop.pooler.admin_url(),
+            self.shop.pooler.config_path().display(),
         )
-    }
-
-    pub(super) fn pooler_url(&self) -> String {
-        self.pooler.url_as("shop", SHOP, "shop")
     }
 
     fn ours(&self) -> Command {
@@ -111,8 +92,8 @@ impl Stage {
         command
             .arg("-c")
             .arg(self.config())
-            .env("CUTOVER_DEMO", CUTOVER)
-            .env("CUTOVER_DEMO_POOLER", self.pooler.admin_password())
+            .env("CUTOVER_DEMO", CUTOVER_PASSWORD)
+            .env("CUTOVER_DEMO_POOLER", self.shop.pooler.admin_password())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         command
@@ -158,70 +139,6 @@ impl Stage {
     }
 
     pub(super) async fn check(&self, view: &LoadView) -> Result<Books, Failure> {
-        super::books(&self.green, view).await
+        super::books(&self.shop.green, view).await
     }
-}
-
-/// The oldest and the newest PostgreSQL here, with a `pg_dump` that can read the older one.
-fn versions() -> Result<(PgInstall, PgInstall), Failure> {
-    let remedy = "run `make demo` as root once, or `sudo scripts/setup demo`";
-    if find_pgbouncer().is_none() {
-        return Err(Failure::new("PgBouncer is not installed").remedy(remedy));
-    }
-    let all = find_postgres();
-    // Complete installations first: they are the ones people run.
-    let mut complete: Vec<_> =
-        all.iter().filter(|i| i.program("pg_dump").is_some()).cloned().collect();
-    if complete.len() < 2 {
-        complete = all;
-    }
-    complete.sort_by_key(|i| i.major);
-    complete.dedup_by_key(|i| i.major);
-    match (complete.first(), complete.last()) {
-        (Some(old), Some(new)) if find_program("pg_dump", Some(old.major)).is_some() => {
-            Ok((old.clone(), new.clone()))
-        }
-        _ => Err(Failure::new("PostgreSQL is not installed").remedy(remedy)),
-    }
-}
-
-/// The application's role and ours, with no more rights than docs/GRANTS.md names.
-async fn roles(server: &Postgres) -> Result<(), SandboxError> {
-    server.create_role("shop", SHOP, "").await?;
-    server.create_role("cutover", CUTOVER, "REPLICATION").await?;
-    server.execute("postgres", "CREATE DATABASE shop OWNER shop").await?;
-    let origin = if server.major() >= 15 {
-        "GRANT SET ON PARAMETER session_replication_role TO cutover;"
-    } else {
-        "ALTER ROLE cutover SUPERUSER;"
-    };
-    server
-        .execute(
-            "shop",
-            &format!(
-                "GRANT shop, pg_monitor TO cutover;
-                 GRANT CREATE ON DATABASE shop TO cutover;
-                 GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text),
-                     pg_replication_origin_drop(text), pg_replication_origin_oid(text),
-                     pg_replication_origin_session_setup(text),
-                     pg_replication_origin_session_reset(),
-                     pg_replication_origin_session_is_setup(),
-                     pg_replication_origin_progress(text, boolean),
-                     pg_replication_origin_xact_setup(pg_lsn, timestamptz),
-                     pg_replication_origin_xact_reset() TO cutover;
-                 {origin}"
-            ),
-        )
-        .await
-}
-
-async fn connect(url: &str) -> Result<tokio_postgres::Client, Failure> {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-        .await
-        .map_err(|e| Failure::new("connecting to the shop failed").caused_by(&e))?;
-    tokio::spawn(async move {
-        // The client's next statement says what happened.
-        connection.await.ok();
-    });
-    Ok(client)
 }

@@ -5,12 +5,14 @@
 //! receipt, so every acknowledged one can be found.
 
 mod load;
+mod stage;
 
 use tokio_postgres::Client;
 
 use crate::SandboxError;
 
 pub use load::{Load, LoadOptions, LoadView};
+pub use stage::{CUTOVER_PASSWORD, SHOP_PASSWORD, Stage, StageOptions, old_and_new};
 
 /// The tables.
 pub const SCHEMA: &str = include_str!("schema.sql");
