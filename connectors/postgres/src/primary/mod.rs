@@ -111,6 +111,8 @@ impl Primary for Database {
 
     async fn warm_up(&self) -> Result<()> {
         fence::warm_up(self).await?;
+        // Markers and positions are asked for through it.
+        self.control().await?;
         let warm = self.question().await?;
         self.kept.questions.put(warm);
         counters::warm_up(self).await
