@@ -1,12 +1,12 @@
 //! `cutover guard`: stands by while a move is made.
 
-use std::{os::unix::process::parent_id, sync::Arc};
+use std::sync::Arc;
 
 use cutover::{
     config::Config,
     cutover::{
         ground::{Failure as Refusal, Ground, live::LiveGround},
-        guard::{GuardEnd, serve},
+        guard::{GuardEnd, Parent, serve, stand_fast},
     },
     error::{Exit, Failure},
     observe::logs,
@@ -20,7 +20,8 @@ use crate::wiring;
 pub(super) async fn guard(config: &Config, filter: Option<&str>) -> Result<Exit, Failure> {
     logs::start(filter.unwrap_or("warn,cutover::cutover::guard=info"), false);
     let ports = wiring::ports(config)?;
-    let parent = parent_id();
+    stand_fast().map_err(|e| Failure::new("the guard cannot stand fast").caused_by(&e))?;
+    let parent = Parent::here();
     let make = |from: Side| -> Result<Arc<dyn Ground>, Refusal> {
         let site = Site {
             run: &config.run,
@@ -30,16 +31,7 @@ pub(super) async fn guard(config: &Config, filter: Option<&str>) -> Result<Exit,
         };
         Ok(Arc::new(LiveGround::new(parts(&site, from))))
     };
-    let kill = || {
-        // Only the process that started us: once it is gone, its number may be somebody else's.
-        if parent_id() == parent {
-            let status =
-                std::process::Command::new("kill").arg("-9").arg(parent.to_string()).status();
-            if let Err(e) = status {
-                tracing::error!("`kill` cannot be started: {e}");
-            }
-        }
-    };
+    let kill = move || parent.kill();
     let input = BufReader::new(tokio::io::stdin());
     let end = serve(input, tokio::io::stdout(), make, &kill)
         .await
