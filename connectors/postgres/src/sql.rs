@@ -6,6 +6,12 @@ use cutover_core::model::{run::RunId, schema::TableName};
 /// [`RunId::object_name`].
 pub const PASS_SETTING: &str = "cutover.run";
 
+/// Leaves triggers, rules and foreign keys quiet in a session. A role without the right to set it
+/// may have it already: before PostgreSQL 15 that is the only way without a superuser.
+pub const QUIET: &str = "SELECT pg_catalog.set_config('session_replication_role', 'replica', \
+                         false) WHERE pg_catalog.current_setting('session_replication_role') \
+                         OPERATOR(pg_catalog.<>) 'replica'";
+
 /// Prefix of the logical messages of a run: markers and heartbeats.
 pub const MESSAGE_PREFIX: &str = "cutover";
 

@@ -128,8 +128,8 @@ async fn facts(place: &Place, inputs: &Inputs) -> Facts<Unanswered> {
 
 /// What only the engine can see.
 fn compared(inputs: &Inputs, scope: Scope, blue: &Facts<()>, green: &Facts<()>) -> Vec<Finding> {
-    // Once the run has begun the schema is there, whoever made it.
-    let creates = inputs.copies_schema && !inputs.resuming;
+    // Before a move the schema is there, whoever made it.
+    let creates = inputs.copies_schema && scope == Scope::Start;
     let mut findings = Vec::new();
     if let Ok(tables) = &blue.tables
         && tables.is_empty()

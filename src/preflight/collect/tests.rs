@@ -34,7 +34,7 @@ impl Canned {
 }
 
 fn refused() -> PortError {
-    PortError::definite("CUT0999", "connecting", "wrong password", "give the right one")
+    PortError::definite("CUT0011", "connecting", "wrong password", "give the right one")
 }
 
 #[async_trait]
@@ -146,7 +146,7 @@ impl TrafficSwitch for Pointing {
         Ok(())
     }
     async fn examine(&self) -> Vec<Finding> {
-        vec![finding("pooler[0]", "CUT0899")]
+        vec![finding("pooler[0]", "CUT0712")]
     }
 }
 
@@ -199,7 +199,7 @@ async fn everybody_is_asked_and_everything_is_told() {
             "pooler[0] CUT0174",
             "blue CUT0143",
             "green CUT0143",
-            "pooler[0] CUT0899"
+            "pooler[0] CUT0712"
         ]
     );
     let words: Vec<&str> = report.findings.iter().map(|f| f.what.as_str()).collect();
@@ -213,12 +213,12 @@ async fn a_dead_database_is_one_error_and_the_other_is_still_checked() {
     let blue = Canned { dead: true, ..Canned::default() };
     let green = Canned { findings: vec![finding("", "CUT0143")], ..Canned::default() };
     let report = examine(&inputs(&blue, &green, Side::Blue), Scope::Start).await;
-    assert_eq!(told(&report), ["blue CUT0100", "green CUT0143", "pooler[0] CUT0899"]);
+    assert_eq!(told(&report), ["blue CUT0100", "green CUT0143", "pooler[0] CUT0712"]);
     let silence = &report.findings[0];
     assert_eq!(
         silence.what,
         "3 questions without an answer (its checks, its tables, its inventory): \
-         CUT0999: connecting: wrong password"
+         CUT0011: connecting: wrong password"
     );
     assert_eq!(silence.remedy, "give the right one");
 }
@@ -235,7 +235,7 @@ async fn a_move_looks_at_definitions_and_not_at_the_inventory() {
     inputs.began =
         [(Side::Green, [("app.t".to_owned(), "then".to_owned())].into())].into_iter().collect();
     let report = examine(&inputs, Scope::Move).await;
-    assert_eq!(told(&report), ["green CUT0176", "pooler[0] CUT0899"]);
+    assert_eq!(told(&report), ["green CUT0176", "pooler[0] CUT0712"]);
     inputs.began.clear();
     assert!(!examine(&inputs, Scope::Move).await.blocks());
 }
@@ -244,5 +244,5 @@ async fn a_move_looks_at_definitions_and_not_at_the_inventory() {
 async fn an_empty_selection_is_an_error() {
     let nothing = Canned::default();
     let report = examine(&inputs(&nothing, &nothing, Side::Blue), Scope::Start).await;
-    assert_eq!(told(&report), ["config CUT0177", "pooler[0] CUT0899"]);
+    assert_eq!(told(&report), ["config CUT0177", "pooler[0] CUT0712"]);
 }

@@ -54,7 +54,7 @@ impl Copiers {
         }
         let session = database.session("copy").await?;
         session
-            .batch_execute("SET session_replication_role = replica; SET synchronous_commit = on")
+            .batch_execute(&format!("{}; SET synchronous_commit = on", sql::QUIET))
             .await
             .map_err(|e| port_error(format!("opening a copy on {}", database.side()), e))?;
         Ok(session)

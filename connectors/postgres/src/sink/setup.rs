@@ -31,7 +31,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// are made once per statement: rows are found by index, whatever the statistics of a table that
 /// was just filled say.
 const WRITER_SETTINGS: &str = "
-    SET session_replication_role = replica;
     SET synchronous_commit = on;
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
@@ -99,7 +98,8 @@ pub(super) async fn remove(session: &Session, at: &str, names: &Names) -> Result
 /// `CUT0409` when another session is it, `CUT0410` when there is no origin.
 pub(super) async fn become_writer(session: &Session, at: &str, names: &Names) -> Result<()> {
     let doing = || format!("opening the writer on {at}");
-    session.batch_execute(WRITER_SETTINGS).await.map_err(|e| port_error(doing(), e))?;
+    let settings = format!("{}; {WRITER_SETTINGS}", sql::QUIET);
+    session.batch_execute(&settings).await.map_err(|e| port_error(doing(), e))?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let row = session

@@ -37,7 +37,7 @@ fn judge(all: &[Subscription]) -> Vec<Found> {
         found.push(error(
             "CUT0143",
             format!(
-                "{} write tables of the run, before the move and after it: {}",
+                "tables of the run are written by {}, before the move and after it: {}",
                 number(ours.len(), "subscription"),
                 list(ours.iter().map(|s| &s.name))
             ),
@@ -48,7 +48,7 @@ fn judge(all: &[Subscription]) -> Vec<Found> {
         found.push(warning(
             "CUT0143",
             format!(
-                "{} write other tables here and do not move along: {}",
+                "other tables here are written by {}, which will not move along: {}",
                 number(others.len(), "subscription"),
                 list(others.iter().map(|s| &s.name))
             ),
