@@ -358,15 +358,18 @@ async fn a_network_that_fails_is_never_taken_for_an_answer() {
 #[ignore = "measures and judges nothing"]
 #[expect(clippy::print_stdout, reason = "its output is its result")]
 async fn measures() {
-    let rig = Rig::start(|options| options).await;
-    let moves = switch::measure(&rig, 32, 40).await;
     let line = |what: &str, mut times: Vec<Duration>| {
         times.sort();
         let last = times.len() - 1;
-        println!("{what:<40} median {:>9.1?}  worst {:>9.1?}", times[last / 2], times[last]);
+        println!("  {what:<36} median {:>9.1?}  worst {:>9.1?}", times[last / 2], times[last]);
     };
-    line("pause", moves.pauses);
-    line("point_at", moves.points);
-    line("point_at returned to first write", moves.first_writes);
-    println!("longest write of a client {:>27.1?}", moves.longest_write);
+    for secret in [false, true] {
+        println!("PgBouncer knows the {}", if secret { "SCRAM secret" } else { "password" });
+        let rig = Rig::start_with(secret, |options| options).await;
+        let moves = switch::measure(&rig, 32, 40).await;
+        line("pause", moves.pauses);
+        line("point_at", moves.points);
+        line("point_at returned to first write", moves.first_writes);
+        println!("  longest write of a client {:>29.1?}", moves.longest_write);
+    }
 }

@@ -28,6 +28,15 @@ pub struct Rig {
 impl Rig {
     /// `change` may change the options of PgBouncer.
     pub async fn start(change: impl FnOnce(PgBouncerOptions) -> PgBouncerOptions) -> Self {
+        Self::start_with(false, change).await
+    }
+
+    /// With `secret`, PgBouncer knows the SCRAM secret of its user, the same on both servers, and
+    /// not the password.
+    pub async fn start_with(
+        secret: bool,
+        change: impl FnOnce(PgBouncerOptions) -> PgBouncerOptions,
+    ) -> Self {
         let install = find_postgres().pop().expect("a PostgreSQL on this machine");
         let (blue, green) = tokio::join!(
             Postgres::start(&install, PgOptions::new()),
@@ -35,8 +44,13 @@ impl Rig {
         );
         let (blue, green) = (blue.unwrap(), green.unwrap());
         let mut sessions = HashMap::new();
+        let mut known = PASSWORD.to_owned();
         for (side, server) in [(Side::Blue, &blue), (Side::Green, &green)] {
-            server.create_role("app", PASSWORD, "").await.unwrap();
+            server.create_role("app", &known, "").await.unwrap();
+            if secret {
+                let sql = "select rolpassword from pg_authid where rolname = 'app'";
+                known = server.query_text("postgres", sql).await.unwrap().unwrap();
+            }
             let sql = format!(
                 "create table writes (id bigserial primary key);
                  create table me as select '{side}' as side;
@@ -53,7 +67,7 @@ impl Rig {
         let targets = Targets { blue: target(&blue), green: target(&green) };
         let options = PgBouncerOptions::new()
             .database("shop", blue.host(), blue.port(), "postgres")
-            .user("app", PASSWORD);
+            .user("app", &known);
         let bouncer = PgBouncer::start(change(options)).await.unwrap();
         let config = PgBouncerConfig {
             admin: format!("postgres://pgbouncer@127.0.0.1:{}/pgbouncer", bouncer.port()),
