@@ -131,7 +131,7 @@ impl Explain for DriveError {
     fn code(&self) -> Option<&str> {
         match self {
             Self::Journal(e) => e.code(),
-            Self::OutOfOrder(_) => Some("CUT0719"),
+            Self::OutOfOrder(_) => Some("CUT0739"),
         }
     }
 
@@ -456,7 +456,7 @@ impl Driver<'_> {
 
     fn used_up(&self, during: &str) -> Failure {
         Failure::definite(
-            "CUT0715",
+            "CUT0735",
             format!(
                 "the pause budget of {} ms was used up during {during}",
                 self.limits.budget.as_millis()

@@ -5,13 +5,13 @@
 //! and does it through a [`ground`]. A [`guard`] in a process of its own goes on with the same
 //! machine when we die. Rollback is the same move with the sides exchanged.
 
-pub mod plan;
-pub mod fact;
-pub mod machine;
 pub mod driver;
+pub mod evidence;
+pub mod fact;
 pub mod ground;
 pub mod guard;
-pub mod evidence;
+pub mod machine;
+pub mod plan;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

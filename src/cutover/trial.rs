@@ -199,7 +199,7 @@ impl Ground for Scripted {
     }
     async fn pausing(&self, _: Duration) -> Result<(), Failure> {
         if self.world.lock().unwrap().script.contains_key("pausing") {
-            return Err(Failure::definite("CUT0717", "the guard is gone", "try again"));
+            return Err(Failure::definite("CUT0737", "the guard is gone", "try again"));
         }
         Ok(())
     }

@@ -94,7 +94,7 @@ impl LiveGround {
     fn work(&self) -> std::result::Result<&Work, Failure> {
         self.parts.work.as_ref().ok_or_else(|| {
             Failure::definite(
-                "CUT0717",
+                "CUT0737",
                 "this process only frees the traffic; the streams are not running here",
                 "start `cutover run`, which goes on with the move",
             )
@@ -104,7 +104,7 @@ impl LiveGround {
     fn switch(&self, name: &str) -> std::result::Result<&Arc<dyn TrafficSwitch>, Failure> {
         self.parts.switches.iter().find(|s| s.name() == name).ok_or_else(|| {
             Failure::definite(
-                "CUT0716",
+                "CUT0736",
                 format!("the open move knows a switch {name} that the configuration lacks"),
                 format!("put {name} back into the configuration until the move has ended"),
             )
@@ -192,7 +192,7 @@ impl Ground for LiveGround {
     async fn start_guard(&self, within: Duration) -> Did {
         let Some(summons) = &self.parts.guard else {
             return Err(Failure::definite(
-                "CUT0717",
+                "CUT0737",
                 "no guard can be started here",
                 "start `cutover run` from its own program file",
             ));
@@ -207,7 +207,7 @@ impl Ground for LiveGround {
         match self.guard.lock().await.as_mut() {
             Some(guard) => guard.pausing(budget).await,
             None => Err(Failure::definite(
-                "CUT0717",
+                "CUT0737",
                 "there is no guard",
                 "try again; if it stays so, see the log of the guard",
             )),
@@ -247,12 +247,12 @@ impl Ground for LiveGround {
                 Ok(details(json!({ "certificate": certificate })))
             }
             Verdict::Different => Err(Failure::definite(
-                "CUT0713",
+                "CUT0733",
                 "rows differ between the two sides behind the fence",
                 remedy,
             )),
             Verdict::Inconclusive => Err(Failure::definite(
-                "CUT0713",
+                "CUT0733",
                 "the comparison behind the fence came to no answer",
                 remedy,
             )),

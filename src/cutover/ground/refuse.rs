@@ -37,7 +37,7 @@ pub(super) fn refuse(learned: &Learned<'_>) -> Option<Failure> {
             let held = if routing.paused == Some(true) { " and holds its clients" } else { "" };
             let side = routing.side.map_or("an unknown place", Side::as_str);
             reasons.push(Failure::definite(
-                "CUT0710",
+                "CUT0730",
                 format!("{name} sends writes to {side}{held}, but {from} owns them"),
                 format!("let {name} send writes to {from} and hold nobody, then try again"),
             ));
@@ -45,14 +45,14 @@ pub(super) fn refuse(learned: &Learned<'_>) -> Option<Failure> {
     }
     if learned.origin_fence != Fence::Open {
         reasons.push(Failure::definite(
-            "CUT0711",
+            "CUT0731",
             format!("{from} owns the writes but its fence is not open"),
             "run `cutover check`; an earlier move may still be open: `cutover status`",
         ));
     }
     if learned.target_fence != Fence::Closed {
         reasons.push(Failure::definite(
-            "CUT0711",
+            "CUT0731",
             format!("{to} accepts writes from clients although {from} owns them"),
             format!("restart `cutover run`, which closes {to}, then run `cutover verify`"),
         ));
@@ -62,20 +62,20 @@ pub(super) fn refuse(learned: &Learned<'_>) -> Option<Failure> {
         Converge::NotYet { eta_seconds, why } => {
             let eta = eta_seconds.map(|s| format!(", about {s:.0} s")).unwrap_or_default();
             reasons.push(Failure::definite(
-                "CUT0712",
+                "CUT0732",
                 format!("{to} is not close enough behind {from}: {why}"),
                 format!("wait{eta}; `cutover status` shows the lag"),
             ));
         }
         Converge::Never { why } => reasons.push(Failure::definite(
-            "CUT0712",
+            "CUT0732",
             format!("{to} does not come closer to {from}: {why}"),
             format!("write less on {from}, or give {to} more power; or raise move.max_lag"),
         )),
     }
     if let Some(missing) = learned.missing_proof {
         reasons.push(Failure::definite(
-            "CUT0713",
+            "CUT0733",
             format!("equality is not proven yet: {missing}"),
             "wait for the comparison, or run `cutover verify`",
         ));
@@ -90,7 +90,7 @@ pub(super) fn refuse(learned: &Learned<'_>) -> Option<Failure> {
             let parts: Vec<_> =
                 parts.iter().take(3).map(|p| format!("{} {:.0} ms", p.name, p.ms)).collect();
             reasons.push(Failure::definite(
-                "CUT0714",
+                "CUT0734",
                 format!(
                     "the pause is estimated at {:.0} ms, the budget is {budget} ms ({})",
                     estimate.ms,
@@ -101,7 +101,7 @@ pub(super) fn refuse(learned: &Learned<'_>) -> Option<Failure> {
             ));
         }
         None => reasons.push(Failure::definite(
-            "CUT0714",
+            "CUT0734",
             format!("the pause cannot be estimated: not known: {}", estimate.unknown.join(", ")),
             "wait until it was measured, or run `cutover rehearse` later",
         )),
@@ -155,23 +155,23 @@ mod tests {
             (
                 "far behind",
                 |r, _| r.converge = Converge::NotYet { eta_seconds: None, why: "x".into() },
-                &["CUT0712"],
+                &["CUT0732"],
             ),
-            ("never", |r, _| r.converge = Converge::Never { why: "x".into() }, &["CUT0712"]),
-            ("too long", |r, _| r.estimate.ms = 101.0, &["CUT0714"]),
-            ("unknown is not zero", |r, _| r.estimate.unknown = vec!["x".into()], &["CUT0714"]),
-            ("not proven", |_, l| l.missing_proof = Some("x"), &["CUT0713"]),
-            ("origin closed", |_, l| l.origin_fence = Fence::Partial, &["CUT0711"]),
-            ("target open", |_, l| l.target_fence = Fence::Open, &["CUT0711"]),
+            ("never", |r, _| r.converge = Converge::Never { why: "x".into() }, &["CUT0732"]),
+            ("too long", |r, _| r.estimate.ms = 101.0, &["CUT0734"]),
+            ("unknown is not zero", |r, _| r.estimate.unknown = vec!["x".into()], &["CUT0734"]),
+            ("not proven", |_, l| l.missing_proof = Some("x"), &["CUT0733"]),
+            ("origin closed", |_, l| l.origin_fence = Fence::Partial, &["CUT0731"]),
+            ("target open", |_, l| l.target_fence = Fence::Open, &["CUT0731"]),
             (
                 "switch elsewhere",
                 |_, l| l.switches = Box::leak(Box::new([routing(Some(Side::Green), Some(false))])),
-                &["CUT0710"],
+                &["CUT0730"],
             ),
             (
                 "switch holds",
                 |_, l| l.switches = Box::leak(Box::new([routing(Some(Side::Blue), Some(true))])),
-                &["CUT0710"],
+                &["CUT0730"],
             ),
             (
                 "switch cannot say",
@@ -184,7 +184,7 @@ mod tests {
                     r.estimate.ms = 101.0;
                     l.target_fence = Fence::Open;
                 },
-                &["CUT0711", "CUT0714"],
+                &["CUT0731", "CUT0734"],
             ),
         ];
         for (name, change, want) in cases {

@@ -308,7 +308,7 @@ async fn an_inconclusive_comparison_is_not_equal() {
     let report = world.go(false).await;
     let failed = report.facts.iter().any(|f| {
         matches!(f, Fact::Step { step: Step::Verify, outcome: Outcome::Failed { code: Some(c), .. }, .. }
-            if c == "CUT0713")
+            if c == "CUT0733")
     });
     assert!(failed && world.free_on(Side::Blue));
 }
@@ -341,7 +341,7 @@ async fn a_process_without_streams_can_free_the_traffic_and_nothing_else() {
         guard: None,
     });
     let within = Duration::from_secs(1);
-    assert_eq!(ground.drain(within).await.unwrap_err().code.as_deref(), Some("CUT0717"));
+    assert_eq!(ground.drain(within).await.unwrap_err().code.as_deref(), Some("CUT0737"));
     assert!(ground.start_guard(within).await.is_err());
     assert!(ground.pausing(within).await.is_err());
     ground.warm_up().await.unwrap();
@@ -349,7 +349,7 @@ async fn a_process_without_streams_can_free_the_traffic_and_nothing_else() {
     ground.undo_pause("a", within).await.unwrap();
     assert!(world.origin.takes_writes());
     let unknown = ground.undo_pause("gone", within).await.unwrap_err();
-    assert_eq!(unknown.code.as_deref(), Some("CUT0716"));
+    assert_eq!(unknown.code.as_deref(), Some("CUT0736"));
 }
 
 #[test]

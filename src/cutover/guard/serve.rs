@@ -66,8 +66,8 @@ impl Explain for GuardError {
         match self {
             Self::Journal(e) => e.code(),
             Self::Drive(e) => e.code(),
-            Self::NotReady(failure) => failure.code.as_deref().or(Some("CUT0717")),
-            Self::Pipe(_) => Some("CUT0717"),
+            Self::NotReady(failure) => failure.code.as_deref().or(Some("CUT0737")),
+            Self::Pipe(_) => Some("CUT0737"),
         }
     }
 
@@ -162,12 +162,12 @@ async fn prepare(
     make: impl FnOnce(Side) -> Result<Arc<dyn Ground>, Failure>,
 ) -> Result<Arc<dyn Ground>, Failure> {
     let facts = FileJournal::<Fact>::read_only(journal, KIND)
-        .map_err(|e| Failure::definite("CUT0717", e.to_string(), "see the log of the guard"))?
+        .map_err(|e| Failure::definite("CUT0737", e.to_string(), "see the log of the guard"))?
         .unwrap_or_default();
     let state = State::of(&facts);
     let Some(from) = state.from().filter(|_| state.is_open()) else {
         return Err(Failure::definite(
-            "CUT0717",
+            "CUT0737",
             "the journal has no open move",
             "`cutover guard` is started by `cutover run`, not by hand",
         ));

@@ -109,7 +109,7 @@ impl Handle {
 
 fn failure(why: String) -> Failure {
     Failure::definite(
-        "CUT0717",
+        "CUT0737",
         format!("the guard: {why}"),
         "see the log of the guard; `cutover guard` needs the same configuration, environment and \
          rights as `cutover run`",

@@ -284,7 +284,7 @@ async fn a_guard_that_is_not_ready_or_gone_stops_the_move() {
     ] {
         let failure = Handle::start(&summons(script), PATIENCE).await.unwrap_err();
         assert!(failure.why.contains(want), "{script}: {}", failure.why);
-        assert_eq!(failure.code.as_deref(), Some("CUT0717"));
+        assert_eq!(failure.code.as_deref(), Some("CUT0737"));
         assert!(!failure.ambiguous);
     }
     let mut missing = summons("");
