@@ -1,0 +1,291 @@
+//! Creating entries on the target, each together with the mark that it is done.
+
+use std::collections::{HashSet, VecDeque};
+
+use cutover_core::port::{Result, error::PortError};
+use futures_util::future::try_join_all;
+use tokio::sync::Mutex;
+use tokio_postgres::error::SqlState;
+
+use super::script::{Entry, Section};
+use crate::{
+    connect::{Session, port_error},
+    database::Database,
+    sql::{self, Names},
+};
+
+/// A definition that the target refuses.
+const REFUSED: &str = "CUT0304";
+
+/// Entries per transaction of the first half: small enough for the lock table of the server.
+const PER_TRANSACTION: usize = 100;
+
+/// How often an entry is tried again that met a deadlock with another worker.
+const TRIES: u32 = 20;
+
+/// The table with the marks.
+pub(crate) fn marks(names: &Names) -> String {
+    format!("{}.schema_done", sql::ident(names.schema()))
+}
+
+/// Creates the schemas that are missing, with their owners.
+pub(super) async fn schemas(
+    db: &Database,
+    green: &Session,
+    schemas: &[(String, String)],
+) -> Result<()> {
+    let doing = format!("creating the schemas on {}", db.side);
+    let there: HashSet<String> = green
+        .query("SELECT nspname::text FROM pg_namespace", &[])
+        .await
+        .map_err(|e| port_error(doing.as_str(), e))?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    for (schema, owner) in schemas.iter().filter(|(schema, _)| !there.contains(schema)) {
+        let (schema, owner) = (sql::ident(schema), sql::ident(owner));
+        green
+            .batch_execute(&format!(
+                "CREATE SCHEMA {schema}; ALTER SCHEMA {schema} OWNER TO {owner}"
+            ))
+            .await
+            .map_err(|e| refused(&doing, &format!("schema {schema}"), e))?;
+    }
+    Ok(())
+}
+
+/// Creates entries one after the other.
+pub(super) async fn in_order(
+    db: &Database,
+    green: &Session,
+    section: Section,
+    entries: &[Entry],
+) -> Result<()> {
+    prepare(db, green).await?;
+    let open = open_entries(db, green, section, entries).await?;
+    let doing = format!("creating definitions on {}", db.side);
+    for group in open.chunks(PER_TRANSACTION) {
+        let done: Vec<String> = group.iter().map(|e| mark(db, e, section)).collect();
+        let text: String = group.iter().map(|e| e.text.as_str()).collect();
+        let all = format!("BEGIN; {text}\n{}; COMMIT", done.join("; "));
+        if green.batch_execute(&all).await.is_ok() {
+            continue;
+        }
+        // One by one, to name the one that fails.
+        rollback(green, &doing).await?;
+        for entry in group {
+            one(db, green, section, entry).await.map_err(|e| refused(&doing, &entry.label(), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Creates indexes and constraints beside each other, then foreign keys, then the rest in order.
+pub(super) async fn in_parallel(
+    db: &Database,
+    green: &Session,
+    section: Section,
+    entries: &[Entry],
+    workers: usize,
+) -> Result<()> {
+    prepare(db, green).await?;
+    let open = open_entries(db, green, section, entries).await?;
+    let (heavy, rest): (Vec<&Entry>, Vec<&Entry>) = open.into_iter().partition(|e| e.is_heavy());
+    let (keys, rest): (Vec<&Entry>, Vec<&Entry>) =
+        rest.into_iter().partition(|e| e.is_foreign_key());
+    // An index of a partitioned table is put together from those of its partitions, and a key
+    // refers to it: that comes before the keys. Views and rules may need primary keys, and an
+    // index may be on such a view.
+    let (attach, rest): (Vec<&Entry>, Vec<&Entry>) =
+        rest.into_iter().partition(|e| e.kind == "INDEX ATTACH");
+    let (late, rest) = (beside(db, section, heavy, workers).await?, rest);
+    in_turn(db, green, section, &attach).await?;
+    let rest_late = in_turn(db, green, section, &rest).await?;
+    let late = beside(db, section, late, workers).await?;
+    last(db, green, section, late.into_iter().chain(rest_late)).await?;
+    let keys = beside(db, section, keys, workers).await?;
+    last(db, green, section, keys).await
+}
+
+/// Entries that wait for something that comes later: this is the end, now they must succeed.
+async fn last<'a>(
+    db: &Database,
+    green: &Session,
+    section: Section,
+    entries: impl IntoIterator<Item = &'a Entry>,
+) -> Result<()> {
+    let doing = format!("creating definitions on {}", db.side);
+    for entry in entries {
+        one(db, green, section, entry).await.map_err(|e| refused(&doing, &entry.label(), e))?;
+    }
+    Ok(())
+}
+
+/// One after the other; returns those that need something that is not there yet.
+async fn in_turn<'a>(
+    db: &Database,
+    green: &Session,
+    section: Section,
+    entries: &[&'a Entry],
+) -> Result<Vec<&'a Entry>> {
+    let doing = format!("creating definitions on {}", db.side);
+    let mut late = Vec::new();
+    for entry in entries {
+        match one(db, green, section, entry).await {
+            Ok(()) => {}
+            Err(e) if is_too_early(&e) => late.push(*entry),
+            Err(e) => return Err(refused(&doing, &entry.label(), e)),
+        }
+    }
+    Ok(late)
+}
+
+/// `workers` at a time; returns those that need something that is not there yet.
+async fn beside<'a>(
+    db: &Database,
+    section: Section,
+    entries: Vec<&'a Entry>,
+    workers: usize,
+) -> Result<Vec<&'a Entry>> {
+    let workers = workers.min(entries.len());
+    let queue = Mutex::new(VecDeque::from(entries));
+    let late = Mutex::new(Vec::new());
+    let doing = format!("creating definitions on {}", db.side);
+    let work = (0..workers).map(async |_| {
+        let session = db.session("schema").await?;
+        session
+            .batch_execute(SETTINGS)
+            .await
+            .map_err(|e| port_error(doing.as_str(), e))?;
+        loop {
+            let Some(entry) = queue.lock().await.pop_front() else { return Ok::<_, PortError>(()) };
+            match one(db, &session, section, entry).await {
+                Ok(()) => {}
+                Err(e) if is_too_early(&e) => late.lock().await.push(entry),
+                Err(e) => return Err(refused(&doing, &entry.label(), e)),
+            }
+        }
+    });
+    try_join_all(work).await?;
+    Ok(late.into_inner())
+}
+
+/// The settings of a dump, and memory for sorting an index.
+const SETTINGS: &str = "SET check_function_bodies = off; SET default_tablespace = ''; \
+                        SET maintenance_work_mem = '256MB'";
+
+/// One entry and its mark. After an error nothing of it is there.
+async fn one(
+    db: &Database,
+    session: &Session,
+    section: Section,
+    entry: &Entry,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let all = format!("BEGIN; {}\n{}; COMMIT", entry.text, mark(db, entry, section));
+    let mut tries = 0;
+    loop {
+        let Err(e) = session.batch_execute(&all).await else { return Ok(()) };
+        if session.is_closed() {
+            return Err(e);
+        }
+        session.batch_execute("ROLLBACK").await?;
+        tries += 1;
+        // Two workers met on the same pair of tables.
+        if e.code() != Some(&SqlState::T_R_DEADLOCK_DETECTED) || tries == TRIES {
+            return Err(e);
+        }
+    }
+}
+
+fn mark(db: &Database, entry: &Entry, section: Section) -> String {
+    format!(
+        "INSERT INTO {} VALUES ({})",
+        marks(&Names::of(&db.run)),
+        sql::literal(&entry.mark(section))
+    )
+}
+
+/// Makes the table of marks, and gives the session the settings of a dump.
+async fn prepare(db: &Database, green: &Session) -> Result<()> {
+    let names = Names::of(&db.run);
+    let statement = format!(
+        "{SETTINGS}; CREATE SCHEMA IF NOT EXISTS {}; \
+         CREATE TABLE IF NOT EXISTS {} (entry text PRIMARY KEY)",
+        sql::ident(names.schema()),
+        marks(&names)
+    );
+    green
+        .batch_execute(&statement)
+        .await
+        .map_err(|e| port_error(format!("preparing {} for definitions", db.side), e))
+}
+
+/// Those that are not done; schemas are never among them.
+async fn open_entries<'a>(
+    db: &Database,
+    green: &Session,
+    section: Section,
+    entries: &'a [Entry],
+) -> Result<Vec<&'a Entry>> {
+    let statement = format!("SELECT entry FROM {}", marks(&Names::of(&db.run)));
+    let done: HashSet<String> = green
+        .query(&statement, &[])
+        .await
+        .map_err(|e| port_error(format!("reading what is done on {}", db.side), e))?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    Ok(entries
+        .iter()
+        .filter(|e| !e.is_schema() && !done.contains(&e.mark(section)))
+        .collect())
+}
+
+async fn rollback(session: &Session, doing: &str) -> Result<()> {
+    session.batch_execute("ROLLBACK").await.map_err(|e| port_error(doing, e))
+}
+
+/// Something that the entry needs does not exist (yet).
+fn is_too_early(e: &tokio_postgres::Error) -> bool {
+    matches!(
+        e.code(),
+        Some(
+            &SqlState::UNDEFINED_TABLE
+                | &SqlState::UNDEFINED_OBJECT
+                | &SqlState::UNDEFINED_COLUMN
+                | &SqlState::INVALID_FOREIGN_KEY
+        )
+    )
+}
+
+/// What the server says about an entry, without row values.
+fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
+    let remedy = match e.code() {
+        Some(&SqlState::DUPLICATE_TABLE | &SqlState::DUPLICATE_OBJECT | &SqlState::DUPLICATE_SCHEMA
+            | &SqlState::DUPLICATE_FUNCTION) => {
+            "green must be empty: drop the object there, or use `schema: provided`"
+        }
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            "make our role a member of the owner (GRANT owner TO role), and let the owner create \
+             in the schema (GRANT CREATE ON SCHEMA ... TO owner)"
+        }
+        Some(&SqlState::UNDEFINED_OBJECT) => {
+            "create what is missing on green (roles: CREATE ROLE ...; extensions: install their \
+             package), then start again"
+        }
+        Some(c) if c.code().starts_with("23") => {
+            "the rows of blue break this constraint: mend them there, then start again"
+        }
+        _ => "mend it on blue or green, or exclude the object, then start again",
+    };
+    match port_error(doing, e) {
+        PortError::Definite { what, source, .. } => PortError::Definite {
+            code: REFUSED,
+            doing: doing.to_owned(),
+            what: format!("{label}: {what}"),
+            remedy: remedy.to_owned(),
+            source,
+        },
+        transient => transient,
+    }
+}

@@ -1,0 +1,318 @@
+//! Definitions from one PostgreSQL database to another, in two halves around the rows.
+//!
+//! `pg_dump` says what to create; we create it ourselves, entry by entry. Each entry and the mark
+//! that it is done are one transaction, so a crash at any moment is harmless and nothing has to be
+//! guessed from "already exists". Roles, tablespaces, publications and subscriptions do not
+//! travel.
+//!
+//! - `program`: which `pg_dump`, and running it.
+//! - `script`: its text as entries. Pure.
+//! - `apply`: creating them on the target.
+//! - `after`: materialized views and statistics.
+
+mod after;
+mod apply;
+mod program;
+mod script;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        schema::{Table, TableName},
+        selection::Selection,
+    },
+    port::{Result, error::PortError, schema::SchemaCopy},
+};
+
+use self::{
+    program::PgDump,
+    script::{Entry, Section},
+};
+use crate::{
+    catalog,
+    connect::{Session, port_error},
+    database::Database,
+    sql,
+};
+
+/// A foreign key leads out of the selection.
+const LEADS_OUT: &str = "CUT0303";
+
+/// Copies definitions from blue to green.
+pub struct PgSchemaCopy {
+    blue: Database,
+    green: Database,
+    programs: Option<PathBuf>,
+}
+
+impl PgSchemaCopy {
+    /// Nothing is opened yet.
+    #[must_use]
+    pub fn new(blue: Database, green: Database) -> Self {
+        Self { blue, green, programs: None }
+    }
+
+    /// Takes `pg_dump` from this folder instead of looking for it.
+    #[must_use]
+    pub fn with_programs(mut self, folder: &Path) -> Self {
+        self.programs = Some(folder.to_owned());
+        self
+    }
+
+    /// The `pg_dump` that would be taken: path and version.
+    ///
+    /// # Errors
+    ///
+    /// `CUT0301` when none fits both servers.
+    pub async fn program(&self) -> Result<(PathBuf, String)> {
+        let blue = self.blue.session("schema").await?;
+        let green = self.green.session("schema").await?;
+        let found = self.pg_dump(&blue, &green).await?;
+        Ok((found.path, found.version))
+    }
+
+    async fn pg_dump(&self, blue: &Session, green: &Session) -> Result<PgDump> {
+        let major = |session: &Session| session.version() / 10_000;
+        program::find(self.programs.as_deref(), major(blue), major(green)).await
+    }
+
+    /// What `pg_dump` says of one half.
+    async fn dump(
+        &self,
+        blue: &Session,
+        green: &Session,
+        selection: &Selection,
+        section: Section,
+    ) -> Result<Vec<Entry>> {
+        let program = self.pg_dump(blue, green).await?;
+        let scope = scope(blue, selection).await?;
+        if section == Section::PreData {
+            self.refuse_ways_out(blue, &scope.selected).await?;
+        }
+        let text = program.dump(&self.blue, section, &scope.arguments).await?;
+        Ok(script::entries(&text).into_iter().filter(Entry::travels).collect())
+    }
+
+    /// Foreign keys to tables that are not moved would fail hours later, after the rows.
+    async fn refuse_ways_out(&self, blue: &Session, selected: &[Table]) -> Result<()> {
+        let doing = "reading the foreign keys of blue";
+        let (schemas, names): (Vec<&str>, Vec<&str>) = selected
+            .iter()
+            .flat_map(|t| std::iter::once(&t.name).chain(t.root.as_ref()))
+            .map(|n| (n.schema.as_str(), n.name.as_str()))
+            .unzip();
+        let rows = blue
+            .query(
+                "WITH RECURSIVE base(oid) AS ( \
+                   SELECT c.oid FROM unnest($1::text[], $2::text[]) w(s, t) \
+                   JOIN pg_namespace n ON n.nspname = w.s \
+                   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t), \
+                 moved(oid) AS ( \
+                   SELECT oid FROM base \
+                   UNION SELECT i.inhparent FROM moved JOIN pg_inherits i ON i.inhrelid = moved.oid) \
+                 SELECT DISTINCT k.conname::text, k.conrelid::regclass::text, \
+                        k.confrelid::regclass::text \
+                 FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 \
+                   AND k.conrelid IN (SELECT oid FROM moved) \
+                   AND k.confrelid NOT IN (SELECT oid FROM moved) ORDER BY 1, 2",
+                &[&schemas, &names],
+            )
+            .await
+            .map_err(|e| port_error(doing, e))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let some: Vec<String> = rows
+            .iter()
+            .take(5)
+            .map(|row| {
+                let (key, from, to): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+                format!("{key} from {from} to {to}")
+            })
+            .collect();
+        let more = if rows.len() > 5 { format!(" and {} more", rows.len() - 5) } else { String::new() };
+        Err(PortError::definite(
+            LEADS_OUT,
+            "copying definitions",
+            format!("foreign keys lead to tables that are not moved: {}{more}", some.join(", ")),
+            "add those tables to tables.include, or leave out the tables that refer to them",
+        ))
+    }
+}
+
+#[async_trait]
+impl SchemaCopy for PgSchemaCopy {
+    async fn before_rows(&self, selection: &Selection) -> Result<()> {
+        let blue = self.blue.session("schema").await?;
+        let green = self.green.session("schema").await?;
+        let entries = self.dump(&blue, &green, selection, Section::PreData).await?;
+        let schemas = owned_schemas(&blue, &entries).await?;
+        drop(blue);
+        apply::schemas(&self.green, &green, &schemas).await?;
+        apply::in_order(&self.green, &green, Section::PreData, &entries).await
+    }
+
+    async fn after_rows(&self, selection: &Selection, workers: usize) -> Result<()> {
+        let workers = workers.max(1);
+        let blue = self.blue.session("schema").await?;
+        let green = self.green.session("schema").await?;
+        let entries = self.dump(&blue, &green, selection, Section::PostData).await?;
+        apply::in_parallel(&self.green, &green, Section::PostData, &entries, workers).await?;
+        after::refresh(&blue, &green, &self.green).await?;
+        drop((blue, green));
+        self.analyze(workers).await
+    }
+
+    async fn analyze(&self, workers: usize) -> Result<()> {
+        after::analyze(&self.green, workers.max(1)).await
+    }
+}
+
+/// What `pg_dump` is told to leave out.
+struct Scope {
+    arguments: Vec<String>,
+    selected: Vec<Table>,
+}
+
+async fn scope(blue: &Session, selection: &Selection) -> Result<Scope> {
+    let doing = "reading what to copy from blue";
+    let selected = catalog::tables(blue, selection).await?;
+    let schemas = catalog::schemas(blue).await.map_err(|e| port_error(doing, e))?;
+    let all = catalog::tables(blue, &Selection::default()).await?;
+    let parents = parents(blue).await?;
+    Ok(Scope { arguments: arguments(selection, &schemas, &selected, &all, &parents), selected })
+}
+
+/// Partitioned tables.
+async fn parents(blue: &Session) -> Result<Vec<TableName>> {
+    let statement = format!(
+        "SELECT n.nspname::text, c.relname::text FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'p' AND NOT c.relispartition AND {}",
+        catalog::USER_SCHEMA
+    );
+    let rows = blue
+        .query(&statement, &[])
+        .await
+        .map_err(|e| port_error("reading the partitioned tables of blue", e))?;
+    Ok(rows
+        .iter()
+        .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        .collect())
+}
+
+/// Pure: selection → arguments of `pg_dump`.
+fn arguments(
+    selection: &Selection,
+    schemas: &[String],
+    selected: &[Table],
+    all: &[Table],
+    parents: &[TableName],
+) -> Vec<String> {
+    let mut arguments = vec!["--exclude-schema=cutover_*".to_owned()];
+    let wanted: Vec<&String> =
+        schemas.iter().filter(|s| catalog::selects_schema(selection, selected, s)).collect();
+    if wanted.len() < schemas.len() || wanted.is_empty() {
+        // With schemas named, extensions must be as well.
+        arguments.push("--extension=*".to_owned());
+        arguments.extend(wanted.iter().map(|s| format!("--schema={}", sql::ident(s))));
+    }
+    let is_selected = |name: &TableName| selected.iter().any(|t| t.name == *name);
+    let mut excluded: Vec<&TableName> =
+        all.iter().map(|t| &t.name).filter(|name| !is_selected(name)).collect();
+    // A parent goes when none of its partitions is moved and it is not selected itself.
+    excluded.extend(parents.iter().filter(|parent| {
+        !selection.selects(parent) && !selected.iter().any(|t| t.root.as_ref() == Some(*parent))
+    }));
+    let inside = |name: &&TableName| wanted.contains(&&name.schema);
+    arguments.extend(
+        excluded.into_iter().filter(inside).map(|t| format!("--exclude-table={}", sql::table(t))),
+    );
+    arguments
+}
+
+/// Schemas of the entries with their owners on blue.
+async fn owned_schemas(blue: &Session, entries: &[Entry]) -> Result<Vec<(String, String)>> {
+    let mut names: Vec<&str> = entries.iter().filter_map(Entry::in_schema).collect();
+    names.sort_unstable();
+    names.dedup();
+    let extensions = "SELECT n.nspname::text FROM pg_extension e \
+                      JOIN pg_namespace n ON n.oid = e.extnamespace WHERE n.nspname !~ '^pg_'";
+    let statement = format!(
+        "SELECT n.nspname::text, pg_get_userbyid(n.nspowner)::text FROM pg_namespace n \
+         WHERE n.nspname = ANY ($1::text[]) OR n.nspname IN ({extensions}) ORDER BY 1"
+    );
+    let rows = blue
+        .query(&statement, &[&names])
+        .await
+        .map_err(|e| port_error("reading the schemas of blue", e))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::schema::RowIdentity;
+
+    use super::*;
+
+    fn table(schema: &str, name: &str, root: Option<&str>) -> Table {
+        Table {
+            name: TableName::new(schema, name),
+            columns: Vec::new(),
+            identity: RowIdentity::Nothing,
+            primary_key: Vec::new(),
+            root: root.map(|r| TableName::new(schema, r)),
+            estimated_rows: None,
+            bytes: 0,
+        }
+    }
+
+    fn said(include: &str, exclude: &[&str]) -> Vec<String> {
+        let selection = Selection {
+            include: vec![include.into()],
+            exclude: exclude.iter().map(ToString::to_string).collect(),
+        };
+        let all = [
+            table("a", "t", None),
+            table("a", "T 2", None),
+            table("a", "p_1", Some("p")),
+            table("b", "x", None),
+        ];
+        let selected: Vec<Table> = all
+            .iter()
+            .filter(|t| selection.selects_any(&t.name, t.root.as_ref()))
+            .cloned()
+            .collect();
+        let schemas = ["a".to_owned(), "b".to_owned()];
+        let mut said =
+            arguments(&selection, &schemas, &selected, &all, &[TableName::new("a", "p")]);
+        assert_eq!(said.remove(0), "--exclude-schema=cutover_*");
+        said
+    }
+
+    #[test]
+    fn what_is_left_out() {
+        assert_eq!(said("*.*", &[]), [""; 0]);
+        assert_eq!(said("*.*", &["a.T*"]), ["--exclude-table=\"a\".\"T 2\""]);
+        assert_eq!(
+            said("a.*", &["a.p"]),
+            [
+                "--extension=*",
+                "--schema=\"a\"",
+                "--exclude-table=\"a\".\"p_1\"",
+                "--exclude-table=\"a\".\"p\""
+            ]
+        );
+        assert_eq!(
+            said("a.p_1", &[]),
+            [
+                "--extension=*",
+                "--schema=\"a\"",
+                "--exclude-table=\"a\".\"t\"",
+                "--exclude-table=\"a\".\"T 2\""
+            ]
+        );
+    }
+}

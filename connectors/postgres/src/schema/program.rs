@@ -1,0 +1,226 @@
+//! Which `pg_dump`, and running it.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use cutover_core::port::{Result, error::PortError};
+use tokio::{process::Command, time::timeout};
+
+use super::script::Section;
+use crate::database::Database;
+
+/// No `pg_dump` fits.
+const NO_PROGRAM: &str = "CUT0301";
+/// `pg_dump` failed.
+const FAILED: &str = "CUT0302";
+
+/// How long `pg_dump --version` may take.
+const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A `pg_dump` on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PgDump {
+    pub(super) path: PathBuf,
+    pub(super) version: String,
+    major: u32,
+}
+
+/// The best `pg_dump` for both servers.
+pub(super) async fn find(folder: Option<&Path>, blue: u32, green: u32) -> Result<PgDump> {
+    let mut found = Vec::new();
+    for path in candidates(folder) {
+        found.extend(examine(path).await);
+    }
+    let seen: BTreeSet<u32> = found.iter().map(|p| p.major).collect();
+    choose(found, blue, green).ok_or_else(|| {
+        let seen: Vec<String> = seen.iter().map(ToString::to_string).collect();
+        let has = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+        PortError::definite(
+            NO_PROGRAM,
+            "looking for pg_dump",
+            format!("blue is PostgreSQL {blue}, and an older pg_dump cannot read it; found: {has}"),
+            format!(
+                "install the client programs of PostgreSQL {green} (Debian: apt-get install \
+                 postgresql-client-{green}), or use `schema: provided`"
+            ),
+        )
+    })
+}
+
+/// Not older than blue, or it refuses. Of those the newest that is not newer than green, since a
+/// newer one may write what green does not know; else the oldest.
+fn choose(found: Vec<PgDump>, blue: u32, green: u32) -> Option<PgDump> {
+    let fits = |p: &&PgDump| p.major >= blue;
+    let known = found.iter().filter(fits).filter(|p| p.major <= green).max_by_key(|p| p.major);
+    known.or_else(|| found.iter().filter(fits).min_by_key(|p| p.major)).cloned()
+}
+
+fn candidates(folder: Option<&Path>) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = Vec::new();
+    match folder {
+        Some(folder) => folders.push(folder.to_owned()),
+        None => {
+            // Filled by the project's own set-up of throwaway servers.
+            let cache = env::var_os("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+            let servers = [
+                env::var_os("CUTOVER_SERVERS").map(PathBuf::from),
+                cache.map(|cache| cache.join("cutover/servers")),
+                Some("/var/cache/cutover/servers".into()),
+                // Debian and Ubuntu, then Red Hat.
+                Some("/usr/lib/postgresql".into()),
+                Some("/usr".into()),
+            ];
+            for parent in servers.into_iter().flatten() {
+                let only = if parent == Path::new("/usr") { "pgsql-" } else { "" };
+                folders.extend(children(&parent, only).into_iter().map(|c| c.join("bin")));
+            }
+            let path = env::var_os("PATH").unwrap_or_default();
+            folders.extend(env::split_paths(&path).filter(|p| p.is_absolute()));
+        }
+    }
+    let mut programs = Vec::new();
+    for program in folders.iter().filter_map(|f| f.join("pg_dump").canonicalize().ok()) {
+        // Debian's wrapper of that name picks a version by rules of its own.
+        if program.ends_with("pg_dump") && !programs.contains(&program) {
+            programs.push(program);
+        }
+    }
+    programs
+}
+
+fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|e| e.file_name().to_string_lossy().starts_with(prefix))
+        .map(|e| e.path())
+        .collect();
+    found.sort();
+    found
+}
+
+async fn examine(path: PathBuf) -> Option<PgDump> {
+    let asked = Command::new(&path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(VERSION_PATIENCE, asked).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (version, major) = version_of(&text)?;
+    Some(PgDump { path, version, major })
+}
+
+/// `pg_dump (PostgreSQL) 17.11 (Debian ...)` → `17.11` and 17.
+fn version_of(text: &str) -> Option<(String, u32)> {
+    let version = text.split("(PostgreSQL)").nth(1)?.split_whitespace().next()?;
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    Some((version.to_owned(), digits.parse().ok()?))
+}
+
+impl PgDump {
+    /// One half of the definitions as a script. The credentials travel in the environment only.
+    pub(super) async fn dump(
+        &self,
+        blue: &Database,
+        section: Section,
+        arguments: &[String],
+    ) -> Result<String> {
+        let doing = format!("reading the definitions of {} with pg_dump {}", blue.side, self.version);
+        let mut command = Command::new(&self.path);
+        for (name, _) in env::vars_os() {
+            // A password file or service of the user must not decide where we connect.
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        let output = command
+            .args(["--format=plain", "--encoding=UTF8", "--schema-only", "--no-tablespaces"])
+            .args(["--no-publications", "--no-subscriptions", "--no-password"])
+            .arg("--lock-wait-timeout=60000")
+            .arg(format!("--section={}", section.word()))
+            .args(arguments)
+            .envs(blue.config.child_env())
+            .env("PGAPPNAME", blue.application("schema"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|e| {
+                let what = format!("{} could not be started", self.path.display());
+                PortError::definite(NO_PROGRAM, doing.as_str(), what, "install it again").caused_by(e)
+            })?;
+        if output.status.success() {
+            return String::from_utf8(output.stdout).map_err(|e| {
+                let what = "its output is not UTF-8";
+                PortError::definite(FAILED, doing, what, "report this").caused_by(e)
+            });
+        }
+        Err(failure(&doing, &String::from_utf8_lossy(&output.stderr)))
+    }
+}
+
+fn failure(doing: &str, said: &str) -> PortError {
+    let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
+    let tail = lines[lines.len().saturating_sub(4)..].join(" / ");
+    let passing = ["connection to server", "could not connect", "server closed the connection"];
+    if passing.iter().any(|p| tail.contains(p)) && !tail.contains("FATAL") {
+        return PortError::transient(doing, tail);
+    }
+    PortError::definite(
+        FAILED,
+        doing,
+        tail,
+        "grant what is missing (docs/RUNBOOK.md lists the grants), or exclude the object",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_older_than_blue_and_rather_not_newer_than_green() {
+        let found = |majors: &[u32]| -> Vec<PgDump> {
+            let one = |m: &u32| PgDump { path: "p".into(), version: m.to_string(), major: *m };
+            majors.iter().map(one).collect()
+        };
+        for (majors, blue, green, want) in [
+            (&[14, 15, 16, 17, 18][..], 14, 17, Some(17)),
+            (&[15, 18][..], 14, 17, Some(15)),
+            (&[18][..], 14, 17, Some(18)),
+            (&[16, 18][..], 17, 17, Some(18)),
+            (&[18, 17][..], 14, 15, Some(17)),
+            (&[14, 15][..], 16, 17, None),
+            (&[][..], 16, 17, None),
+        ] {
+            let chosen = choose(found(majors), blue, green).map(|p| p.major);
+            assert_eq!(chosen, want, "{majors:?} for {blue} to {green}");
+        }
+    }
+
+    #[test]
+    fn versions() {
+        let said = "pg_dump (PostgreSQL) 17.11 (Debian 17.11-0+deb13u1)\n";
+        assert_eq!(version_of(said), Some(("17.11".into(), 17)));
+        assert_eq!(version_of("pg_dump (PostgreSQL) 19beta1"), Some(("19beta1".into(), 19)));
+        assert_eq!(version_of("nonsense"), None);
+    }
+
+    #[test]
+    fn a_lost_connection_is_worth_another_try() {
+        let lost = "pg_dump: error: connection to server at \"x\", port 1 failed: refused";
+        assert!(failure("x", lost).is_transient());
+        let login = "pg_dump: error: connection to server failed: FATAL:  no such role";
+        assert_eq!(failure("x", login).code(), Some(FAILED));
+        let grant = "pg_dump: error: query failed: ERROR:  permission denied for table t";
+        assert_eq!(failure("x", grant).code(), Some(FAILED));
+    }
+}

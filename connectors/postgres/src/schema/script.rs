@@ -1,0 +1,280 @@
+//! The script that `pg_dump` writes, as entries. Pure.
+
+/// One half of the definitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    /// What must exist before rows.
+    PreData,
+    /// Indexes, constraints, triggers and what else is better made after them.
+    PostData,
+}
+
+impl Section {
+    /// As `pg_dump` calls it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::PreData => "pre-data",
+            Self::PostData => "post-data",
+        }
+    }
+}
+
+/// One thing to create, with the statements that belong to it (owner, for example).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// `TABLE`, `FK CONSTRAINT` and so on.
+    pub(super) kind: String,
+    /// Unquoted; for things on a table `table name`.
+    pub(super) name: String,
+    /// Unquoted; `-` for things outside of any schema.
+    pub(super) schema: String,
+    /// SQL, ends with a line break.
+    pub(super) text: String,
+}
+
+impl Entry {
+    /// Names the entry in messages.
+    pub(super) fn label(&self) -> String {
+        match self.in_schema() {
+            Some(schema) => format!("{} {schema}.{}", self.kind.to_lowercase(), self.name),
+            None => format!("{} {}", self.kind.to_lowercase(), self.name),
+        }
+    }
+
+    /// Key of the mark that it is done: readable, and another text is another entry.
+    pub(super) fn mark(&self, section: Section) -> String {
+        // FNV-1a: any stable hash does.
+        let hash = self.text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        format!("{} {} {hash:016x}", section.word(), self.label())
+    }
+
+    /// Its schema; the schema itself for what is about a schema.
+    pub(super) fn in_schema(&self) -> Option<&str> {
+        if self.schema != "-" {
+            return Some(&self.schema);
+        }
+        match self.kind.as_str() {
+            "SCHEMA" => Some(&self.name),
+            "ACL" | "COMMENT" => self.name.strip_prefix("SCHEMA "),
+            _ => None,
+        }
+    }
+
+    /// Whether it belongs on the other side: not the fence of a run, and not the comments of
+    /// extensions, which only their owner may write and which come with them. Schemas are made
+    /// before, because those that exist must not be an error.
+    pub(super) fn travels(&self) -> bool {
+        let fence = self.kind == "TRIGGER"
+            && self
+                .name
+                .rsplit(' ')
+                .next()
+                .is_some_and(|t| t.starts_with("cutover_") && t.ends_with("_fence"));
+        let comment = self.kind == "COMMENT" && self.name.starts_with("EXTENSION ");
+        !fence && !comment
+    }
+
+    /// Whether it takes long and may be made beside others of its kind.
+    pub(super) fn is_heavy(&self) -> bool {
+        matches!(self.kind.as_str(), "INDEX" | "CONSTRAINT")
+    }
+
+    /// Whether it compares rows of two tables.
+    pub(super) fn is_foreign_key(&self) -> bool {
+        self.kind == "FK CONSTRAINT"
+    }
+
+    /// Whether `schemas` makes it.
+    pub(super) fn is_schema(&self) -> bool {
+        self.kind == "SCHEMA"
+    }
+}
+
+/// Splits a script at the headings that `pg_dump` writes before each entry:
+///
+/// ```text
+/// --
+/// -- Name: users; Type: TABLE; Schema: public; Owner: app
+/// --
+/// ```
+///
+/// What stands before the first one are settings, which our sessions have pinned already.
+pub(super) fn entries(script: &str) -> Vec<Entry> {
+    let lines: Vec<&str> = script.lines().collect();
+    let mut entries: Vec<Entry> = Vec::new();
+    // Settings between two entries are for all that follow.
+    let mut settings: Option<&str> = None;
+    let mut body: Vec<&str> = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let heading = match lines.get(at..at + 3) {
+            Some(["--", heading, "--"]) => heading,
+            _ => {
+                body.push(lines[at]);
+                at += 1;
+                continue;
+            }
+        };
+        let next = heading_of(heading);
+        let end = *heading == "-- PostgreSQL database dump complete";
+        if next.is_none() && !end {
+            body.push(lines[at]);
+            at += 1;
+            continue;
+        }
+        close(&mut entries, &mut body, &mut settings);
+        if end {
+            return entries;
+        }
+        entries.extend(next);
+        at += 3;
+    }
+    close(&mut entries, &mut body, &mut settings);
+    entries
+}
+
+/// Gives the lines gathered so far to the last entry, but for settings at their end.
+fn close<'a>(entries: &mut [Entry], body: &mut Vec<&'a str>, settings: &mut Option<&'a str>) {
+    let head = *settings;
+    while let Some(last) = body.last() {
+        if last.is_empty() {
+            body.pop();
+        } else if last.starts_with("SET default_table_access_method = ") && last.ends_with(';') {
+            *settings = body.pop();
+        } else if last.starts_with("SET default_tablespace = ") && last.ends_with(';') {
+            body.pop();
+        } else {
+            break;
+        }
+    }
+    if let Some(entry) = entries.last_mut() {
+        let skip = body.iter().take_while(|l| l.is_empty()).count();
+        let lines = head.into_iter().chain(body.iter().skip(skip).copied());
+        entry.text = lines.flat_map(|l| [l, "\n"]).collect();
+    }
+    body.clear();
+}
+
+fn heading_of(line: &str) -> Option<Entry> {
+    let rest = line.strip_prefix("-- Name: ")?;
+    // From the right: names may hold anything but a line break.
+    let (rest, _owner) = rest.rsplit_once("; Owner: ")?;
+    let (rest, schema) = rest.rsplit_once("; Schema: ")?;
+    let (name, kind) = rest.rsplit_once("; Type: ")?;
+    Some(Entry {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        schema: schema.to_owned(),
+        text: String::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRIPT: &str = "--
+-- PostgreSQL database dump
+--
+
+\\restrict abc
+
+-- Dumped from database version 17
+
+SET statement_timeout = 0;
+SET transaction_timeout = 0;
+SELECT pg_catalog.set_config('search_path', '', false);
+
+--
+-- Name: f(); Type: FUNCTION; Schema: public; Owner: app
+--
+
+CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$
+
+--
+-- Name the thing
+--
+
+SELECT 1$$;
+
+
+ALTER FUNCTION public.f() OWNER TO app;
+
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: odd; Type: x; Type: TABLE; Schema: my schema; Owner: app
+--
+
+CREATE TABLE \"my schema\".\"odd; Type: x\" ();
+
+
+--
+-- Name: t cutover_shop_fence; Type: TRIGGER; Schema: public; Owner: app
+--
+
+CREATE TRIGGER cutover_shop_fence;
+
+
+--
+-- Name: EXTENSION hstore; Type: COMMENT; Schema: -; Owner: 
+--
+
+COMMENT ON EXTENSION hstore IS 'x';
+
+
+--
+-- Name: SCHEMA own; Type: ACL; Schema: -; Owner: app
+--
+
+GRANT USAGE ON SCHEMA own TO other;
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+\\unrestrict abc
+";
+
+    #[test]
+    fn a_script_in_entries() {
+        let entries = entries(SCRIPT);
+        let labels: Vec<String> = entries.iter().map(Entry::label).collect();
+        assert_eq!(
+            labels,
+            [
+                "function public.f()",
+                "table my schema.odd; Type: x",
+                "trigger public.t cutover_shop_fence",
+                "comment EXTENSION hstore",
+                "acl own.SCHEMA own",
+            ]
+        );
+        assert!(entries[0].text.starts_with("CREATE FUNCTION"));
+        assert!(entries[0].text.contains("-- Name the thing\n--\n"));
+        assert!(entries[0].text.ends_with("OWNER TO app;\n"), "{}", entries[0].text);
+        assert_eq!(
+            entries[1].text,
+            "SET default_table_access_method = heap;\n\
+             CREATE TABLE \"my schema\".\"odd; Type: x\" ();\n"
+        );
+        let travels: Vec<bool> = entries.iter().map(Entry::travels).collect();
+        assert_eq!(travels, [true, true, false, false, true]);
+        assert_eq!(entries[4].text.lines().last(), Some("GRANT USAGE ON SCHEMA own TO other;"));
+    }
+
+    #[test]
+    fn marks_tell_texts_and_halves_apart() {
+        let mut entry = entries(SCRIPT).remove(0);
+        let mark = entry.mark(Section::PreData);
+        assert!(mark.starts_with("pre-data function public.f() "), "{mark}");
+        assert_ne!(entry.mark(Section::PostData), mark);
+        entry.text.push(' ');
+        assert_ne!(entry.mark(Section::PreData), mark);
+    }
+}
