@@ -309,7 +309,10 @@ impl Driver<'_> {
                 match refused {
                     Some(failure) => (Err(failure), Instant::now()),
                     None => {
-                        sleep(delay).await;
+                        // Sleeping for no time still waits for the next tick of a millisecond.
+                        if !delay.is_zero() {
+                            sleep(delay).await;
+                        }
                         this.attempt(act).await
                     }
                 }

@@ -238,10 +238,8 @@ impl State {
                 }
             }
         }
-        if let Some(open) = &self.current {
-            if open.decided() {
-                self.owner = open.from.other();
-            }
+        if let Some(open) = self.current.as_ref().filter(|open| open.decided()) {
+            self.owner = open.from.other();
         }
     }
 
@@ -386,10 +384,11 @@ impl Move {
         match fact {
             Fact::MoveBegan { .. } => {}
             Fact::Step { step, switch, outcome, .. } => {
-                if !decided && self.cause.is_none() {
-                    if let Outcome::Failed { why, .. } | Outcome::Ambiguous { why } = outcome {
-                        self.cause = Some((Some(*step), why.clone()));
-                    }
+                if let Outcome::Failed { why, .. } | Outcome::Ambiguous { why } = outcome
+                    && !decided
+                    && self.cause.is_none()
+                {
+                    self.cause = Some((Some(*step), why.clone()));
                 }
                 let index = self.index(switch.as_ref());
                 if let Some(marks) = self.mark_mut(*step, index) {

@@ -502,7 +502,7 @@ impl Hasher for Quick {
 }
 
 /// Visits everything reachable from `start`; the number of states, or the first broken invariant.
-fn explore(start: Node, setup: &Setup) -> Result<usize, (&'static str, Node)> {
+fn explore(start: Node, setup: &Setup) -> Result<usize, (&'static str, Box<Node>)> {
     let mut seen: HashSet<Node, BuildHasherDefault<Quick>> = HashSet::default();
     let mut open = vec![start];
     while let Some(mut node) = open.pop() {
@@ -510,11 +510,11 @@ fn explore(start: Node, setup: &Setup) -> Result<usize, (&'static str, Node)> {
             continue;
         }
         if let Err(why) = node.world.clients_write().and_then(|()| node.check()) {
-            return Err((why, node));
+            return Err((why, Box::new(node)));
         }
         match node.successors(setup) {
             Ok(next) => open.extend(next),
-            Err(why) => return Err((why, node)),
+            Err(why) => return Err((why, Box::new(node))),
         }
         seen.insert(node);
     }
