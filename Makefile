@@ -24,6 +24,7 @@ lint: ## formatting, warnings, the engine without connectors, dependencies
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo check --no-default-features --lib --locked
 	@scripts/dependencies
+	@scripts/dashboard
 
 deny: ##, sources and advisories with cargo-deny (cargo install cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || \
