@@ -49,7 +49,7 @@ pub(crate) fn all_statement() -> String {
          WHERE c.relpersistence <> 't' AND {USER_SCHEMA} \
            AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass \
                            AND e.objid = c.oid AND e.deptype = 'e') \
-         ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\""
+         ORDER BY n.nspname, c.relname"
     )
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn families(
                  SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid) \
              SELECT c.oid, n.nspname::text, c.relname::text FROM up \
              JOIN pg_class c ON c.oid = up.oid JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'p') ORDER BY 2 COLLATE \"C\", 3 COLLATE \"C\"",
+             WHERE c.relkind IN ('r', 'p') ORDER BY n.nspname, c.relname",
             &[&schemas, &tables],
         )
         .await?;

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A sequence that has no counterpart here.
-pub(super) const MISSING: &str = "CUT0721";
+pub(super) const MISSING: &str = "CUT0714";
 
 /// Sequences per statement: planning grows faster than their number.
 const PER_STATEMENT: usize = 250;

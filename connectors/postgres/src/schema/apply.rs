@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A definition that the target refuses.
-const REFUSED: &str = "CUT0304";
+const REFUSED: &str = "CUT0305";
 
 /// Entries per transaction of the first half: small enough for the lock table of the server.
 const PER_TRANSACTION: usize = 100;
@@ -98,21 +98,22 @@ pub(super) async fn in_parallel(
     // index may be on such a view.
     let (attach, rest): (Vec<&Entry>, Vec<&Entry>) =
         rest.into_iter().partition(|e| e.kind == "INDEX ATTACH");
-    let (late, rest) = (beside(db, section, heavy, workers).await?, rest);
-    in_turn(db, green, section, &attach).await?;
-    let rest_late = in_turn(db, green, section, &rest).await?;
-    let late = beside(db, section, late, workers).await?;
-    last(db, green, section, late.into_iter().chain(rest_late)).await?;
-    let keys = beside(db, section, keys, workers).await?;
-    last(db, green, section, keys).await
+    let mut late = beside(db, section, heavy, workers).await?;
+    let mut rest_late = in_turn(db, green, section, &attach).await?;
+    rest_late.extend(in_turn(db, green, section, &rest).await?);
+    late = beside(db, section, late, workers).await?;
+    late.extend(rest_late);
+    last(db, green, section, late).await?;
+    let late = beside(db, section, keys, workers).await?;
+    last(db, green, section, late).await
 }
 
 /// Entries that wait for something that comes later: this is the end, now they must succeed.
-async fn last<'a>(
+async fn last(
     db: &Database,
     green: &Session,
     section: Section,
-    entries: impl IntoIterator<Item = &'a Entry>,
+    entries: Vec<&Entry>,
 ) -> Result<()> {
     let doing = format!("creating definitions on {}", db.side);
     for entry in entries {
@@ -150,24 +151,28 @@ async fn beside<'a>(
     let workers = workers.min(entries.len());
     let queue = Mutex::new(VecDeque::from(entries));
     let late = Mutex::new(Vec::new());
-    let doing = format!("creating definitions on {}", db.side);
-    let work = (0..workers).map(async |_| {
-        let session = db.session("schema").await?;
-        session
-            .batch_execute(SETTINGS)
-            .await
-            .map_err(|e| port_error(doing.as_str(), e))?;
-        loop {
-            let Some(entry) = queue.lock().await.pop_front() else { return Ok::<_, PortError>(()) };
-            match one(db, &session, section, entry).await {
-                Ok(()) => {}
-                Err(e) if is_too_early(&e) => late.lock().await.push(entry),
-                Err(e) => return Err(refused(&doing, &entry.label(), e)),
-            }
-        }
-    });
-    try_join_all(work).await?;
+    try_join_all((0..workers).map(|_| work(db, section, &queue, &late))).await?;
     Ok(late.into_inner())
+}
+
+/// One worker: takes entries until none is left.
+async fn work<'a>(
+    db: &Database,
+    section: Section,
+    queue: &Mutex<VecDeque<&'a Entry>>,
+    late: &Mutex<Vec<&'a Entry>>,
+) -> Result<()> {
+    let doing = format!("creating definitions on {}", db.side);
+    let session = db.session("schema").await?;
+    session.batch_execute(SETTINGS).await.map_err(|e| port_error(doing.as_str(), e))?;
+    loop {
+        let Some(entry) = queue.lock().await.pop_front() else { return Ok(()) };
+        match one(db, &session, section, entry).await {
+            Ok(()) => {}
+            Err(e) if is_too_early(&e) => late.lock().await.push(entry),
+            Err(e) => return Err(refused(&doing, &entry.label(), e)),
+        }
+    }
 }
 
 /// The settings of a dump, and memory for sorting an index.
@@ -235,10 +240,7 @@ async fn open_entries<'a>(
         .iter()
         .map(|row| row.get(0))
         .collect();
-    Ok(entries
-        .iter()
-        .filter(|e| !e.is_schema() && !done.contains(&e.mark(section)))
-        .collect())
+    Ok(entries.iter().filter(|e| !e.is_schema() && !done.contains(&e.mark(section))).collect())
 }
 
 async fn rollback(session: &Session, doing: &str) -> Result<()> {
@@ -261,10 +263,12 @@ fn is_too_early(e: &tokio_postgres::Error) -> bool {
 /// What the server says about an entry, without row values.
 fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
     let remedy = match e.code() {
-        Some(&SqlState::DUPLICATE_TABLE | &SqlState::DUPLICATE_OBJECT | &SqlState::DUPLICATE_SCHEMA
-            | &SqlState::DUPLICATE_FUNCTION) => {
-            "green must be empty: drop the object there, or use `schema: provided`"
-        }
+        Some(
+            &SqlState::DUPLICATE_TABLE
+            | &SqlState::DUPLICATE_OBJECT
+            | &SqlState::DUPLICATE_SCHEMA
+            | &SqlState::DUPLICATE_FUNCTION,
+        ) => "green must be empty: drop the object there, or use `schema: provided`",
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             "make our role a member of the owner (GRANT owner TO role), and let the owner create \
              in the schema (GRANT CREATE ON SCHEMA ... TO owner)"

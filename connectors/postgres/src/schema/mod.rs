@@ -26,6 +26,7 @@ use cutover_core::{
     port::{Result, error::PortError, schema::SchemaCopy},
 };
 
+pub(crate) use self::apply::marks;
 use self::{
     program::PgDump,
     script::{Entry, Section},
@@ -38,7 +39,7 @@ use crate::{
 };
 
 /// A foreign key leads out of the selection.
-const LEADS_OUT: &str = "CUT0303";
+const LEADS_OUT: &str = "CUT0306";
 
 /// Copies definitions from blue to green.
 pub struct PgSchemaCopy {
@@ -65,7 +66,7 @@ impl PgSchemaCopy {
     ///
     /// # Errors
     ///
-    /// `CUT0301` when none fits both servers.
+    /// `CUT0303` when none fits both servers.
     pub async fn program(&self) -> Result<(PathBuf, String)> {
         let blue = self.blue.session("schema").await?;
         let green = self.green.session("schema").await?;
@@ -132,7 +133,8 @@ impl PgSchemaCopy {
                 format!("{key} from {from} to {to}")
             })
             .collect();
-        let more = if rows.len() > 5 { format!(" and {} more", rows.len() - 5) } else { String::new() };
+        let more =
+            if rows.len() > 5 { format!(" and {} more", rows.len() - 5) } else { String::new() };
         Err(PortError::definite(
             LEADS_OUT,
             "copying definitions",

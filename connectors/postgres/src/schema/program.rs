@@ -15,9 +15,9 @@ use super::script::Section;
 use crate::database::Database;
 
 /// No `pg_dump` fits.
-const NO_PROGRAM: &str = "CUT0301";
+const NO_PROGRAM: &str = "CUT0303";
 /// `pg_dump` failed.
-const FAILED: &str = "CUT0302";
+const FAILED: &str = "CUT0304";
 
 /// How long `pg_dump --version` may take.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +46,8 @@ pub(super) async fn find(folder: Option<&Path>, blue: u32, green: u32) -> Result
             format!("blue is PostgreSQL {blue}, and an older pg_dump cannot read it; found: {has}"),
             format!(
                 "install the client programs of PostgreSQL {green} (Debian: apt-get install \
-                 postgresql-client-{green}), or use `schema: provided`"
+                 postgresql-client-{green}), set CUTOVER_PG_BIN to their folder, or use \
+                 `schema: provided`"
             ),
         )
     })
@@ -62,8 +63,9 @@ fn choose(found: Vec<PgDump>, blue: u32, green: u32) -> Option<PgDump> {
 
 fn candidates(folder: Option<&Path>) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();
-    match folder {
-        Some(folder) => folders.push(folder.to_owned()),
+    let named = env::var_os("CUTOVER_PG_BIN").map(PathBuf::from);
+    match folder.map(Path::to_owned).or(named) {
+        Some(folder) => folders.push(folder),
         None => {
             // Filled by the project's own set-up of throwaway servers.
             let cache = env::var_os("XDG_CACHE_HOME")
@@ -133,7 +135,8 @@ impl PgDump {
         section: Section,
         arguments: &[String],
     ) -> Result<String> {
-        let doing = format!("reading the definitions of {} with pg_dump {}", blue.side, self.version);
+        let doing =
+            format!("reading the definitions of {} with pg_dump {}", blue.side, self.version);
         let mut command = Command::new(&self.path);
         for (name, _) in env::vars_os() {
             // A password file or service of the user must not decide where we connect.
@@ -155,7 +158,8 @@ impl PgDump {
             .await
             .map_err(|e| {
                 let what = format!("{} could not be started", self.path.display());
-                PortError::definite(NO_PROGRAM, doing.as_str(), what, "install it again").caused_by(e)
+                PortError::definite(NO_PROGRAM, doing.as_str(), what, "install it again")
+                    .caused_by(e)
             })?;
         if output.status.success() {
             return String::from_utf8(output.stdout).map_err(|e| {

@@ -168,7 +168,7 @@ impl Snapshot for PgSnapshot {
             CopyFormat::PostgresText => "FORMAT text",
             CopyFormat::Rows => {
                 return Err(PortError::definite(
-                    "CUT0310",
+                    "CUT0307",
                     doing,
                     "PostgreSQL hands rows out as a COPY stream only",
                     "report this: the target asked for a format that this source does not have",

@@ -114,7 +114,7 @@ pub(super) fn fenced_tables(names: &Names) -> String {
         "SELECT n.nspname::text, c.relname::text FROM pg_trigger t \
          JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE t.tgfoid = to_regprocedure({}) AND NOT t.tgisinternal \
-         ORDER BY 1 COLLATE \"C\", 2 COLLATE \"C\"",
+         ORDER BY n.nspname, c.relname",
         sql::literal(&format!("{}()", function(names)))
     )
 }
@@ -130,6 +130,7 @@ pub(super) fn remove_foundation(names: &Names) -> String {
         "DO $cutover$ BEGIN \
            IF EXISTS (SELECT FROM pg_namespace WHERE nspname = {}) THEN \
              DROP FUNCTION IF EXISTS {}(); DROP TABLE IF EXISTS {}; DROP TABLE IF EXISTS {}; \
+             DROP TABLE IF EXISTS {}; \
              BEGIN DROP SCHEMA {schema}; \
              EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END; \
            END IF; \
@@ -138,6 +139,8 @@ pub(super) fn remove_foundation(names: &Names) -> String {
         function(names),
         fenced(names),
         epochs(names),
+        // Marks of the copy of definitions: nobody needs them when the fence goes.
+        crate::schema::marks(names),
     )
 }
 
