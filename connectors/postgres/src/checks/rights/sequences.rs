@@ -13,10 +13,12 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     let rows = context
         .session
         .query(
-            "SELECT c.oid FROM unnest($1::oid[]) w(oid) JOIN pg_class c ON c.oid = w.oid \
-             WHERE NOT (has_schema_privilege(c.relnamespace, 'USAGE') \
-                        AND has_sequence_privilege(c.oid, 'SELECT') \
-                        AND has_sequence_privilege(c.oid, 'UPDATE'))",
+            // Not a join with pg_class: its filter could come first and ask about tables.
+            "SELECT w.oid FROM unnest($1::oid[]) w(oid) \
+             WHERE NOT (has_sequence_privilege(w.oid, 'SELECT') \
+                        AND has_sequence_privilege(w.oid, 'UPDATE') \
+                        AND has_schema_privilege((SELECT c.relnamespace FROM pg_class c \
+                                                  WHERE c.oid = w.oid), 'USAGE'))",
             &[&oids],
         )
         .await?;
