@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Exit, Explain},
-    journal::{Journal, JournalError},
+    journal::{Journal, JournalError, Unsynced},
 };
 
 /// How long things may take.
@@ -294,6 +294,8 @@ impl Driver<'_> {
             let fact = self.fact(act, Outcome::Started, Instant::now());
             self.learn(fact);
         }
+        let beside = acts.iter().all(|act| act.verb == Verb::Do && act.step.traceless());
+        let unsynced = if beside { self.write().await? } else { None };
         self.append().await?;
         let mut refused = None;
         if pauses {
@@ -318,7 +320,13 @@ impl Driver<'_> {
                 }
             }
         });
-        let outcomes = join_all(attempts).await;
+        let synced = async {
+            match unsynced {
+                Some(unsynced) => tokio::task::spawn_blocking(unsynced).await.ok(),
+                None => Some(Ok(())),
+            }
+        };
+        let (outcomes, synced) = tokio::join!(join_all(attempts), synced);
         for (act, (outcome, at)) in acts.iter().zip(outcomes) {
             let fact = match (act.verb, outcome) {
                 (Verb::Observe, answer) => Fact::Observed {
@@ -331,7 +339,18 @@ impl Driver<'_> {
             };
             self.learn(fact);
         }
-        Ok(())
+        match synced {
+            Some(Err(error)) => {
+                self.journal.give_up();
+                Err(self.let_go(error).await)
+            }
+            // Nobody knows whether it reached the disk; the next append says so.
+            None => {
+                self.journal.give_up();
+                Ok(())
+            }
+            Some(Ok(())) => Ok(()),
+        }
     }
 
     /// One attempt within its time, and when it came to an end.
@@ -408,25 +427,47 @@ impl Driver<'_> {
 
     /// Puts everything pending into the journal.
     async fn append(&mut self) -> Result<(), DriveError> {
-        let Err(error) = self.journal.append_all(&self.pending) else {
-            self.pending.clear();
+        if self.pending.is_empty() {
             return Ok(());
-        };
-        // Before the decision everybody who reads this journal would let the clients go where
-        // they were, so doing it once more or without a line of its own is harmless. After it
-        // nobody knows whether the line is there.
+        }
+        match self.journal.append_all(&self.pending) {
+            Ok(()) => {
+                self.pending.clear();
+                Ok(())
+            }
+            Err(error) => Err(self.let_go(error).await),
+        }
+    }
+
+    /// Writes everything pending; what is returned must be run before the next append.
+    async fn write(&mut self) -> Result<Option<Unsynced>, DriveError> {
+        match self.journal.write_all(&self.pending) {
+            Ok(unsynced) => {
+                self.pending.clear();
+                Ok(unsynced)
+            }
+            Err(error) => Err(self.let_go(error).await),
+        }
+    }
+
+    /// The journal has failed. Before the decision everybody who reads it would let the clients
+    /// go where they were, so doing it without a line of its own is harmless. After it nobody
+    /// knows whether the line is there.
+    async fn let_go(&self, error: JournalError) -> DriveError {
         if !self.state.decided() && !self.state.traffic_is_free() {
             let within = self.limits.attempt;
-            if let Err(failure) = self.ground.undo_fence(within).await {
-                tracing::error!(error = failure.why, "opening the fence without a journal");
+            let open = timeout(within, self.ground.undo_fence(within)).await;
+            if !matches!(open, Ok(Ok(_))) {
+                tracing::error!("the fence could not be opened without a journal");
             }
             for name in self.state.switches() {
-                if let Err(failure) = self.ground.undo_pause(name, within).await {
-                    tracing::error!(error = failure.why, switch = name, "letting clients go");
+                let free = timeout(within, self.ground.undo_pause(name, within)).await;
+                if !matches!(free, Ok(Ok(_))) {
+                    tracing::error!(switch = name, "clients could not be let go");
                 }
             }
         }
-        Err(DriveError::Journal(error))
+        DriveError::Journal(error)
     }
 
     fn learn(&mut self, fact: Fact) {

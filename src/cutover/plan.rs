@@ -71,6 +71,13 @@ impl Step {
         matches!(self, Self::Pause | Self::Point)
     }
 
+    /// Whether nothing of it has to be taken back or found again after a crash, so that its
+    /// journal line may reach the disk beside it: a power cut that loses the line loses nothing.
+    #[must_use]
+    pub fn traceless(self) -> bool {
+        matches!(self, Self::Recheck | Self::Drain | Self::Verify | Self::Counters)
+    }
+
     /// When it happens.
     #[must_use]
     pub fn phase(self) -> Phase {
@@ -209,6 +216,7 @@ mod tests {
         for step in Step::ALL {
             assert_eq!(step.undo(Side::Blue).is_some(), Step::WITH_TRACES.contains(&step));
             assert_eq!(serde_json::to_value(step).unwrap(), step.name());
+            assert!(!step.traceless() || (step.undo(Side::Blue).is_none() && step < Step::Decide));
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     ground::{Did, Failure, Ground},
     plan::Step,
 };
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Unsynced};
 
 // --- the script ------------------------------------------------------------------------------
 
@@ -38,6 +38,9 @@ pub(super) struct Disk {
     facts: Arc<Mutex<Vec<Fact>>>,
     appends: Arc<Mutex<usize>>,
     fails_at: Option<usize>,
+    /// Which sync beside a step fails.
+    loses: usize,
+    beside: usize,
 }
 
 impl Disk {
@@ -55,6 +58,15 @@ impl Journal<Fact> for Disk {
         }
         self.facts.lock().unwrap().extend_from_slice(facts);
         Ok(())
+    }
+
+    fn write_all(&mut self, facts: &[Fact]) -> Result<Option<Unsynced>, JournalError> {
+        self.append_all(facts)?;
+        self.beside += 1;
+        Ok((self.beside == self.loses).then(|| {
+            let lost = || Err(JournalError::Poisoned { path: "disk".into() });
+            Box::new(lost) as Unsynced
+        }))
     }
 
     fn replay(&self) -> Result<Vec<Fact>, JournalError> {
@@ -507,6 +519,22 @@ async fn the_journal_fails_at_every_append_and_another_process_ends_it() {
                 assert_eq!(ground.free_on(), Some(Side::Blue));
             }
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_does_not_reach_the_disk_beside_its_step_lets_the_clients_go() {
+    for (loses, step) in [(1, "recheck"), (2, "drain"), (3, "verify"), (4, "counters")] {
+        let disk = Disk { loses, ..Disk::default() };
+        let ground = Scripted::new(&disk, &[]).lenient();
+        let (mut journal, start) = (disk.clone(), began(false));
+        let result =
+            drive(&mut journal, &[], start, Goal::Finished, &ground, &limits(), &|_| {}).await;
+        assert!(result.is_err(), "{step}");
+        let calls = ground.calls();
+        let last = calls.iter().rfind(|call| !call.starts_with("undo")).unwrap();
+        assert_eq!(last, step, "nothing follows from a lost line");
+        assert_eq!(ground.free_on(), Some(Side::Blue), "{step}");
     }
 }
 

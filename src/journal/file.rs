@@ -11,7 +11,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Journal, JournalError,
+    Journal, JournalError, Unsynced,
     format::{self, Parsed, Wrong},
 };
 
@@ -151,6 +151,24 @@ impl<Fact: Serialize + DeserializeOwned> FileJournal<Fact> {
         Ok(())
     }
 
+    /// Writes one line; `false` when there is nothing to write.
+    fn write(&mut self, facts: &[Fact]) -> Result<bool, JournalError> {
+        if facts.is_empty() {
+            return Ok(false);
+        }
+        let array = serde_json::to_vec(facts).map_err(|e| JournalError::Io {
+            doing: "writing a fact to",
+            path: self.path.clone(),
+            source: io::Error::other(e),
+        })?;
+        let (line, chain) = format::line(self.chain, &array);
+        self.ensure(line.len() as u64)?;
+        self.io("writing", |file, end| file.write_all_at(&line, end))?;
+        self.end += line.len() as u64;
+        self.chain = chain;
+        Ok(true)
+    }
+
     /// Runs one operation on the file; after a failure nothing more is accepted.
     fn io<T>(
         &mut self,
@@ -169,23 +187,26 @@ impl<Fact: Serialize + DeserializeOwned> FileJournal<Fact> {
 
 impl<Fact: Serialize + DeserializeOwned> Journal<Fact> for FileJournal<Fact> {
     fn append_all(&mut self, facts: &[Fact]) -> Result<(), JournalError> {
-        if facts.is_empty() {
-            return Ok(());
+        if self.write(facts)? {
+            self.io("syncing", |file, _| file.sync_data())?;
         }
-        let array = serde_json::to_vec(facts).map_err(|e| JournalError::Io {
-            doing: "writing a fact to",
-            path: self.path.clone(),
-            source: io::Error::other(e),
-        })?;
-        let (line, chain) = format::line(self.chain, &array);
-        self.ensure(line.len() as u64)?;
-        self.io("writing", |file, end| {
-            file.write_all_at(&line, end)?;
-            file.sync_data()
-        })?;
-        self.end += line.len() as u64;
-        self.chain = chain;
         Ok(())
+    }
+
+    fn write_all(&mut self, facts: &[Fact]) -> Result<Option<Unsynced>, JournalError> {
+        if !self.write(facts)? {
+            return Ok(None);
+        }
+        // The same open file under another number: it shares the lock and the error state.
+        let file = self.io("syncing", |file, _| file.try_clone())?;
+        let path = self.path.clone();
+        Ok(Some(Box::new(move || {
+            file.sync_data().map_err(|source| JournalError::Io { doing: "syncing", path, source })
+        })))
+    }
+
+    fn give_up(&mut self) {
+        self.file = None;
     }
 
     fn replay(&self) -> Result<Vec<Fact>, JournalError> {
@@ -404,6 +425,23 @@ mod tests {
         assert_eq!(size(), 2 * STEP, "appends within the reserve do not grow the file");
         drop(journal);
         assert_eq!(open(&path).unwrap().1.len(), 10);
+    }
+
+    #[test]
+    fn what_is_written_is_read_before_it_is_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.journal");
+        let (mut journal, _) = open(&path).unwrap();
+        assert!(journal.write_all(&[]).unwrap().is_none());
+        let unsynced = journal.write_all(&words(&["began"])).unwrap().unwrap();
+        let read = FileJournal::<String>::read_only(&path, KIND).unwrap().unwrap();
+        assert_eq!(read, words(&["began"]));
+        unsynced().unwrap();
+        journal.append(&"ended".to_owned()).unwrap();
+        assert_eq!(journal.replay().unwrap(), words(&["began", "ended"]));
+        journal.give_up();
+        assert!(journal.append(&"more".to_owned()).is_err());
+        assert_eq!(open(&path).unwrap().1.len(), 2, "the lock is free");
     }
 
     #[test]

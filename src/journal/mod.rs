@@ -15,6 +15,9 @@ pub use error::JournalError;
 pub use file::{FileJournal, Kind};
 pub use memory::MemoryJournal;
 
+/// Brings written facts onto stable storage; blocks.
+pub type Unsynced = Box<dyn FnOnce() -> Result<(), JournalError> + Send>;
+
 /// An append-only log of facts with exactly one writer.
 ///
 /// Synchronous on purpose: an append is one write and one `fdatasync`, below a millisecond on
@@ -28,6 +31,21 @@ pub trait Journal<Fact>: Send + Sync {
     /// The caller must stop: what was not journaled did not happen, and what follows from it must
     /// not happen either. The journal refuses everything after an error; open it again.
     fn append_all(&mut self, facts: &[Fact]) -> Result<(), JournalError>;
+
+    /// Like [`Journal::append_all`], but only writes: every reader sees the facts, and they survive
+    /// the death of the process. The returned [`Unsynced`] makes them survive a power cut; it can
+    /// be run beside something that needs no more than that, and must have succeeded before the
+    /// next append. `None`: nothing is left to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::append_all`].
+    fn write_all(&mut self, facts: &[Fact]) -> Result<Option<Unsynced>, JournalError> {
+        self.append_all(facts).map(|()| None)
+    }
+
+    /// Accepts nothing more and gives the lock back: an [`Unsynced`] failed.
+    fn give_up(&mut self) {}
 
     /// Appends one fact; see [`Journal::append_all`].
     ///
