@@ -147,7 +147,7 @@ fn extensions(blue: &Inventory, green: &Inventory) -> Vec<Finding> {
             Severity::Warning,
             Side::Green,
             format!(
-                "{} of blue not installed on green yet: {}; our role may not be allowed to do so",
+                "blue uses {} not created on green yet: {}; our role may not be allowed to do it",
                 number(ready.len(), "extension"),
                 list(&ready)
             ),
@@ -175,9 +175,8 @@ fn roles(blue: &Inventory, green: &Inventory, creates: bool) -> Vec<Finding> {
         if creates { Severity::Error } else { Severity::Warning },
         Side::Green,
         format!(
-            "{} that own or may use what is moved {} not on green: {}",
+            "what is moved belongs to, or may be used by, {} that green lacks: {}",
             number(missing.len(), "role"),
-            if missing.len() == 1 { "is" } else { "are" },
             list(&missing)
         ),
         create.join("\n"),

@@ -13,6 +13,7 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
         .map(|r| r.name.schema.as_str())
         .collect();
     let mut closed = Vec::new();
+    let mut barred = Vec::new();
     let question = context.question;
     if !question.owns_writes && question.copies_schema && !question.resuming {
         let wanted: BTreeSet<&str> = question
@@ -31,12 +32,29 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
             )
             .await?;
         closed.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        // A table can only be given to a role that could have made it.
+        let rows = context
+            .session
+            .query(
+                "SELECT n.nspname::text, r.rolname::text FROM pg_namespace n CROSS JOIN pg_roles r \
+                 WHERE n.nspname = ANY ($1) AND r.rolname = ANY ($2) \
+                   AND NOT has_schema_privilege(r.oid, n.oid, 'CREATE') ORDER BY 1, 2",
+                &[&wanted, &question.owners],
+            )
+            .await?;
+        barred.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
     }
     let hidden: Vec<String> = hidden.into_iter().map(str::to_owned).collect();
-    Ok(judge(&hidden, &closed, &context.me()))
+    Ok(judge(&hidden, &closed, &barred, &context.me()))
 }
 
-fn judge(hidden: &[String], closed: &[String], me: &str) -> Vec<Found> {
+/// `barred`: pairs of a schema and an owner on blue that may not create in it.
+fn judge(
+    hidden: &[String],
+    closed: &[String],
+    barred: &[(String, String)],
+    me: &str,
+) -> Vec<Found> {
     let one = |lack: &str, schemas: &[String]| {
         let names: Vec<String> = schemas.iter().map(|s| sql::ident(s)).collect();
         error(
@@ -55,6 +73,20 @@ fn judge(hidden: &[String], closed: &[String], me: &str) -> Vec<Found> {
     if !closed.is_empty() {
         found.push(one("CREATE", closed));
     }
+    if !barred.is_empty() {
+        let grant = |(schema, owner): &(String, String)| {
+            format!("GRANT CREATE ON SCHEMA {} TO {};", sql::ident(schema), sql::ident(owner))
+        };
+        // Who owns tables in which of the schemas is not known here.
+        found.push(warning(
+            "CUT0119",
+            format!(
+                "owners on blue may not own new tables here, if they have some in these schemas: {}",
+                list(barred.iter().map(|(schema, owner)| format!("{owner} in {schema}")))
+            ),
+            lines(barred.iter().map(grant)),
+        ));
+    }
     found
 }
 
@@ -63,11 +95,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usage_and_create_are_two_findings() {
+    fn us_and_the_owners() {
         let names = |n: &[&str]| n.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        assert!(judge(&[], &[], "\"c\"").is_empty());
-        let found = judge(&names(&["a", "B"]), &names(&["public"]), "\"c\"");
+        assert!(judge(&[], &[], &[], "\"c\"").is_empty());
+        let barred = [("public".to_owned(), "App".to_owned())];
+        let found = judge(&names(&["a", "B"]), &names(&["public"]), &barred, "\"c\"");
         assert_eq!(found[0].remedy, "GRANT USAGE ON SCHEMA \"a\", \"B\" TO \"c\";");
         assert_eq!(found[1].remedy, "GRANT CREATE ON SCHEMA \"public\" TO \"c\";");
+        assert_eq!(found[2].remedy, "GRANT CREATE ON SCHEMA \"public\" TO \"App\";");
     }
 }

@@ -37,11 +37,8 @@ fn judge(names: &[String]) -> Vec<Found> {
     vec![info(
         "CUT0136",
         format!(
-            "{} of their tables are written row by row, in the order of blue, where that matters: {}",
-            match names.len() {
-                1 => "1 deferrable constraint: changes".to_owned(),
-                count => format!("{count} deferrable constraints: changes"),
-            },
+            "tables with {} are written row by row, in the order of blue, where that matters: {}",
+            number(names.len(), "deferrable constraint"),
             list(names)
         ),
         "nothing; expect a lower rate on these tables",
@@ -56,6 +53,6 @@ mod tests {
     fn all_in_one() {
         assert!(judge(&[]).is_empty());
         let found = judge(&["u on a.t".into()]);
-        assert!(found[0].what.starts_with("1 deferrable constraint: changes of"));
+        assert!(found[0].what.starts_with("tables with 1 deferrable constraint are"));
     }
 }

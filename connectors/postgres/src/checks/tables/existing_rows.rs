@@ -47,7 +47,7 @@ fn judge(filled: &[TableName]) -> Vec<Found> {
     let names: Vec<String> = filled.iter().map(sql::table).collect();
     vec![error(
         "CUT0133",
-        format!("{} not empty: {}", number(filled.len(), "table"), list(filled)),
+        format!("there are rows in {} already: {}", number(filled.len(), "table"), list(filled)),
         format!(
             "-- if nobody needs these rows, and this really is the new database:\n\
              TRUNCATE {} CASCADE;",

@@ -25,7 +25,7 @@ fn judge(tables: &[Table]) -> Vec<Found> {
     vec![info(
         "CUT0135",
         format!(
-            "{} computed by the other side itself, and compared afterwards: {}",
+            "the other side computes {} itself, and the verification compares: {}",
             number(columns.len(), "generated column"),
             list(&columns)
         ),

@@ -15,8 +15,8 @@ fn judge<'a>(moved: impl Iterator<Item = &'a Relation>) -> Vec<Found> {
     vec![error(
         "CUT0128",
         format!(
-            "{} unlogged, so changes to them cannot be followed: {}",
-            number(tables.len(), "table"),
+            "changes of {} cannot be followed: {}",
+            number(tables.len(), "unlogged table"),
             list(tables.iter().map(|r| &r.name))
         ),
         lines(tables.iter().map(|r| {
