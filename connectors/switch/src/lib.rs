@@ -13,6 +13,6 @@ pub mod webhook;
 mod wire;
 
 pub use command::{CommandConfig, CommandSwitch};
-pub use config::{BadConfig, SwitchConfig};
+pub use config::BadConfig;
 pub use pgbouncer::{PgBouncerConfig, PgBouncerSwitch, Target, Targets};
 pub use webhook::{WebhookConfig, WebhookSwitch};

@@ -285,6 +285,7 @@ async fn other_consoles_do_not_deceive_it() {
     // A pause of everything is somebody else's, and only they can end it.
     rig.console("PAUSE").await;
     let error = switch.pause(SHORT).await.unwrap_err();
+    assert!(matches!(error, SwitchError::Refused { .. }), "{error:?}");
     assert!(format!("{error:?}").contains("already suspended/paused"), "{error:?}");
     rig.console("RESUME").await;
     switch.pause(AMPLE).await.unwrap();
@@ -351,6 +352,24 @@ async fn a_network_that_fails_is_never_taken_for_an_answer() {
         assert!(matches!(error, SwitchError::Refused { .. }), "{error:?}");
     }
     assert_eq!(fs::read(&rig.config.config).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_console_can_be_reached_over_its_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    // PgBouncer may run as another user.
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(folder.path(), all).unwrap();
+    let place = folder.path().display().to_string();
+    let rig = Rig::start(|options| options.set("unix_socket_dir", &place)).await;
+    let port = rig.bouncer.lock().await.port();
+    let switch = rig.switch_with(|config| {
+        config.admin = format!("postgres://pgbouncer@/pgbouncer?host={place}&port={port}");
+    });
+    assert_eq!(codes(&switch.examine().await), []);
+    switch.pause(AMPLE).await.unwrap();
+    switch.point_at(Side::Green).await.unwrap();
+    assert_eq!(rig.client().await.write().await, Ok(Side::Green));
 }
 
 /// `cargo test -p cutover-switch --release --test pgbouncer -- --ignored --nocapture measures`

@@ -162,6 +162,24 @@ async fn a_wrong_signature_moves_nothing_and_is_no_refusal() {
     assert!(found.iter().any(|finding| finding.severity == Severity::Error), "{found:?}");
 }
 
+/// Also finds two TLS libraries in one program, which would panic here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_does_not_speak_tls_is_no_refusal() {
+    let harness = Harness::new().await;
+    let url = format!("https://{}/traffic", harness.address);
+    let timeout = Duration::from_secs(3);
+    let config = WebhookConfig { url, observe_url: None, timeout };
+    let run = RunId::new("shop").unwrap();
+    let hook = match WebhookSwitch::new("webhook[0]", config, Some(SECRET), &run) {
+        Ok(hook) => hook,
+        // A machine without certificates cannot use https at all.
+        Err(error) => return assert!(error.remedy.contains("ca-certificates"), "{error:?}"),
+    };
+    let error = hook.point_at(Side::Green).await.unwrap_err();
+    assert!(matches!(error, SwitchError::Ambiguous { .. }), "{error:?}");
+    assert_eq!(harness.device.redirector.gate().observe(), (Side::Blue, false));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_place_to_ask_it_says_that_it_does_not_know() {
     let harness = Harness::new().await;

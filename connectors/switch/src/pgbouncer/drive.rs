@@ -246,37 +246,54 @@ impl Inner {
         pending: &[&str],
         why: Cause,
     ) -> Result<(), SwitchError> {
-        let usual = warm.usual.clone();
-        let freed: Result<(), Cause> = async {
-            let mut control = self.control(warm).await?;
-            // A RESUME that overtakes its PAUSE frees nobody.
-            let begun = Instant::now();
-            let mut state = self.ask_and_grow(control, &usual).await?;
-            while !pending.iter().all(|name| state.paused().contains(name)) {
-                if begun.elapsed() > ARRIVE {
-                    return Err("a PAUSE was sent and may still arrive".into());
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                state = self.ask(control).await?;
-            }
-            resume(control, &state.paused()).await?;
-            // PgBouncer never answers a PAUSE that was resumed before it was done.
-            drop(sessions);
-            control = self.control(warm).await?;
-            let state = self.ask(control).await?;
-            if state.whole_paused == Some(true) {
-                return Err("the whole PgBouncer is paused, which is not ours to end".into());
-            }
-            if state.paused().is_empty() { Ok(()) } else { Err("it is still paused".into()) }
+        let mut sessions = Some(sessions);
+        let mut freed = self.free(warm, &mut sessions, pending).await;
+        if freed.is_err() {
+            // What broke our PAUSE often breaks the session beside it.
+            warm.control = None;
+            freed = self.free(warm, &mut sessions, pending).await;
         }
-        .await;
         match freed {
-            Ok(()) => Err(refused_by(&self.name, "PAUSE; clients flow as before", why)),
+            Ok(false) => Err(refused_by(&self.name, "PAUSE; clients flow as before", why)),
+            Ok(true) => {
+                let what = "PAUSE; somebody else has paused the whole PgBouncer";
+                Err(refused_by(&self.name, what, why))
+            }
             Err(cause) => {
                 warm.control = None;
                 let what = format!("RESUME after a PAUSE that failed ({why})");
                 Err(ambiguous(&self.name, what, cause))
             }
+        }
+    }
+
+    /// Ends the pause of our databases and proves it; says whether somebody else's holds all.
+    async fn free(
+        &self,
+        warm: &mut Warm,
+        sessions: &mut Option<Vec<Session>>,
+        pending: &[&str],
+    ) -> Result<bool, Cause> {
+        let usual = warm.usual.clone();
+        let control = self.control(warm).await?;
+        // A RESUME that overtakes its PAUSE frees nobody.
+        let begun = Instant::now();
+        let mut state = self.ask_and_grow(control, &usual).await?;
+        while sessions.is_some() && !pending.iter().all(|name| state.paused().contains(name)) {
+            if begun.elapsed() > ARRIVE {
+                return Err("a PAUSE was sent and may still arrive".into());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            state = self.ask(control).await?;
+        }
+        resume(control, &state.paused()).await?;
+        // PgBouncer never answers a PAUSE that was resumed before it was done.
+        drop(sessions.take());
+        let state = self.ask(control).await?;
+        if state.paused().is_empty() {
+            Ok(state.whole_paused == Some(true))
+        } else {
+            Err("it is still paused".into())
         }
     }
 
