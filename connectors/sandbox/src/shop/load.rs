@@ -47,6 +47,9 @@ pub struct LoadView {
     pub unknown: Vec<(usize, u64)>,
 }
 
+/// The first error, and the transactions without an answer.
+type Rest = (Option<String>, Vec<(usize, u64)>);
+
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
@@ -54,7 +57,7 @@ struct Shared {
     failed: AtomicU64,
     longest_us: AtomicU64,
     acknowledged: Vec<AtomicU64>,
-    rest: Mutex<(Option<String>, Vec<(usize, u64)>)>,
+    rest: Mutex<Rest>,
 }
 
 /// Running clients. They end when it is dropped.
