@@ -102,6 +102,11 @@ async fn story(stage: &Stage, load: &Load, say: Say<'_>) -> Result<(Vec<Row>, u6
         count("warnings"),
         count("infos")
     ));
+    for finding in check.value["findings"].as_array().into_iter().flatten() {
+        if finding["severity"] == "error" {
+            say(&format!("  {}: {}", text(finding, "code"), text(finding, "what")));
+        }
+    }
     check.expect_done("check")?;
     say("$ cutover run");
     let _run = stage.start_run()?;

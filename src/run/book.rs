@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::{Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use super::{fact::Fact, standing::Standing};
@@ -15,7 +16,13 @@ pub const FILE: &str = "run.journal";
 
 /// The journal of a run and its fold.
 pub struct Book {
-    inner: Mutex<(FileJournal<Fact>, Standing)>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    journal: FileJournal<Fact>,
+    standing: Standing,
+    append: Option<Duration>,
 }
 
 impl Book {
@@ -26,7 +33,8 @@ impl Book {
     /// As [`FileJournal::open`].
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
         let (journal, facts) = FileJournal::open(&state_dir.join(FILE), KIND)?;
-        Ok(Self { inner: Mutex::new((journal, Standing::of(&facts))) })
+        let inner = Inner { journal, standing: Standing::of(&facts), append: None };
+        Ok(Self { inner: Mutex::new(inner) })
     }
 
     /// What the journal in `state_dir` says, without opening it for writing; `None` without one.
@@ -39,7 +47,7 @@ impl Book {
             .map(|facts| Standing::of(&facts)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, (FileJournal<Fact>, Standing)> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -50,14 +58,22 @@ impl Book {
     /// It is not written, and what follows from it must not happen.
     pub fn note(&self, fact: Fact) -> Result<(), JournalError> {
         let mut inner = self.lock();
-        inner.0.append(&fact)?;
-        inner.1.add(&fact);
+        let began = Instant::now();
+        inner.journal.append(&fact)?;
+        inner.append = Some(began.elapsed());
+        inner.standing.add(&fact);
         Ok(())
+    }
+
+    /// How long the last append took, the sync included; `None` before there was one.
+    #[must_use]
+    pub fn append_time(&self) -> Option<Duration> {
+        self.lock().append
     }
 
     /// Where the run stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        self.lock().1.clone()
+        self.lock().standing.clone()
     }
 }

@@ -39,6 +39,8 @@ const MARKER_WITHIN: Duration = Duration::from_secs(30);
 const SAMPLES_SECONDS: f64 = 600.0;
 /// How often definitions are compared with those at the beginning.
 const DEFINITIONS_EVERY: Duration = Duration::from_secs(5);
+/// How often tables that changed and have no key are read whole again.
+const WHOLE_EVERY: Duration = Duration::from_secs(30);
 /// How often a failed or empty comparison is tried again.
 const VERIFY_EVERY: Duration = Duration::from_millis(500);
 /// Lag, in seconds, up to which a full pass may begin.
@@ -88,6 +90,7 @@ struct State {
     heads: VecDeque<(Instant, Position)>,
     samples: Samples,
     measured: Measured,
+    whole_again: Option<Instant>,
     resolver: Option<tokio::sync::oneshot::Sender<Side>>,
 }
 
@@ -140,6 +143,7 @@ impl Live {
                 heads: VecDeque::new(),
                 samples: Samples::new(SAMPLES_SECONDS),
                 measured: Measured::default(),
+                whole_again: None,
                 resolver: None,
             }),
         }
@@ -351,6 +355,7 @@ impl Live {
         }
         let mut state = self.state();
         let m = &mut state.measured;
+        m.journal_append = self.book.append_time();
         m.origin_round_trip = Some(here);
         m.target_round_trip = Some(there);
         m.switches = switches;
@@ -451,7 +456,9 @@ impl Live {
         }
         let owner = self.owner();
         let chosen = if self.proof.passed() {
-            self.proof.whole()
+            // A table without a key needs it again as soon as it changes.
+            let due = self.state().whole_again.is_none_or(|at| Instant::now() >= at);
+            if due { self.proof.whole() } else { Vec::new() }
         } else {
             (0..self.proof.pairs()).collect()
         };
@@ -459,6 +466,7 @@ impl Live {
             self.progress.say("comparing every row");
             let report = self.proof.full(&self.pipes, owner, &chosen, self.wishes.workers).await?;
             self.progress.say("following changes");
+            self.state().whole_again = Some(Instant::now() + WHOLE_EVERY);
             tracing::info!(
                 rows = report.rows(), tables = report.tables.len(), took_ms = report.took_ms,
                 verdict = ?report.verdict, "full comparison at {}", report.position

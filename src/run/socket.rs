@@ -85,7 +85,7 @@ impl Explain for SocketError {
             Self::Nobody { .. } => "CUT0007",
             Self::Taken { .. } => "CUT0008",
             Self::Unusable { .. } => "CUT0009",
-            Self::NoAnswer { .. } | Self::Unknown(_) => "CUT0010",
+            Self::NoAnswer { .. } | Self::Unknown(_) => "CUT0020",
         })
     }
 
@@ -325,7 +325,7 @@ async fn answer(stream: UnixStream, inbox: mpsc::Sender<Incoming>) {
         }
         Err(error) => responder.done(Answer::failed(
             Failure::new("`cutover run` does not know this request")
-                .code("CUT0010")
+                .code("CUT0020")
                 .caused_by(&error)
                 .remedy("use the version of the program that the run was started with")
                 .exit(Exit::Usage),
@@ -487,7 +487,7 @@ mod tests {
         let text = BufReader::new(stream).lines().next_line().await.unwrap().unwrap();
         let Line::Done(answer) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
         assert_eq!(answer.exit, 2);
-        assert_eq!(answer.failure.unwrap().code.as_deref(), Some("CUT0010"));
+        assert_eq!(answer.failure.unwrap().code.as_deref(), Some("CUT0020"));
         server.abort();
     }
 }
