@@ -59,8 +59,10 @@ fn statement(run: &RunId, names: &Names, fenced: bool) -> String {
                ('walsender', 'autovacuum worker', 'parallel worker') \
          UNION ALL \
          SELECT p.gid, '', extract(epoch FROM clock_timestamp() - p.prepared)::float8, \
-                EXISTS ({locks} AND l.pid IS NULL \
-                        AND l.virtualtransaction = '-1/' || p.transaction::text), true \
+                EXISTS ({locks} AND l.pid IS NULL AND l.virtualtransaction IN \
+                        (SELECT x.virtualtransaction FROM pg_locks x WHERE x.pid IS NULL \
+                         AND x.locktype = 'transactionid' \
+                         AND x.transactionid = p.transaction)), true \
          FROM pg_prepared_xacts p WHERE p.database = current_database() \
          ORDER BY age DESC",
         ours = ours(run)

@@ -141,17 +141,7 @@ pub(super) async fn advance(db: &Database, counters: &[Counter]) -> Result<()> {
     for chunk in counters.chunks(PER_STATEMENT) {
         let statement = match warm.prepared(&advance_statement(chunk)).await {
             Ok(statement) => statement,
-            Err(e) => {
-                let missing = matches!(
-                    e.code(),
-                    Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)
-                );
-                return Err(if missing {
-                    no_such(&warm, counters, &doing).await?.caused_by(e)
-                } else {
-                    port_error(doing, e)
-                });
-            }
+            Err(e) => return Err(not_moved(&warm, counters, &doing, e).await?),
         };
         let values: Vec<i64> = chunk.iter().map(|c| c.last_value).collect();
         let called: Vec<bool> = chunk.iter().map(|c| c.is_called).collect();
@@ -161,7 +151,9 @@ pub(super) async fn advance(db: &Database, counters: &[Counter]) -> Result<()> {
         warm.session.query(statement, &[values, called]).await
     });
     for moved in join_all(moves).await {
-        moved.map_err(|e| port_error(doing.as_str(), e))?;
+        if let Err(e) = moved {
+            return Err(not_moved(&warm, counters, &doing, e).await?);
+        }
     }
     db.kept.questions.put(warm);
     Ok(())
@@ -195,7 +187,11 @@ fn advance_statement(counters: &[Counter]) -> String {
     format!("SELECT ($1::int8[])[0] WHERE ($2::bool[])[0] UNION ALL {}", parts.join(" UNION ALL "))
 }
 
-async fn no_such(warm: &Warm, counters: &[Counter], doing: &str) -> Result<PortError> {
+/// Says which sequences are missing, when that is why.
+async fn not_moved(warm: &Warm, counters: &[Counter], doing: &str, e: Error) -> Result<PortError> {
+    if !matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)) {
+        return Ok(port_error(doing, e));
+    }
     let names: Vec<String> = counters.iter().map(|c| sql::table(&c.name)).collect();
     let rows = warm
         .session
@@ -212,7 +208,8 @@ async fn no_such(warm: &Warm, counters: &[Counter], doing: &str) -> Result<PortE
         doing,
         format!("there is no sequence {}", missing.join(", ")),
         "create it with the definition it has on the other side, or exclude it from the run",
-    ))
+    )
+    .caused_by(e))
 }
 
 #[cfg(test)]

@@ -206,10 +206,12 @@ pub(super) fn state(names: &Names) -> String {
 /// sessions, and without autovacuum, which cuts off empty pages under such a lock.
 pub(super) fn writers(run: &RunId, names: &Names) -> String {
     format!(
-        "SELECT DISTINCT l.virtualtransaction, l.pid, a.application_name, p.gid \
+        "SELECT DISTINCT l.virtualtransaction, l.pid, a.application_name, \
+                (SELECT p.gid FROM pg_locks x \
+                 JOIN pg_prepared_xacts p ON p.transaction = x.transactionid \
+                 WHERE l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid' \
+                   AND x.virtualtransaction = l.virtualtransaction LIMIT 1) \
          FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-         LEFT JOIN pg_prepared_xacts p \
-              ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text \
          WHERE l.locktype = 'relation' AND l.granted \
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
            AND l.relation IN (SELECT relid FROM {}) AND l.mode IN ({WRITING_MODES}) \

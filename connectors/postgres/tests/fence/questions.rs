@@ -1,0 +1,109 @@
+//! Open transactions, definitions, round trips.
+
+use std::time::Duration;
+
+use cutover_core::{model::selection::Selection, port::primary::Primary};
+
+use crate::home::{Home, servers};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_transactions_oldest_first() {
+    for server in servers().await {
+        let home = Home::new(server, "CREATE TABLE t (id int); CREATE TABLE u (id int)").await;
+        let only_t = [home.table("t").await];
+        let writer = home.client().await;
+        writer
+            .batch_execute("SET application_name = 'writer'; BEGIN; INSERT INTO t VALUES (1)")
+            .await
+            .unwrap();
+        let other = home.client().await;
+        other
+            .batch_execute("SET application_name = 'other'; BEGIN; INSERT INTO u VALUES (1)")
+            .await
+            .unwrap();
+        let reader = home.client().await;
+        reader
+            .batch_execute("SET application_name = 'reader'; BEGIN; SELECT * FROM t")
+            .await
+            .unwrap();
+        let ours = home.db.session("apply").await.unwrap();
+        ours.batch_execute("BEGIN; INSERT INTO public.t VALUES (1)").await.unwrap();
+        let show = async || -> Vec<(String, bool)> {
+            let open = home.db.open_transactions(&home.run).await.unwrap();
+            assert!(open.is_sorted_by(|a, b| a.age_seconds >= b.age_seconds));
+            open.iter().map(|t| (t.application.clone(), t.blocks_fence)).collect()
+        };
+        let of = |blocks: [bool; 3]| -> Vec<(String, bool)> {
+            ["writer", "other", "reader"].map(str::to_owned).into_iter().zip(blocks).collect()
+        };
+        // Before there is a fence every table counts.
+        assert_eq!(show().await, of([true, true, false]));
+        // The open transaction would hold up the making of the trigger.
+        writer.batch_execute("ROLLBACK").await.unwrap();
+        ours.batch_execute("ROLLBACK").await.unwrap();
+        home.db.install_fence(&home.run, &only_t).await.unwrap();
+        assert_eq!(show().await, of([true, false, false])[1..].to_vec());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_definition_shows() {
+    for server in servers().await {
+        let ddl = "CREATE TYPE mood AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, m mood); \
+                   CREATE TABLE p (id int) PARTITION BY LIST (id); \
+                   CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)";
+        let home = Home::new(server, ddl).await;
+        let read = async || home.db.fingerprint(&Selection::default()).await.unwrap();
+        let mut was = read().await;
+        home.root.batch_execute("INSERT INTO t VALUES (1, 'a'); ANALYZE t").await.unwrap();
+        assert_eq!(read().await, was);
+        for change in [
+            "ALTER TABLE t ADD COLUMN v varchar(10)",
+            "ALTER TABLE t ALTER COLUMN v TYPE varchar(20)",
+            "ALTER TABLE t ALTER COLUMN v SET NOT NULL",
+            "ALTER TABLE t REPLICA IDENTITY FULL",
+            "ALTER TYPE mood ADD VALUE 'b'",
+            "ALTER TABLE p DETACH PARTITION p1",
+            "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)",
+            "DROP TABLE p2",
+        ] {
+            if change.contains("varchar(10)") {
+                home.root.batch_execute("DELETE FROM t").await.unwrap();
+            }
+            home.root.batch_execute(change).await.unwrap();
+            let now = read().await;
+            assert_ne!(now, was, "{change}");
+            was = now;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_survive_a_restart_of_the_server() {
+    let install = cutover_sandbox::find_postgres().pop().unwrap();
+    let mut server = cutover_sandbox::Postgres::start(&install, cutover_sandbox::PgOptions::new())
+        .await
+        .unwrap();
+    server.execute("postgres", "CREATE TABLE t (id int)").await.unwrap();
+    let config = cutover_postgres::connect::PgConfig::parse(&server.url("postgres"), None).unwrap();
+    let run = cutover_core::model::run::RunId::new("r").unwrap();
+    let side = cutover_core::model::side::Side::Green;
+    let db = cutover_postgres::Database::new(config, side, run.clone(), &std::env::temp_dir());
+    let tables =
+        cutover_core::port::source::Source::tables(&db, &Selection::default()).await.unwrap();
+    db.install_fence(&run, &tables).await.unwrap();
+    db.warm_up().await.unwrap();
+    assert!(db.round_trip().await.unwrap() < Duration::from_secs(5));
+    db.close_to_clients(&run, Duration::from_secs(20)).await.unwrap();
+    server.kill9().await.unwrap();
+    server.start_again().await.unwrap();
+    // Closed is closed, also after a crash of the server.
+    cutover_testkit::wait_until(
+        "the old sessions to be noticed",
+        Duration::from_secs(20),
+        async || db.fence(&run).await.ok() == Some(cutover_core::port::primary::Fence::Closed),
+    )
+    .await;
+    db.open_to_clients(&run).await.unwrap();
+    assert!(server.execute("postgres", "INSERT INTO t VALUES (1)").await.is_ok());
+}
