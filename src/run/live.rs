@@ -445,7 +445,7 @@ impl Live {
                     .to_owned(),
             )
         });
-        self.alarm("CUT0206", alarm);
+        self.alarm("CUT0509", alarm);
         Ok(())
     }
 
@@ -530,7 +530,7 @@ impl Definitions for AtStart {
             return Ok(());
         }
         Err(PortError::definite(
-            "CUT0206",
+            "CUT0509",
             format!("following {table} on {from}"),
             "its definition changed while the run is on; nothing of the new shape was applied",
             format!(

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cutover_core::model::side::Side;
+use cutover_core::model::{run::RunId, side::Side};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     cutover::{
         driver::{self, Goal, Limits, Report, Stop},
+        evidence::{About, Evidence},
         fact::{Ending, Fact, KIND, Process},
         ground::{
             Ground,
@@ -111,6 +112,8 @@ pub(super) async fn recover(
             .await?;
             let began =
                 facts.iter().rposition(|f| matches!(f, Fact::MoveBegan { .. })).unwrap_or(0);
+            let told = about(&start.preparation.run, &start.wishes.effective);
+            write_evidence(&start.state_dir, told, &report, None)?;
             facts.truncate(began);
             facts.extend(report.facts);
             match report.stop {
@@ -245,7 +248,7 @@ impl Live {
         })?;
         self.pipes.owned_by(report.owner).await?;
         self.forget_samples();
-        let evidence = self.write_evidence(&id, &report, &predicted)?;
+        let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted))?;
         Ok(self.tell_end(&id, &report, predicted.ms, &evidence))
     }
 
@@ -296,24 +299,8 @@ impl Live {
         owner
     }
 
-    fn write_evidence(
-        &self,
-        id: &str,
-        report: &Report,
-        predicted: &Estimate,
-    ) -> Result<PathBuf, Failure> {
-        let folder = self.state_dir.join(EVIDENCE);
-        let path = folder.join(format!("{id}.json"));
-        let evidence = json!({
-            "facts": report.facts, "predicted": predicted, "configuration": self.wishes.effective,
-        });
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::write(&path, evidence.to_string()))
-            .map_err(|e| {
-                Failure::new(format!("the evidence {} cannot be written", path.display()))
-                    .caused_by(&e)
-            })?;
-        Ok(path)
+    fn about(&self) -> About {
+        about(&self.run, &self.wishes.effective)
     }
 
     fn tell_end(&self, id: &str, report: &Report, predicted_ms: f64, evidence: &Path) -> Answer {
@@ -350,6 +337,38 @@ impl Live {
             self.add_move(MoveView { pause_ms, ..view });
         }
         Answer::new(exit, value, format!("{text}\nevidence: {}", evidence.display()))
+    }
+}
+
+/// Writes the evidence of a move, for machines and for people; returns the former's path.
+fn write_evidence(
+    state_dir: &Path,
+    about: About,
+    report: &Report,
+    predicted: Option<&Estimate>,
+) -> Result<PathBuf, Failure> {
+    let evidence = Evidence::new(about, report, predicted)
+        .ok_or_else(|| Failure::new("the facts of the move do not begin with its beginning"))?;
+    let folder = state_dir.join(EVIDENCE);
+    let path = folder.join(format!("{}.json", evidence.id));
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(&path, evidence.json()))
+        .and_then(|()| std::fs::write(path.with_extension("html"), evidence.html()))
+        .map_err(|e| {
+            Failure::new(format!("the evidence {} cannot be written", path.display()))
+                .code("CUT0514")
+                .caused_by(&e)
+                .remedy("check space and health of the disk under state_dir")
+        })?;
+    Ok(path)
+}
+
+/// What a report does not know by itself.
+fn about(run: &RunId, configuration: &serde_json::Value) -> About {
+    About {
+        run: run.to_string(),
+        program: concat!("cutover ", env!("CARGO_PKG_VERSION")).into(),
+        configuration: configuration.clone(),
     }
 }
 

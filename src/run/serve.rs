@@ -274,6 +274,7 @@ async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunErro
                 source: Arc::clone(&p.ports.side(from).source),
                 sink: Arc::clone(&p.ports.side(from.other()).sink),
                 routes: routes.clone(),
+                selection: p.selection.clone(),
                 handover,
                 batch_bytes: BATCH_BYTES,
                 witness: Arc::clone(&proof) as _,

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use cutover_core::model::{event::Event, position::Position};
+use cutover_core::model::{event::Event, position::Position, selection::Selection};
 
 use super::{HoldPoint, MESSAGE_PREFIX, handover::Handover};
 
@@ -48,17 +48,30 @@ pub(super) struct Batcher {
     in_transaction: bool,
     bytes: usize,
     handover: Handover,
+    selection: Selection,
 }
 
 impl Batcher {
-    pub(super) fn new(handover: Handover) -> Self {
-        Self { handover, ..Self::default() }
+    pub(super) fn new(handover: Handover, selection: Selection) -> Self {
+        Self { handover, selection, ..Self::default() }
+    }
+
+    /// Whether the event belongs to the run: leaves that the user excludes arrive with their root.
+    fn selected(&self, event: &Event) -> bool {
+        self.selection.exclude.is_empty()
+            || match event {
+                Event::Row { relation, .. } => !self.selection.excludes(&relation.name),
+                Event::Truncate { relations, .. } => {
+                    !relations.iter().all(|r| self.selection.excludes(&r.name))
+                }
+                _ => true,
+            }
     }
 
     /// Takes events from the stream, in order.
     pub(super) fn push(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
-            if !self.handover.keep(&event) {
+            if !self.handover.keep(&event) || !self.selected(&event) {
                 continue;
             }
             let bytes = event.bytes();

@@ -13,6 +13,7 @@ use cutover_core::{
         position::Position,
         run::RunId,
         schema::{Table, TableName},
+        selection::Selection,
         side::Side,
     },
     port::{
@@ -52,6 +53,8 @@ pub struct PipeConfig {
     pub sink: Arc<dyn Sink>,
     /// Where the rows of each table go.
     pub routes: Vec<Route>,
+    /// What is moved; excluded leaves are passed over.
+    pub selection: Selection,
     /// From copied rows to the stream; empty on the way back.
     pub handover: Handover,
     /// Bytes of one batch, and the size from which on a transaction is applied in pieces.
@@ -321,7 +324,7 @@ impl Worker {
         };
         let stream = self.config.source.stream(&self.config.run, durable.as_ref()).await?;
         self.state.applied(durable.clone(), None);
-        let batcher = Batcher::new(self.config.handover.clone());
+        let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
         Ok(Open { stream, writer, batcher, seen: durable.clone(), durable, in_pieces: false })
     }
 

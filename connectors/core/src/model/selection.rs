@@ -29,6 +29,14 @@ impl Selection {
         self.include.iter().any(|p| glob(p, &text)) && !self.exclude.iter().any(|p| glob(p, &text))
     }
 
+    /// Whether an exclude pattern names the table. Leaves of a followed root arrive in the change
+    /// log whether they are excluded or not.
+    #[must_use]
+    pub fn excludes(&self, table: &TableName) -> bool {
+        let text = table.to_string();
+        self.exclude.iter().any(|p| glob(p, &text))
+    }
+
     /// Whether a leaf partition belongs to the run: it or its root is included and neither is
     /// excluded.
     #[must_use]
