@@ -88,9 +88,21 @@ async fn texts(
 /// superuser, so owners come from the objects themselves.
 fn needed_roles() -> String {
     let objects = [
-        ("pg_class", "relnamespace", "relowner"),
-        ("pg_proc", "pronamespace", "proowner"),
-        ("pg_type", "typnamespace", "typowner"),
+        // Indexes belong to their table.
+        (
+            "pg_class",
+            "relnamespace",
+            "relowner",
+            "o.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')",
+        ),
+        ("pg_proc", "pronamespace", "proowner", "true"),
+        // Row types belong to their relation, array types to their element.
+        (
+            "pg_type",
+            "typnamespace",
+            "typowner",
+            "o.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = o.oid)",
+        ),
     ];
     let mut parts = vec![
         "SELECT nspowner FROM pg_namespace WHERE nspname = ANY ($1)".to_owned(),
@@ -103,11 +115,11 @@ fn needed_roles() -> String {
          JOIN pg_namespace n ON n.oid = o.relnamespace WHERE n.nspname = ANY ($1)"
             .to_owned(),
     ];
-    for (class, namespace, owner) in objects {
+    for (class, namespace, owner, own) in objects {
         let of_extension = OF_EXTENSION.replace("$CLASS", &format!("'{class}'::regclass"));
         parts.push(format!(
             "SELECT o.{owner} FROM {class} o JOIN pg_namespace n ON n.oid = o.{namespace} \
-             WHERE n.nspname = ANY ($1) AND NOT {of_extension}"
+             WHERE n.nspname = ANY ($1) AND {own} AND NOT {of_extension}"
         ));
         parts.push(format!(
             "SELECT s.refobjid FROM pg_shdepend s JOIN {class} o ON o.oid = s.objid \

@@ -1,0 +1,7 @@
+//! Rows and digests under a snapshot and as they are now, on real servers.
+
+#[path = "snapshot/digests.rs"]
+mod digests;
+mod home;
+#[path = "snapshot/rows.rs"]
+mod rows;

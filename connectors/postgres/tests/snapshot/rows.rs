@@ -1,0 +1,136 @@
+//! What is read under one snapshot.
+
+use cutover_core::{
+    model::schema::Table,
+    port::{
+        copy::{CopyChunk, CopyFormat, Range, Snapshot},
+        source::Source,
+    },
+};
+use futures_util::{SinkExt, future::try_join_all};
+
+use crate::home::{Home, servers};
+
+const DDL: &str = "
+CREATE TABLE t (id int PRIMARY KEY, \"A b\" text, n numeric, g int GENERATED ALWAYS AS (id * 2) STORED);
+CREATE TABLE big (id int PRIMARY KEY, v text); ALTER TABLE big ALTER v SET STORAGE EXTERNAL;
+CREATE TABLE nothing (); CREATE TABLE heir (w int) INHERITS (t);
+INSERT INTO t SELECT i, 'v' || i, i / 7.0 FROM generate_series(1, 20000) i;
+INSERT INTO big SELECT i, repeat('x', 100000) FROM generate_series(1, 40) i;
+INSERT INTO nothing DEFAULT VALUES; INSERT INTO heir VALUES (-1, 'h', 0)";
+
+/// Reads ranges beside each other and returns their bytes.
+async fn read(
+    snapshot: &dyn Snapshot,
+    table: &Table,
+    ranges: &[Range],
+    format: CopyFormat,
+) -> Vec<Vec<u8>> {
+    let all = ranges.iter().map(async |range| {
+        let mut stream = snapshot.read(table, range, format).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await? {
+            let CopyChunk::Raw(chunk) = chunk else { panic!("raw was asked for") };
+            assert!(!chunk.is_empty());
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok::<_, cutover_core::port::PortError>(bytes)
+    });
+    try_join_all(all).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_hold_every_row_once_whatever_happens_meanwhile() {
+    for server in servers().await {
+        let home = Home::new(server, DDL).await;
+        let table = home.table("t").await;
+        let snapshot = home.db.snapshot().await.unwrap();
+        assert_eq!(snapshot.visible().split(':').count(), 3, "{}", snapshot.visible());
+        home.root
+            .batch_execute(
+                "UPDATE t SET n = -1; DELETE FROM t WHERE id % 3 = 0; \
+                 INSERT INTO t SELECT i, 'late' FROM generate_series(100001, 150000) i",
+            )
+            .await
+            .unwrap();
+        let ranges = snapshot.split(&table, 100_000).await.unwrap();
+        assert!(ranges.len() > 5, "{}", ranges.len());
+        home.root.batch_execute("CREATE TABLE again (LIKE t)").await.unwrap();
+        for (format, name) in
+            [(CopyFormat::PostgresText, "text"), (CopyFormat::PostgresBinary, "binary")]
+        {
+            for bytes in read(&*snapshot, &table, &ranges, format).await {
+                let into = format!("COPY again (id, \"A b\", n) FROM STDIN (FORMAT {name})");
+                let sink = home.root.copy_in::<_, bytes::Bytes>(&into).await.unwrap();
+                let mut sink = std::pin::pin!(sink);
+                sink.send(bytes.into()).await.unwrap();
+                sink.finish().await.unwrap();
+            }
+            let row = home
+                .root
+                .query_one(
+                    "SELECT count(*), count(DISTINCT id), \
+                            count(*) FILTER (WHERE n = round(id / 7.0, 20) OR n = id / 7.0) \
+                     FROM again",
+                    &[],
+                )
+                .await
+                .unwrap();
+            let counts: (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+            assert_eq!(counts, (20_000, 20_000, 20_000));
+            home.root.batch_execute("TRUNCATE again").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_of_all_shapes() {
+    for server in servers().await {
+        let home = Home::new(server, DDL).await;
+        let snapshot = home.db.snapshot().await.unwrap();
+        // Large values outside of the heap count, or one range would hold them all.
+        let big = home.table("big").await;
+        let ranges = snapshot.split(&big, 1 << 20).await.unwrap();
+        assert_eq!(ranges.len(), 1, "40 rows fit on one page");
+        let bytes = read(&*snapshot, &big, &ranges, CopyFormat::PostgresText).await;
+        assert_eq!(bytes[0].len(), 40 * 100_002 + 31 + 40);
+        let nothing = home.table("nothing").await;
+        let ranges = snapshot.split(&nothing, 1 << 20).await.unwrap();
+        assert_eq!(read(&*snapshot, &nothing, &ranges, CopyFormat::PostgresText).await, [b"\n"]);
+        // Rows of heirs are theirs.
+        let t = home.table("t").await;
+        let whole = Range { condition: String::new(), bytes: 0 };
+        let text = read(&*snapshot, &t, &[whole], CopyFormat::PostgresText).await.remove(0);
+        assert_eq!(String::from_utf8(text).unwrap().lines().count(), 20_000);
+        let whole = Range { condition: String::new(), bytes: 0 };
+        let rows = snapshot.read(&t, &whole, CopyFormat::Rows);
+        assert_eq!(rows.await.err().unwrap().code(), Some("CUT0307"));
+    }
+}
+
+/// A reader that stops half way leaves nothing behind for the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_stream_harms_nobody() {
+    for server in servers().await {
+        let home = Home::new(server, DDL).await;
+        let snapshot = home.db.snapshot().await.unwrap();
+        let t = home.table("t").await;
+        let whole = Range { condition: String::new(), bytes: 0 };
+        for _ in 0..3 {
+            let mut stream = snapshot.read(&t, &whole, CopyFormat::PostgresBinary).await.unwrap();
+            stream.next().await.unwrap().unwrap();
+        }
+        let bad = Range { condition: "1/(id-5) = 0".into(), bytes: 0 };
+        let mut stream = snapshot.read(&t, &bad, CopyFormat::PostgresBinary).await.unwrap();
+        let failed = async {
+            loop {
+                if let Err(e) = stream.next().await {
+                    break e;
+                }
+            }
+        };
+        assert!(failed.await.to_string().contains("CUT0016"));
+        let text = read(&*snapshot, &t, &[whole], CopyFormat::PostgresText).await.remove(0);
+        assert_eq!(String::from_utf8(text).unwrap().lines().count(), 20_000);
+    }
+}
