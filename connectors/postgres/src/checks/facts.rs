@@ -1,7 +1,7 @@
 //! What many checks look at, read once: our role and the relations of user schemas.
 
 use cutover_core::{
-    model::{run::RunId, schema::TableName, side::Side},
+    model::{run::RunId, schema::TableName},
     port::examine::Question,
 };
 use tokio_postgres::Error;
@@ -87,10 +87,6 @@ impl<'a> Context<'a> {
         &self.question.run
     }
 
-    pub(super) fn side(&self) -> Side {
-        self.question.side
-    }
-
     /// Our role as an identifier.
     pub(super) fn me(&self) -> String {
         sql::ident(&self.role.name)
@@ -149,13 +145,15 @@ async fn relations(session: &Session, question: &Question) -> Result<Vec<Relatio
     let names: Vec<&TableName> = question.tables.iter().map(|t| &t.name).collect();
     let touched: Vec<u32> =
         catalog::families(session, &names).await?.into_iter().map(|family| family.oid).collect();
+    // Other tables may come and go meanwhile, so nothing here may fail for one that is gone.
     let sql = format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text, \
                 c.relkind::text, c.relpersistence = 'u', o.rolname::text, o.rolsuper, \
                 pg_has_role(c.relowner, 'USAGE'), \
                 ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', \
                           'TRUNCATE', 'TRIGGER']) p WHERE NOT has_table_privilege(c.oid, p)), \
-                NOT has_schema_privilege(n.oid, 'USAGE'), row_security_active(c.oid), \
+                coalesce(NOT has_schema_privilege(n.oid, 'USAGE'), false), \
+                CASE WHEN c.oid = ANY ($1) THEN row_security_active(c.oid) ELSE false END, \
                 c.relreplident::text, c.oid = ANY ($1) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_roles o ON o.oid = c.relowner \
