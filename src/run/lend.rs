@@ -1,6 +1,6 @@
 //! What a run lends to a move: its pipes, its proof, its measurements.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -8,7 +8,7 @@ use cutover_core::{
     port::{PortError, Result},
 };
 
-use super::{live::Live, prepare};
+use super::{live::Live, prepare, proof::BothLogs};
 use crate::{
     cutover::ground::work::{self, Drained, Readiness},
     preflight,
@@ -17,6 +17,11 @@ use crate::{
 
 /// Changed rows that may be left for the comparison behind the fence.
 const LEFT_FOR_THE_FENCE: u64 = 20_000;
+
+/// How long changed rows are compared before a move begins.
+const COMPARE_BEFORE: Duration = Duration::from_secs(2);
+/// So few changed rows take no time in the pause.
+const FEW: u64 = 50;
 
 #[async_trait]
 impl work::Pipes for Live {
@@ -91,6 +96,12 @@ impl work::Ready for Live {
         );
         inputs.owner = from;
         let preflight = preflight::examine(&inputs, Scope::Move).await;
+        // What is compared now needs no time in the pause.
+        let until = Instant::now() + COMPARE_BEFORE;
+        while Instant::now() < until
+            && self.proof.view().pending > FEW
+            && self.proof.step(&BothLogs(&self.pipes)).await?
+        {}
         self.measure().await?;
         self.sample().await?;
         Ok(Readiness {

@@ -91,6 +91,7 @@ struct State {
     samples: Samples,
     measured: Measured,
     whole_again: Option<Instant>,
+    applied: Option<(Instant, Option<Position>)>,
     resolver: Option<tokio::sync::oneshot::Sender<Side>>,
 }
 
@@ -144,6 +145,7 @@ impl Live {
                 samples: Samples::new(SAMPLES_SECONDS),
                 measured: Measured::default(),
                 whole_again: None,
+                applied: None,
                 resolver: None,
             }),
         }
@@ -235,8 +237,12 @@ impl Live {
         self.state().busy.clone()
     }
 
-    pub(super) fn add_move(&self, view: MoveView) {
-        self.state().moves.push(view);
+    pub(super) fn add_move(&self, view: MoveView, predicted_ms: f64) {
+        let mut state = self.state();
+        if let Some(real) = view.pause_ms {
+            state.measured.history.push((predicted_ms, real));
+        }
+        state.moves.push(view);
     }
 
     pub(super) fn set_moves(&self, moves: Vec<MoveView>) {
@@ -257,6 +263,7 @@ impl Live {
         let mut state = self.state();
         state.samples.clear();
         state.heads.clear();
+        state.applied = None;
         state.lag = LagView::default();
     }
 
@@ -322,6 +329,15 @@ impl Live {
             .rev()
             .find(|(_, h)| applied.is_some_and(|a| a.covers(h) == Ok(true)))
             .map(|(at, _)| *at);
+        // The highest speed seen so far is what the stream can do.
+        let now = view.applied.clone();
+        if let (Some((at, before)), Some(now)) = (state.applied.replace((asked, now.clone())), now)
+            && let Some(bytes) = before.as_ref().and_then(|b| now.bytes_since(b))
+        {
+            let rate = bytes as f64 / asked.duration_since(at).as_secs_f64().max(0.001);
+            let best = state.measured.drain_bytes_per_second.unwrap_or(0.0);
+            state.measured.drain_bytes_per_second = (rate.max(best) > 0.0).then_some(rate.max(best));
+        }
         let flowing = matches!(view.health, Health::Flowing | Health::Held);
         state.lag = LagView {
             bytes: applied.and_then(|a| head.bytes_since(a)),
@@ -371,6 +387,7 @@ impl Live {
         let mut measured = self.state().measured.clone();
         let view = self.proof.view();
         measured.changed_rows = Some(view.pending);
+        measured.rows_compared_per_second = self.proof.rate();
         estimate(&measured)
     }
 

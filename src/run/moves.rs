@@ -334,7 +334,7 @@ impl Live {
             "evidence": evidence.display().to_string(),
         });
         if let Some(view) = view {
-            self.add_move(MoveView { pause_ms, ..view });
+            self.add_move(MoveView { pause_ms, ..view }, predicted_ms);
         }
         Answer::new(exit, value, format!("{text}\nevidence: {}", evidence.display()))
     }

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -57,6 +57,8 @@ pub struct Proof {
 struct Inner {
     full: Option<Full>,
     different: BTreeMap<(usize, RowKey), How>,
+    /// Changed rows compared per second, as of the last step.
+    rate: Option<f64>,
 }
 
 #[derive(Clone)]
@@ -245,9 +247,12 @@ impl Proof {
     ///
     /// A read failed; the rows wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<bool> {
+        let began = Instant::now();
         let Some(step) = self.recent.step(settle).await? else { return Ok(false) };
+        let rate = step.count() as f64 / began.elapsed().as_secs_f64().max(1e-6);
         self.compared.fetch_add(step.count(), Ordering::Relaxed);
         let mut inner = self.lock();
+        inner.rate = Some(rate);
         inner.forget(&step);
         for (pair, d) in step.different {
             tracing::error!(
@@ -257,6 +262,12 @@ impl Proof {
             inner.different.insert((pair, d.key), d.how);
         }
         Ok(true)
+    }
+
+    /// Changed rows compared per second, as last measured.
+    #[must_use]
+    pub fn rate(&self) -> Option<f64> {
+        self.lock().rate
     }
 
     /// Number of pairs.
