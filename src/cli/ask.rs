@@ -17,7 +17,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Asks and prints the answer.
 pub(super) async fn ask(args: &Args, request: Request, printer: Printer) -> Result<Exit, Failure> {
-    let home = config::home(&args.config, &config::process_environment)?;
+    let home = config::home(&args.config, &config::process_environment)
+        .map_err(|e| super::told(e, printer))?;
     let within = (request == Request::Status).then_some(STATUS_WITHIN);
     let answer = socket::ask(&home.state_dir, &request, within, |text| printer.note(text)).await?;
     if let Some(failure) = answer.failure {

@@ -17,6 +17,7 @@ pub(super) async fn init(
 ) -> Result<Exit, Failure> {
     if file.exists() {
         return Err(Failure::new(format!("{} exists already", file.display()))
+            .code("CUT0022")
             .remedy("name another file with -c, or move this one away")
             .exit(Exit::Usage));
     }

@@ -50,28 +50,36 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-fn load(args: &Args) -> Result<Config, Failure> {
-    Ok(config::load(&args.config, &config::process_environment)?)
+/// Reads the configuration. Every mistake is told; the last one is left to the caller.
+fn load(args: &Args, printer: Printer) -> Result<Config, Failure> {
+    config::load(&args.config, &config::process_environment).map_err(|e| told(e, printer))
+}
+
+fn told(error: config::ConfigError, printer: Printer) -> Failure {
+    let mut failures = error.failures();
+    let last = failures.pop();
+    failures.iter().for_each(|failure| printer.failure(failure));
+    last.unwrap_or_else(|| Failure::new("the configuration cannot be used").exit(Exit::Usage))
 }
 
 async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
     let quiet = || logs::start(args.log.as_deref().unwrap_or("warn"), false);
     match &args.command {
         Command::Run { until, yes } => {
-            let config = load(args)?;
+            let config = load(args, printer)?;
             run::run(&config, args.log.as_deref(), *until, *yes, printer).await
         }
         Command::Guard => {
-            let config = load(args)?;
+            let config = load(args, printer)?;
             guard::guard(&config, args.log.as_deref()).await
         }
         Command::Check => {
             quiet();
-            check::check(&load(args)?, printer).await
+            check::check(&load(args, printer)?, printer).await
         }
         Command::Plan => {
             quiet();
-            plan::plan(&load(args)?, printer)
+            plan::plan(&load(args, printer)?, printer)
         }
         Command::Init { blue, green, run } => {
             quiet();

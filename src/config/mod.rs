@@ -8,7 +8,9 @@ pub mod checked;
 pub mod keys;
 pub mod problem;
 pub mod raw;
+mod reader;
 pub mod reference;
+mod rules;
 pub mod secret;
 pub mod units;
 
@@ -59,7 +61,7 @@ pub fn load(file: &Path, environment: Environment<'_>) -> Result<Config, ConfigE
 /// As [`load`].
 pub fn parse(file: &Path, text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
     let raw = raw::parse(file, text)?;
-    checked::check(file, text, &raw, environment)
+    rules::check(file, text, &raw, environment)
 }
 
 /// Reads only where the run lives.
@@ -70,7 +72,7 @@ pub fn parse(file: &Path, text: &str, environment: Environment<'_>) -> Result<Co
 pub fn home(file: &Path, environment: Environment<'_>) -> Result<Home, ConfigError> {
     let text = read(file)?;
     let raw = raw::parse(file, &text)?;
-    checked::home(file, &text, &raw, environment)
+    rules::home(file, &text, &raw, environment)
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {

@@ -149,27 +149,33 @@ section! {
 }
 
 section! {
-    /// A program of yours that moves the traffic. It gets one JSON document on standard input and
-    /// answers with one on standard output; `docs/SWITCHES.md` has the contract.
+    /// A program of yours that moves the traffic. It gets one JSON line on standard input and answers
+    /// with its exit status; `docs/SWITCHES.md` has the contract.
     Command at "switch.command" {
         /// The program and its arguments. No shell is involved.
         argv ("argv"): Vec<Text>, "list of texts", required, since "0.1";
-        /// Longest time for one call. A call without an answer is neither success nor failure: the
-        /// program is asked what it did.
+        /// How long it may take to answer, beyond the time in which a pause is allowed to wait for
+        /// transactions. A call without an answer is neither success nor failure: the program is
+        /// asked where the writes go.
         timeout ("timeout"): Text, "duration", default "5s", since "0.1";
+        /// Names of environment variables that are passed on beside `PATH`, `HOME` and `LANG`.
+        env ("env"): Vec<Text>, "list of names", default "[]", since "0.1";
     }
 }
 
 section! {
-    /// A service of yours that moves the traffic, reached over HTTP with the same documents as a
-    /// command.
+    /// A service of yours that moves the traffic, reached over HTTP with the same questions as a
+    /// command; `docs/SWITCHES.md` has the contract.
     Webhook at "switch.webhook" {
-        /// Where the documents are posted.
+        /// Where it is told to hold the clients and to move them.
         url ("url"): Text, "address", required, since "0.1";
-        /// Key of the signature in the header `X-Cutover-Signature`, in the forms of
+        /// Where it is asked where the writes go.
+        observe_url ("observe_url"): Text, "address", otherwise "it cannot be asked, and a crash in the middle of a move needs an operator", since "0.1";
+        /// Key of the signature in the header `x-cutover-signature`, in the forms of
         /// `blue.password`.
-        secret ("secret"): Spanned<Password>, "`{env: NAME}`, `{file: PATH}` or text", required, since "0.1";
-        /// Longest time for one request.
+        secret ("secret"): Spanned<Password>, "`{env: NAME}`, `{file: PATH}` or text", otherwise "requests are not signed", since "0.1";
+        /// How long an answer may take, beyond the time in which a pause is allowed to wait for
+        /// transactions.
         timeout ("timeout"): Text, "duration", default "5s", since "0.1";
     }
 }

@@ -78,19 +78,21 @@ fn switch(name: &str, kind: &SwitchKind) -> Value {
             },
         }),
         // Arguments may hold a token.
-        SwitchKind::Command { argv, timeout } => json!({
+        SwitchKind::Command { argv, timeout, env } => json!({
             "name": name,
             "command": {
                 "program": argv.first(),
                 "arguments": argv.len().saturating_sub(1),
                 "timeout": format_duration(*timeout),
+                "env": env,
             },
         }),
-        SwitchKind::Webhook { url, secret, timeout } => json!({
+        SwitchKind::Webhook { url, observe_url, secret, timeout } => json!({
             "name": name,
             "webhook": {
                 "url": url.redacted(),
-                "secret": credential(secret),
+                "observe_url": observe_url.as_ref().map(|u| u.redacted()),
+                "secret": secret.as_ref().map(credential),
                 "timeout": format_duration(*timeout),
             },
         }),

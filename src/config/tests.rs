@@ -192,7 +192,7 @@ fn switches_are_read_and_named() {
         "{SMALL}switch:
   - pgbouncer: {{ admin: \"postgres://p:hunter2@h/pgbouncer\", database: [a, b], config: p.ini, \
          blue: {{ host: x, dbname: d }} }}
-  - command: {{ argv: [\"/bin/move\", \"--token=hunter2\"], timeout: 2s }}
+  - command: {{ argv: [\"/bin/move\", \"--token=hunter2\"], timeout: 2s, env: [TOKEN] }}
   - command: {{ argv: [\"/bin/other\"] }}
   - webhook: {{ url: \"https://h/x?key=hunter2\", secret: {{env: BLUE_PASSWORD}} }}
 "

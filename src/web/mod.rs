@@ -45,7 +45,7 @@ pub async fn serve(address: SocketAddr, board: Arc<Board>) -> Result<Web, Failur
     };
     let (address, listener) = bound.await.map_err(|e| {
         Failure::new(format!("http.listen: {address} cannot be bound"))
-            .code("CUT0005")
+            .code("CUT0021")
             .caused_by(&e)
             .remedy("stop whoever uses it, or choose another address in `http.listen`")
             .exit(Exit::Usage)

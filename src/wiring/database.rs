@@ -47,8 +47,8 @@ pub(super) fn address(config: &Config, side: Side) -> Result<PgConfig, Failure> 
     let password = section.password.as_ref().map(|p| p.secret.expose().to_owned());
     PgConfig::parse(section.url.expose(), password).map_err(|e| {
         Failure::new(format!("`{side}.url`: {e}"))
-            .code("CUT0004")
-            .remedy("write postgres://user@host:port/dbname; docs/CONFIG.md has the parameters")
+            .code("CUT0010")
+            .remedy(e.remedy)
             .exit(Exit::Usage)
     })
 }
@@ -62,10 +62,7 @@ pub(super) fn at(
     spill: &Path,
 ) -> Result<Database, Failure> {
     let address = PgConfig::parse(url, std::env::var(variable).ok()).map_err(|e| {
-        Failure::new(format!("--{side}: {e}"))
-            .code("CUT0004")
-            .remedy("write postgres://user@host:port/dbname")
-            .exit(Exit::Usage)
+        Failure::new(format!("--{side}: {e}")).code("CUT0010").remedy(e.remedy).exit(Exit::Usage)
     })?;
     Ok(Database::new(address, side, run.clone(), spill))
 }

@@ -46,17 +46,17 @@ pub(super) fn open(
                     .with_pause_budget(config.moves.pause_budget),
             )
         }
-        SwitchKind::Command { argv, timeout } => {
-            let section = CommandConfig { argv: argv.clone(), timeout: *timeout, env: Vec::new() };
+        SwitchKind::Command { argv, timeout, env } => {
+            let section = CommandConfig { argv: argv.clone(), timeout: *timeout, env: env.clone() };
             Arc::new(CommandSwitch::new(name, section, &config.run).map_err(bad)?)
         }
-        SwitchKind::Webhook { url, secret, timeout } => {
+        SwitchKind::Webhook { url, observe_url, secret, timeout } => {
             let section = WebhookConfig {
                 url: url.expose().to_owned(),
-                observe_url: None,
+                observe_url: observe_url.as_ref().map(|u| u.expose().to_owned()),
                 timeout: *timeout,
             };
-            let secret = Some(secret.secret.expose());
+            let secret = secret.as_ref().map(|s| s.secret.expose());
             Arc::new(WebhookSwitch::new(name, section, secret, &config.run).map_err(bad)?)
         }
     })
