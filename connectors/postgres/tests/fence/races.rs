@@ -91,7 +91,7 @@ async fn a_late_close_does_nothing() {
         let home = Home::new(server, "CREATE TABLE t (id int)").await;
         home.db.install_fence(&home.run, &home.tables().await).await.unwrap();
         home.db.warm_up().await.unwrap();
-        let guard = home.other_process();
+        let guard = home.process(cutover_core::model::side::Side::Blue);
         guard.open_to_clients(&home.run).await.unwrap();
 
         let e = home.db.close_to_clients(&home.run, LONG).await.unwrap_err();

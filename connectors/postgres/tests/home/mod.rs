@@ -73,8 +73,9 @@ impl Home {
     }
 
     /// The same database for another process.
-    pub(crate) fn other_process(&self) -> Database {
-        database(self.server, &self.name, Side::Blue)
+    #[allow(dead_code, reason = "not every test file needs it")]
+    pub(crate) fn process(&self, side: Side) -> Database {
+        database(self.server, &self.name, side)
     }
 
     /// Another superuser's session.
