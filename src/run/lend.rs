@@ -102,6 +102,9 @@ impl work::Ready for Live {
             && self.proof.view().pending > FEW
             && self.proof.step(&BothLogs(&self.pipes)).await?
         {}
+        // The marker is behind the first sample: once it has arrived, the second one knows the lag,
+        // also right after a move and under any load.
+        self.sample().await?;
         self.measure().await?;
         self.sample().await?;
         Ok(Readiness {
