@@ -1,0 +1,9 @@
+//! The real program against real servers: one story per module, all in one binary.
+//!
+//! Every story has servers of its own, works as the role of `docs/GRANTS.md`, and ends with
+//! nothing left on them. Needs what `scripts/setup test` installs. Nothing here reaches into the
+//! program: a step of a move is met by reading the journal, as an operator would.
+
+mod moves_under_load;
+mod program;
+mod world;

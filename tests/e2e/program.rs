@@ -1,0 +1,286 @@
+//! The program as a user has it: commands, a `cutover run` in the background, its journals.
+#![allow(clippy::print_stderr, reason = "a failed story shows what the program said")]
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cutover_sandbox::wait_for;
+use serde_json::Value;
+
+/// How long a command may take on a machine that has other things to do.
+pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(90);
+/// How long a copy and the first comparison of a small shop may take.
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A folder with a configuration, from which commands are given. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Desk(Arc<Inner>);
+
+struct Inner {
+    folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- cutover.yaml\n{}", read(&self.folder.path().join("cutover.yaml")));
+            eprintln!(
+                "--- the log of `cutover run`\n{}",
+                read(&self.folder.path().join("run.log"))
+            );
+            let moves = read(&self.folder.path().join("state/moves.journal"));
+            eprintln!("--- the journal of moves\n{}", moves.trim_end_matches('\0'));
+        }
+    }
+}
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    /// Its exit status.
+    pub(crate) exit: i32,
+    /// What it printed with `--json`.
+    pub(crate) value: Value,
+    /// Both its outputs.
+    pub(crate) said: String,
+}
+
+impl Ended {
+    #[track_caller]
+    pub(crate) fn exits(&self, wanted: i32) -> &Self {
+        assert_eq!(self.exit, wanted, "{}", self.said);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn says(&self, wanted: &str) -> &Self {
+        assert!(self.said.contains(wanted), "{wanted:?} is not in: {}", self.said);
+        self
+    }
+}
+
+impl Desk {
+    /// A new folder with `yaml` as its configuration. Commands see `environment`; its values are
+    /// secrets, and a command that prints one fails the story.
+    pub(crate) fn new(yaml: &str, environment: Vec<(String, String)>) -> Self {
+        let folder = tempfile::Builder::new().prefix("cutover-e2e-").tempdir().expect("a folder");
+        let desk = Self(Arc::new(Inner { folder, environment }));
+        desk.configure(yaml);
+        desk
+    }
+
+    /// Replaces the configuration.
+    pub(crate) fn configure(&self, yaml: &str) {
+        fs::write(self.folder().join("cutover.yaml"), yaml).expect("cutover.yaml is written");
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.folder.path()
+    }
+
+    pub(crate) fn state(&self, name: &str) -> PathBuf {
+        self.folder().join("state").join(name)
+    }
+
+    /// The log of every `cutover run` so far, and of their guards.
+    pub(crate) fn log(&self) -> String {
+        read(&self.folder().join("run.log"))
+    }
+
+    fn ours(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
+        command
+            .arg("-c")
+            .arg(self.folder().join("cutover.yaml"))
+            .envs(self.0.environment.iter().cloned())
+            .env_remove("CUTOVER_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Gives a command with `--json` and waits for its end.
+    pub(crate) async fn ask(&self, arguments: &[&str]) -> Ended {
+        let mut command = tokio::process::Command::from(self.ours());
+        command.args(arguments).arg("--json").kill_on_drop(true);
+        let output = tokio::time::timeout(COMMAND_WITHIN, command.output())
+            .await
+            .unwrap_or_else(|_| panic!("`cutover {}` does not end", arguments.join(" ")))
+            .expect("the program starts");
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = format!("{out}\n{}", String::from_utf8_lossy(&output.stderr));
+        self.keeps_secrets(&arguments.join(" "), &said);
+        Ended {
+            exit: output.status.code().unwrap_or(-1),
+            value: serde_json::from_str(&out).unwrap_or_default(),
+            said,
+        }
+    }
+
+    /// Gives a command that others are waited for meanwhile.
+    pub(crate) fn begin(
+        &self,
+        arguments: &'static [&'static str],
+    ) -> tokio::task::JoinHandle<Ended> {
+        let desk = self.clone();
+        tokio::spawn(async move { desk.ask(arguments).await })
+    }
+
+    /// Starts `cutover run` in the background.
+    pub(crate) fn run(&self) -> Run {
+        self.run_with(&[])
+    }
+
+    pub(crate) fn run_with(&self, arguments: &[&str]) -> Run {
+        let path = self.folder().join("run.log");
+        let open = || OpenOptions::new().create(true).append(true).open(&path).expect("a log");
+        let (log, out): (File, File) = (open(), open());
+        let mut command = self.ours();
+        command.args(["run", "--yes"]).args(arguments).stdout(out).stderr(log);
+        Run { desk: self.clone(), child: command.spawn().expect("the program starts") }
+    }
+
+    /// Facts of a journal in the state folder, oldest first; a line that is just being written is
+    /// left out.
+    pub(crate) fn facts(&self, journal: &str) -> Vec<Value> {
+        let bytes = fs::read(self.state(journal)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        text.split_inclusive('\n')
+            .skip(1)
+            .filter(|line| line.ends_with('\n'))
+            .filter_map(|line| serde_json::from_str::<Vec<Value>>(line.get(9..)?).ok())
+            .flatten()
+            .collect()
+    }
+
+    /// Everything the program has written or said is free of secrets.
+    #[track_caller]
+    pub(crate) fn keeps_secrets(&self, what: &str, text: &str) {
+        for (name, secret) in &self.0.environment {
+            assert!(!text.contains(secret.as_str()), "the secret of {name} is in: {what}");
+        }
+    }
+
+    /// No file below the folder holds a secret.
+    #[track_caller]
+    pub(crate) fn files_keep_secrets(&self) {
+        let mut folders = vec![self.folder().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("a readable folder").flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.is_file() {
+                    self.keeps_secrets(&path.display().to_string(), &read(&path));
+                }
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// A `cutover run` in the background; killed when it is dropped.
+pub(crate) struct Run {
+    desk: Desk,
+    child: Child,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+impl Run {
+    /// `kill -9`. Harmless when it has ended.
+    pub(crate) fn kill9(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
+    /// What a service manager does to stop it; returns how it ended.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        let kill = format!("kill -TERM {}", self.child.id());
+        let sent = Command::new("/bin/sh").args(["-c", &kill]).status().expect("a shell");
+        assert!(sent.success(), "the run has ended before");
+        self.ended(COMMAND_WITHIN).await
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self, within: Duration) -> ExitStatus {
+        wait_for("`cutover run` to end", within, async || self.exit()).await.expect("it ends")
+    }
+
+    pub(crate) fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child")
+    }
+
+    /// Waits until `good` says yes to the status; fails at once when the run ends before.
+    pub(crate) async fn status(
+        &mut self,
+        what: &str,
+        within: Duration,
+        good: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let desk = self.desk.clone();
+        let mut last = String::new();
+        let found = wait_for(what, within, async || {
+            if let Some(status) = self.exit() {
+                panic!("`cutover run` ended ({status}) instead of: {what}");
+            }
+            let status = desk.ask(&["status"]).await;
+            last = status.said;
+            (status.exit == 0 && good(&status.value)).then_some(status.value)
+        })
+        .await;
+        found.unwrap_or_else(|e| panic!("{e}; the last status: {last}"))
+    }
+
+    /// Waits until a move would be accepted.
+    pub(crate) async fn ready(&mut self) -> Value {
+        self.status("the run to be ready for a move", READY_WITHIN, |s| {
+            s["ready"]["state"] == "ready"
+        })
+        .await
+    }
+
+    /// Waits until the run is in `phase`.
+    pub(crate) async fn phase(&mut self, phase: &str) -> Value {
+        self.status(&format!("phase {phase}"), READY_WITHIN, |s| s["phase"] == phase).await
+    }
+
+    /// `kill -9` as soon as `now` says yes to the facts of `journal`. Looks at it much more often
+    /// than a step of a move takes.
+    pub(crate) async fn kill_when(
+        mut self,
+        journal: &'static str,
+        what: &str,
+        now: impl Fn(&[Value]) -> bool + Send + 'static,
+    ) -> Vec<Value> {
+        let watching = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            while began.elapsed() < READY_WITHIN {
+                if now(&self.desk.facts(journal)) {
+                    self.kill9();
+                    return Some(self.desk.facts(journal));
+                }
+                if self.exit().is_some() {
+                    return None;
+                }
+                std::thread::park_timeout(Duration::from_micros(200));
+            }
+            None
+        });
+        let facts = watching.await.expect("the watch does not panic");
+        facts.unwrap_or_else(|| panic!("never seen in {journal}: {what}"))
+    }
+}
