@@ -1,5 +1,6 @@
 //! A database of its own per test, on the oldest and the newest server of this machine, and the
 //! role with the least rights that a run needs.
+#![allow(dead_code, reason = "not every test file needs all of it")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -73,7 +74,6 @@ impl Home {
     }
 
     /// The same database for another process.
-    #[allow(dead_code, reason = "not every test file needs it")]
     pub(crate) fn process(&self, side: Side) -> Database {
         database(self.server, &self.name, side)
     }
@@ -104,7 +104,6 @@ fn database(server: &Postgres, name: &str, side: Side) -> Database {
 }
 
 /// Patterns to include.
-#[allow(dead_code, reason = "not every test file selects")]
 pub(crate) fn only(include: &[&str], exclude: &[&str]) -> Selection {
     let texts = |t: &[&str]| t.iter().map(ToString::to_string).collect();
     Selection { include: texts(include), exclude: texts(exclude) }
