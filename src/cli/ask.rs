@@ -1,7 +1,5 @@
 //! Commands that the running process carries out.
 
-use std::time::Duration;
-
 use cutover::{
     config,
     error::{Exit, Failure},
@@ -10,17 +8,12 @@ use cutover::{
 
 use super::{args::Args, output::Printer};
 
-/// How long the running process may be silent when it is only asked for its status.
-const STATUS_WITHIN: Duration = Duration::from_secs(10);
-/// How often a watched status is asked for.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
-
 /// Asks and prints the answer.
 pub(super) async fn ask(args: &Args, request: Request, printer: Printer) -> Result<Exit, Failure> {
     let home = config::home(&args.config, &config::process_environment)
         .map_err(|e| super::told(e, printer))?;
-    let within = (request == Request::Status).then_some(STATUS_WITHIN);
-    let answer = socket::ask(&home.state_dir, &request, within, |text| printer.note(text)).await?;
+    // A move or a comparison says nothing for as long as it takes.
+    let answer = socket::ask(&home.state_dir, &request, None, |text| printer.note(text)).await?;
     if let Some(failure) = answer.failure {
         return Err(failure);
     }
@@ -42,15 +35,4 @@ pub(super) async fn confirmed(
             .exit(Exit::No));
     }
     ask(args, request, printer).await
-}
-
-/// The status, once or again and again.
-pub(super) async fn status(args: &Args, watch: bool, printer: Printer) -> Result<Exit, Failure> {
-    loop {
-        let exit = ask(args, Request::Status, printer).await?;
-        if !watch {
-            return Ok(exit);
-        }
-        tokio::time::sleep(WATCH_EVERY).await;
-    }
 }

@@ -3,22 +3,29 @@
 use std::sync::Arc;
 
 use cutover::{
-    config::Config,
+    config::{Config, checked::LogFormat},
     cutover::{
         ground::{Failure as Refusal, Ground, live::LiveGround},
         guard::{GuardEnd, Parent, serve, stand_fast},
     },
     error::{Exit, Failure},
-    observe::logs,
     run::recovery::{Site, parts},
 };
 use cutover_core::model::side::Side;
 use tokio::io::BufReader;
 
+use super::output::Printer;
 use crate::wiring;
 
-pub(super) async fn guard(config: &Config, filter: Option<&str>) -> Result<Exit, Failure> {
-    logs::start(filter.unwrap_or("warn,cutover::cutover::guard=info"), false);
+pub(super) async fn guard(
+    config: &Config,
+    filter: Option<&str>,
+    printer: Printer,
+) -> Result<Exit, Failure> {
+    printer.start_logs(
+        filter.unwrap_or("warn,cutover::cutover::guard=info"),
+        config.log.format == LogFormat::Json,
+    );
     let ports = wiring::ports(config)?;
     stand_fast().map_err(|e| Failure::new("the guard cannot stand fast").caused_by(&e))?;
     let parent = Parent::here();

@@ -10,6 +10,7 @@ mod output;
 mod plan;
 mod progress;
 mod run;
+mod status;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,6 @@ use clap::{CommandFactory as _, Parser as _};
 use cutover::{
     config::{self, Config},
     error::{Exit, Failure},
-    observe::logs,
     run::command::Request,
 };
 
@@ -63,7 +63,7 @@ fn told(error: config::ConfigError, printer: Printer) -> Failure {
 }
 
 async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
-    let quiet = || logs::start(args.log.as_deref().unwrap_or("warn"), false);
+    let quiet = || printer.start_logs(args.log.as_deref().unwrap_or("warn"), false);
     match &args.command {
         Command::Run { until, yes } => {
             let config = load(args, printer)?;
@@ -71,7 +71,7 @@ async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
         }
         Command::Guard => {
             let config = load(args, printer)?;
-            guard::guard(&config, args.log.as_deref()).await
+            guard::guard(&config, args.log.as_deref(), printer).await
         }
         Command::Check => {
             quiet();
@@ -94,10 +94,10 @@ async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "cutover", &mut text);
-            printer.answer(&serde_json::Value::Null, String::from_utf8_lossy(&text).trim_end());
+            printer.data(String::from_utf8_lossy(&text).trim_end());
             Ok(Exit::Done)
         }
-        Command::Status { watch } => ask::status(args, *watch, printer).await,
+        Command::Status { watch } => status::status(args, *watch, printer).await,
         Command::Verify { tables, repair } => {
             let request = Request::Verify { tables: tables.clone(), repair: *repair };
             ask::ask(args, request, printer).await

@@ -1,11 +1,10 @@
 //! `cutover run`: takes a run up and answers commands until it is told to stop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cutover::{
     config::{Config, checked::LogFormat},
     error::{Exit, Failure},
-    observe::logs,
     run::{
         command::Request,
         serve::{Ended, Until, serve},
@@ -20,6 +19,9 @@ use tokio::{
 use super::{args::Goal, output::Printer, progress};
 use crate::wiring;
 
+/// How long those who asked may take to read the last line.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(
     config: &Config,
     filter: Option<&str>,
@@ -27,7 +29,7 @@ pub(super) async fn run(
     yes: bool,
     printer: Printer,
 ) -> Result<Exit, Failure> {
-    logs::start(filter.unwrap_or(&config.log.filter), config.log.format == LogFormat::Json);
+    printer.start_logs(filter.unwrap_or(&config.log.filter), config.log.format == LogFormat::Json);
     let until = match until {
         None => Until::Stopped,
         Some(Goal::Converged) => Until::Converged,
@@ -50,10 +52,12 @@ pub(super) async fn run(
     tokio::pin!(serving, answering);
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut deaf = false;
     let ended = loop {
         tokio::select! {
             ended = &mut serving => break ended?,
-            () = &mut answering => {}
+            // The run takes no more requests; what is under way goes on.
+            () = &mut answering, if !deaf => deaf = true,
             _ = terminate.recv() => stop(&requests).await,
             _ = interrupt.recv() => stop(&requests).await,
         }
@@ -64,8 +68,7 @@ pub(super) async fn run(
         Ended::Removed => "the run is over; nothing of it is left on the servers",
     };
     printer.note(text);
-    // Askers get their last line before the process goes.
-    tokio::time::timeout(std::time::Duration::from_secs(1), requests.closed()).await.ok();
+    server.drain(LAST_WORDS).await;
     Ok(Exit::Done)
 }
 

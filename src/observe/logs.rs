@@ -1,19 +1,33 @@
-//! Logs on standard error: text for people, JSON for machines.
+//! Logs: text for people, JSON for machines. Where they go is the caller's business.
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-/// Starts logging. A filter that cannot be read is replaced by `info` and complained about; a
-/// second call changes nothing.
-pub fn start(filter: &str, json: bool) {
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text {
+        /// With colour.
+        color: bool,
+    },
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts logging into `writer`. A filter that cannot be read is replaced by `info` and complained
+/// about; a second call changes nothing.
+pub fn start<W>(filter: &str, form: Form, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let (parsed, bad) = match EnvFilter::try_new(filter) {
         Ok(parsed) => (parsed, None),
         Err(e) => (EnvFilter::new("info"), Some(e)),
     };
-    let base = fmt().with_env_filter(parsed).with_writer(std::io::stderr);
-    let started = if json {
-        base.json().try_init()
-    } else {
-        base.with_target(false).with_ansi(std::env::var_os("NO_COLOR").is_none()).try_init()
+    let base = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(writer);
+    let started = match form {
+        Form::Json => base.json().try_init(),
+        Form::Text { color } => base.with_target(false).with_ansi(color).try_init(),
     };
     // Only a second start fails, and the first one goes on.
     if started.is_ok()

@@ -20,7 +20,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use super::command::{Answer, Line, Request};
@@ -167,6 +167,8 @@ pub fn local() -> (Responder, mpsc::UnboundedReceiver<Line>) {
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    /// Connections that are being answered.
+    open: watch::Sender<usize>,
     // Held for as long as the server lives; the system gives it back when the process dies.
     _lock: File,
 }
@@ -218,7 +220,7 @@ impl Server {
         let removed = std::fs::remove_dir_all(&cradle);
         let listener = bound.map_err(unusable)?;
         removed.map_err(unusable)?;
-        Ok(Self { listener, path, _lock: lock })
+        Ok(Self { listener, path, open: watch::Sender::new(0), _lock: lock })
     }
 
     /// Where it listens.
@@ -235,7 +237,12 @@ impl Server {
                 () = inbox.closed() => return,
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        tokio::spawn(answer(stream, inbox.clone()));
+                        let open = Open::new(&self.open);
+                        let inbox = inbox.clone();
+                        tokio::spawn(async move {
+                            answer(stream, inbox).await;
+                            drop(open);
+                        });
                     }
                     Err(error) => {
                         // Out of file descriptors, most likely; accept would spin.
@@ -245,6 +252,34 @@ impl Server {
                 },
             }
         }
+    }
+}
+
+impl Server {
+    /// Waits until everybody who asked has the answer that was given, at most `within`: a process
+    /// that ends right after [`Responder::done`] would take the last line with it.
+    pub async fn drain(&self, within: Duration) {
+        let mut open = self.open.subscribe();
+        let drained = tokio::time::timeout(within, open.wait_for(|n| *n == 0)).await.is_ok();
+        if !drained {
+            tracing::debug!("somebody does not read the answer");
+        }
+    }
+}
+
+/// Counts one connection for as long as it lives.
+struct Open(watch::Sender<usize>);
+
+impl Open {
+    fn new(open: &watch::Sender<usize>) -> Self {
+        open.send_modify(|n| *n += 1);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
     }
 }
 
@@ -476,6 +511,25 @@ mod tests {
         let answer = ask(&deep, &Request::Status, None, |_| {}).await.unwrap();
         assert_eq!(answer.value, json!(1));
         server.abort();
+    }
+
+    #[tokio::test]
+    async fn the_last_line_is_sent_before_the_process_goes() {
+        let dir = scratch();
+        let server = Server::bind(dir.path()).unwrap();
+        let (tx, mut rx) = mpsc::channel(4);
+        let path = dir.path().to_path_buf();
+        let asker = tokio::spawn(async move { ask(&path, &Request::Finish, None, |_| {}).await });
+        tokio::select! {
+            () = server.serve(tx) => panic!("the inbox is open"),
+            incoming = rx.recv() => {
+                let text = "x".repeat(1 << 20);
+                incoming.unwrap().responder.done(Answer::new(Exit::Done, json!(null), text));
+            }
+        }
+        server.drain(Duration::from_secs(10)).await;
+        assert_eq!(*server.open.borrow(), 0);
+        assert_eq!(asker.await.unwrap().unwrap().text.len(), 1 << 20);
     }
 
     #[tokio::test]
