@@ -14,7 +14,7 @@ use std::{
 use cutover_core::{
     model::{run::RunId, selection::Selection, side::Side},
     port::{
-        copy::{CopyFormat, Range, Snapshot},
+        copy::{CopyFormat, Range},
         primary::Primary,
         reader::RowReader,
         source::Source,

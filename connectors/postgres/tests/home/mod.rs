@@ -33,7 +33,7 @@ pub(crate) async fn servers() -> &'static [Postgres] {
                     .execute(
                         "postgres",
                         "CREATE ROLE app; CREATE ROLE mover LOGIN REPLICATION PASSWORD 'm'; \
-                         GRANT app TO mover; GRANT pg_monitor TO mover",
+                         GRANT app TO mover; GRANT pg_read_all_stats TO mover",
                     )
                     .await
                     .unwrap();

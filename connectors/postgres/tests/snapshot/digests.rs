@@ -53,7 +53,10 @@ fn whole() -> Range {
     Range { condition: String::new(), bytes: 0 }
 }
 
-async fn all_rows(reader: &dyn RowReader, table: &Table) -> BTreeMap<(Vec<String>, i64), u32> {
+/// How often each key and hash is there.
+type Rows = BTreeMap<(Vec<String>, i64), u32>;
+
+async fn all_rows(reader: &dyn RowReader, table: &Table) -> Rows {
     let mut rows = BTreeMap::new();
     for RowDigest { key, hash } in reader.bucket_rows(table, 1, &[0]).await.unwrap() {
         *rows.entry((key.0, hash)).or_default() += 1;
@@ -63,7 +66,7 @@ async fn all_rows(reader: &dyn RowReader, table: &Table) -> BTreeMap<(Vec<String
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_row_has_the_same_digest_on_every_version() {
-    let mut first: Option<(u32, BTreeMap<(Vec<String>, i64), u32>)> = None;
+    let mut first: Option<(u32, Rows)> = None;
     for server in servers().await {
         let home = Home::new(server, TYPES).await;
         // Whatever the database says about rendering.
@@ -183,7 +186,11 @@ async fn rows_by_their_keys() {
             let last = keys.pop().unwrap();
             let snapshot = home.db.snapshot().await.unwrap();
             let digests = snapshot
-                .bucket_digests(&table, &snapshot.keys_range(&table, &[last.clone()]), 1)
+                .bucket_digests(
+                    &table,
+                    &snapshot.keys_range(&table, std::slice::from_ref(&last)),
+                    1,
+                )
                 .await
                 .unwrap();
             assert_eq!(digests[0].rows, 1, "{name}");
@@ -196,7 +203,7 @@ async fn rows_by_their_keys() {
         let keyless = home.table("keyless").await;
         let row = live.bucket_rows(&keyless, 1, &[0]).await.unwrap().remove(0);
         let snapshot = home.db.snapshot().await.unwrap();
-        let range = snapshot.keys_range(&keyless, &[row.key.clone()]);
+        let range = snapshot.keys_range(&keyless, std::slice::from_ref(&row.key));
         let same = snapshot.bucket_digests(&keyless, &range, 1).await.unwrap()[0];
         assert!(same.rows >= 1);
         assert_eq!(same.sum, i128::from(row.hash) * i128::from(same.rows));
