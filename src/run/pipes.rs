@@ -168,6 +168,19 @@ impl Pipes {
         self.from(owner.other()).release().await
     }
 
+    /// Waits until what is committed so far is visible on both sides; whether it is.
+    ///
+    /// # Errors
+    ///
+    /// A side cannot be asked.
+    pub async fn visible(&self, within: Duration) -> Result<bool> {
+        let (blue, green) = tokio::try_join!(
+            self.ports.blue.source.begun_have_ended(within),
+            self.ports.green.source.begun_have_ended(within)
+        )?;
+        Ok(blue && green)
+    }
+
     /// Keeps the log of `side` moving when nobody writes.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ use crate::{
 
 /// How long settling may take before the comparison is tried another time.
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a committed transaction may take to become visible before the comparison is put off.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
 /// Tables without a key up to this size are read whole behind the fence.
 const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
 
@@ -458,6 +460,10 @@ pub struct BothLogs<'a>(pub &'a Pipes);
 
 #[async_trait]
 impl Settle for BothLogs<'_> {
+    async fn visible(&self) -> Result<bool> {
+        self.0.visible(VISIBLE_WITHIN).await
+    }
+
     async fn settle(&self) -> Result<()> {
         tokio::try_join!(
             self.0.marker(Side::Blue, SETTLE_WITHIN),

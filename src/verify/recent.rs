@@ -1,8 +1,9 @@
 //! Compares changed rows again, with "not yet equal" kept apart from "different".
 //!
 //! A key is taken out of the ledger before it is read, so a change that comes meanwhile puts it
-//! back. A row that is unequal is only called different when the stream has caught up twice, once
-//! before and once after the read, and the ledger did not see it again: lag is not divergence.
+//! back. A row that is unequal is only called different when the stream has caught up before and
+//! after the read, everything committed was visible, and the ledger did not see it again: lag is
+//! not divergence.
 
 use std::sync::Arc;
 
@@ -29,6 +30,11 @@ const KEYS: usize = 1000;
 pub trait Settle: Send + Sync {
     /// See the trait.
     async fn settle(&self) -> Result<()>;
+
+    /// Waits until what both logs say is committed so far is visible on both sides; `false` when
+    /// that takes too long. A row can be applied on the other side before its own transaction is
+    /// visible to readers.
+    async fn visible(&self) -> Result<bool>;
 }
 
 /// What the comparison needs.
@@ -98,7 +104,19 @@ impl Recent {
             return Ok(second);
         }
         settle.settle().await?;
-        Ok(second.into_iter().filter(|d| !self.ledger.holds(pair, &d.key)).collect())
+        let unequal: Vec<RowKey> =
+            second.into_iter().map(|d| d.key).filter(|key| !self.ledger.holds(pair, key)).collect();
+        if unequal.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !settle.visible().await? {
+            // Not known to be different: compared again later.
+            self.ledger.put_back(pair, unequal);
+            return Ok(Vec::new());
+        }
+        let third = self.read(pair, &unequal).await?;
+        settle.settle().await?;
+        Ok(third.into_iter().filter(|d| !self.ledger.holds(pair, &d.key)).collect())
     }
 
     /// Compares every waiting key. Only behind the fence, when everything is applied: what is

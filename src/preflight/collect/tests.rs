@@ -80,6 +80,10 @@ impl Source for Canned {
     async fn emit(&self, _: &str, _: &str) -> Result<Position> {
         Err(refused())
     }
+    async fn begun_have_ended(&self, _: Duration) -> Result<bool> {
+        unreachable!("preflight reads no rows")
+    }
+
     async fn retained(&self, _: &RunId) -> Result<Option<u64>> {
         Err(refused())
     }

@@ -1,5 +1,7 @@
 //! Capture: following a database's change log from a known point.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{Result, copy::Snapshot};
@@ -47,6 +49,11 @@ pub trait Source: Send + Sync {
     /// Writes a message into the log so that it is durable when this returns, and returns a
     /// position that covers it. Also the heartbeat.
     async fn emit(&self, prefix: &str, content: &str) -> Result<Position>;
+
+    /// Waits until every transaction that has begun so far has ended, at most `within`; whether
+    /// they did. Afterwards everything that the log says is committed so far is visible as well:
+    /// a commit is in the log before others can see its rows.
+    async fn begun_have_ended(&self, within: Duration) -> Result<bool>;
 
     /// Bytes of log that the server keeps for `run`, when it knows.
     async fn retained(&self, run: &RunId) -> Result<Option<u64>>;

@@ -14,10 +14,12 @@ mod reader;
 mod slot;
 mod stops;
 mod stream;
+mod visible;
 
 use std::{
     process,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -106,6 +108,10 @@ impl Source for Database {
 
     async fn emit(&self, prefix: &str, content: &str) -> Result<Position> {
         self.emit_message(prefix, content).await
+    }
+
+    async fn begun_have_ended(&self, within: Duration) -> Result<bool> {
+        self.wait_for_begun(within).await
     }
 
     async fn retained(&self, run: &RunId) -> Result<Option<u64>> {
