@@ -316,12 +316,7 @@ impl Worker {
 
     async fn open(&mut self) -> Result<Open> {
         let mut writer = self.config.sink.writer(&self.config.run, &self.config.routes).await?;
-        let durable = match self.state.mode() {
-            Mode::Apply => writer.progress().await?,
-            // What was applied here long ago says nothing about the log of a side that does not
-            // own the writes: the source remembers what was read.
-            Mode::Watch => None,
-        };
+        let durable = writer.progress().await?;
         let stream = self.config.source.stream(&self.config.run, durable.as_ref()).await?;
         self.state.applied(durable.clone(), None);
         let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
@@ -383,9 +378,9 @@ impl Worker {
         if self.held || open.in_pieces || open.durable.as_ref() == Some(seen) {
             return Ok(());
         }
-        if self.state.mode() == Mode::Apply {
-            open.writer.store(seen).await?;
-        }
+        // Also when watching: the source must never be ahead of what the sink holds, or whoever
+        // applies from here after a move and a crash would find a gap.
+        open.writer.store(seen).await?;
         open.stream.confirm(seen);
         open.durable = Some(seen.clone());
         Ok(())
