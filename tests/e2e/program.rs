@@ -148,14 +148,25 @@ impl Desk {
     /// Facts of a journal in the state folder, oldest first; a line that is just being written is
     /// left out.
     pub(crate) fn facts(&self, journal: &str) -> Vec<Value> {
-        let bytes = fs::read(self.state(journal)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
+        self.facts_since(journal, 0)
+    }
+
+    /// The same without the first `bytes` of the file.
+    fn facts_since(&self, journal: &str, bytes: usize) -> Vec<Value> {
+        let text = fs::read(self.state(journal)).unwrap_or_default();
+        let text = String::from_utf8_lossy(text.get(bytes..).unwrap_or_default());
         text.split_inclusive('\n')
-            .skip(1)
             .filter(|line| line.ends_with('\n'))
+            // A checksum comes first; the header is no array.
             .filter_map(|line| serde_json::from_str::<Vec<Value>>(line.get(9..)?).ok())
             .flatten()
             .collect()
+    }
+
+    /// Bytes of a journal so far.
+    fn length(&self, journal: &str) -> usize {
+        let text = fs::read(self.state(journal)).unwrap_or_default();
+        text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
     }
 
     /// Everything the program has written or said is free of secrets.
@@ -209,9 +220,7 @@ impl Run {
 
     /// What a service manager does to stop it; returns how it ended.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
-        let kill = format!("kill -TERM {}", self.child.id());
-        let sent = Command::new("/bin/sh").args(["-c", &kill]).status().expect("a shell");
-        assert!(sent.success(), "the run has ended before");
+        send("TERM", u64::from(self.child.id()));
         self.ended(COMMAND_WITHIN).await
     }
 
@@ -258,29 +267,50 @@ impl Run {
         self.status(&format!("phase {phase}"), READY_WITHIN, |s| s["phase"] == phase).await
     }
 
-    /// `kill -9` as soon as `now` says yes to the facts of `journal`. Looks at it much more often
-    /// than a step of a move takes.
+    /// `kill -9` as soon as `now` says yes to the facts that `journal` gained since this call.
+    /// Looks at it much more often than a step of a move takes. Returns those facts.
     pub(crate) async fn kill_when(
-        mut self,
+        self,
         journal: &'static str,
         what: &str,
         now: impl Fn(&[Value]) -> bool + Send + 'static,
     ) -> Vec<Value> {
+        self.signal_when("KILL", journal, what, now).await.1
+    }
+
+    /// The same with another signal; gives itself back.
+    pub(crate) async fn signal_when(
+        mut self,
+        signal: &'static str,
+        journal: &'static str,
+        what: &str,
+        now: impl Fn(&[Value]) -> bool + Send + 'static,
+    ) -> (Self, Vec<Value>) {
+        let since = self.desk.length(journal);
         let watching = tokio::task::spawn_blocking(move || {
             let began = Instant::now();
-            while began.elapsed() < READY_WITHIN {
-                if now(&self.desk.facts(journal)) {
-                    self.kill9();
-                    return Some(self.desk.facts(journal));
-                }
-                if self.exit().is_some() {
-                    return None;
+            while began.elapsed() < READY_WITHIN && self.exit().is_none() {
+                if now(&self.desk.facts_since(journal, since)) {
+                    match signal {
+                        "KILL" => self.kill9(),
+                        signal => send(signal, u64::from(self.child.id())),
+                    }
+                    let facts = self.desk.facts_since(journal, since);
+                    return Some((self, facts));
                 }
                 std::thread::park_timeout(Duration::from_micros(200));
             }
             None
         });
-        let facts = watching.await.expect("the watch does not panic");
-        facts.unwrap_or_else(|| panic!("never seen in {journal}: {what}"))
+        let seen = watching.await.expect("the watch does not panic");
+        seen.unwrap_or_else(|| panic!("never seen in {journal}, or the run ended: {what}"))
     }
+}
+
+/// Sends a signal to a process that this story started.
+#[track_caller]
+pub(crate) fn send(signal: &str, process: u64) {
+    let kill = format!("kill -{signal} {process}");
+    let sent = Command::new("/bin/sh").args(["-c", &kill]).status().expect("a shell");
+    assert!(sent.success(), "{kill}");
 }
