@@ -233,7 +233,14 @@ async fn asked<T>(
 /// All questions without an answer, one finding per side and cause.
 #[derive(Default)]
 struct Silence {
-    causes: BTreeMap<(Side, String), (Vec<&'static str>, Option<String>)>,
+    causes: BTreeMap<(Side, String), Quiet>,
+}
+
+/// What stayed unanswered for one cause.
+#[derive(Default)]
+struct Quiet {
+    questions: Vec<&'static str>,
+    remedy: Option<String>,
 }
 
 impl Silence {
@@ -241,17 +248,18 @@ impl Silence {
         match answer {
             Ok(answer) => Some(answer),
             Err(Unanswered { question, cause, remedy }) => {
-                let entry = self.causes.entry((side, cause)).or_insert((Vec::new(), remedy));
-                entry.0.push(question);
+                let quiet = self.causes.entry((side, cause)).or_default();
+                quiet.questions.push(question);
+                quiet.remedy = remedy;
                 None
             }
         }
     }
 
     fn findings(self) -> impl Iterator<Item = Finding> {
-        self.causes.into_iter().map(|((side, cause), (questions, remedy))| {
-            unanswered(side, &questions, &cause, remedy)
-        })
+        self.causes
+            .into_iter()
+            .map(|((side, cause), quiet)| unanswered(side, &quiet.questions, &cause, quiet.remedy))
     }
 }
 

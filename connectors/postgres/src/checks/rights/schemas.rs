@@ -32,29 +32,39 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
             )
             .await?;
         closed.extend(rows.iter().map(|row| row.get::<_, String>(0)));
-        // A table can only be given to a role that could have made it.
+        // A table can only be given to a role that could have made it. One that does not exist
+        // yet will have the rights of everybody.
         let rows = context
             .session
             .query(
-                "SELECT n.nspname::text, r.rolname::text FROM pg_namespace n CROSS JOIN pg_roles r \
-                 WHERE n.nspname = ANY ($1) AND r.rolname = ANY ($2) \
-                   AND NOT has_schema_privilege(r.oid, n.oid, 'CREATE') ORDER BY 1, 2",
+                "SELECT n.nspname::text, w.name, r.oid IS NOT NULL \
+                 FROM pg_namespace n CROSS JOIN unnest($2::text[]) w(name) \
+                 LEFT JOIN pg_roles r ON r.rolname = w.name \
+                 WHERE n.nspname = ANY ($1) AND NOT CASE WHEN r.oid IS NULL \
+                     THEN has_schema_privilege('public'::name, n.oid, 'CREATE') \
+                     ELSE has_schema_privilege(r.oid, n.oid, 'CREATE') END ORDER BY 1, 2",
                 &[&wanted, &question.owners],
             )
             .await?;
-        barred.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+        barred.extend(rows.iter().map(|row| Barred {
+            schema: row.get(0),
+            owner: row.get(1),
+            exists: row.get(2),
+        }));
     }
     let hidden: Vec<String> = hidden.into_iter().map(str::to_owned).collect();
     Ok(judge(&hidden, &closed, &barred, &context.me()))
 }
 
-/// `barred`: pairs of a schema and an owner on blue that may not create in it.
-fn judge(
-    hidden: &[String],
-    closed: &[String],
-    barred: &[(String, String)],
-    me: &str,
-) -> Vec<Found> {
+/// An owner on blue that may not make tables in a schema here.
+struct Barred {
+    schema: String,
+    owner: String,
+    /// Whether the role is here already.
+    exists: bool,
+}
+
+fn judge(hidden: &[String], closed: &[String], barred: &[Barred], me: &str) -> Vec<Found> {
     let one = |lack: &str, schemas: &[String]| {
         let names: Vec<String> = schemas.iter().map(|s| sql::ident(s)).collect();
         error(
@@ -74,15 +84,17 @@ fn judge(
         found.push(one("CREATE", closed));
     }
     if !barred.is_empty() {
-        let grant = |(schema, owner): &(String, String)| {
-            format!("GRANT CREATE ON SCHEMA {} TO {};", sql::ident(schema), sql::ident(owner))
+        let grant = |b: &Barred| {
+            let hint = if b.exists { "" } else { " -- once it exists here" };
+            let (schema, owner) = (sql::ident(&b.schema), sql::ident(&b.owner));
+            format!("GRANT CREATE ON SCHEMA {schema} TO {owner};{hint}")
         };
         // Who owns tables in which of the schemas is not known here.
         found.push(warning(
             "CUT0119",
             format!(
                 "owners on blue may not own new tables here, if they have some in these schemas: {}",
-                list(barred.iter().map(|(schema, owner)| format!("{owner} in {schema}")))
+                list(barred.iter().map(|b| format!("{} in {}", b.owner, b.schema)))
             ),
             lines(barred.iter().map(grant)),
         ));
@@ -98,7 +110,7 @@ mod tests {
     fn us_and_the_owners() {
         let names = |n: &[&str]| n.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         assert!(judge(&[], &[], &[], "\"c\"").is_empty());
-        let barred = [("public".to_owned(), "App".to_owned())];
+        let barred = [Barred { schema: "public".into(), owner: "App".into(), exists: true }];
         let found = judge(&names(&["a", "B"]), &names(&["public"]), &barred, "\"c\"");
         assert_eq!(found[0].remedy, "GRANT USAGE ON SCHEMA \"a\", \"B\" TO \"c\";");
         assert_eq!(found[1].remedy, "GRANT CREATE ON SCHEMA \"public\" TO \"c\";");
