@@ -80,13 +80,15 @@ enum Control {
     Mode(Mode, oneshot::Sender<()>),
     HoldAt(HoldPoint, oneshot::Sender<Result<()>>),
     Release(oneshot::Sender<()>),
-    Replace {
-        table: Table,
-        keys: Vec<RowKey>,
-        format: CopyFormat,
-        rows: Box<dyn CopyStream>,
-        reply: oneshot::Sender<Result<u64>>,
-    },
+    Replace(Box<Replace>),
+}
+
+struct Replace {
+    table: Table,
+    keys: Vec<RowKey>,
+    format: CopyFormat,
+    rows: Box<dyn CopyStream>,
+    reply: oneshot::Sender<Result<u64>>,
 }
 
 /// Handle of one direction of replication. The task ends when the handle is dropped.
@@ -187,7 +189,8 @@ impl Pipe {
     ) -> Result<u64> {
         let (reply, rx) = oneshot::channel();
         let (table, keys) = (table.clone(), keys.to_vec());
-        self.tell(Control::Replace { table, keys, format, rows, reply }).await?;
+        let order = Replace { table, keys, format, rows, reply };
+        self.tell(Control::Replace(Box::new(order))).await?;
         rx.await.map_err(|e| gone(self.from, e))?
     }
 
@@ -445,7 +448,8 @@ impl Worker {
                 }
                 reply.send(()).ok();
             }
-            Control::Replace { table, keys, format, rows, reply } => {
+            Control::Replace(order) => {
+                let Replace { table, keys, format, rows, reply } = *order;
                 let result = match open {
                     Some(open) if self.held => {
                         open.writer.replace(&table, &keys, format, rows).await
@@ -482,8 +486,8 @@ impl Worker {
             Control::Release(reply) => {
                 reply.send(()).ok();
             }
-            Control::Replace { reply, .. } => {
-                reply.send(Err(stopped())).ok();
+            Control::Replace(order) => {
+                order.reply.send(Err(stopped())).ok();
             }
         }
     }

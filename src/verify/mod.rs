@@ -3,7 +3,7 @@
 //! - [`full`]: every row at one position, by digests computed in the servers.
 //! - [`ledger`]: the keys that changed since.
 //! - [`recent`]: compares those keys again, all the time and behind the fence.
-//! - [`compare`]: pure.
+//! - [`compare`], pure.
 //!
 //! Both together are a [`Certificate`]: every row was equal at the position of the full pass, and
 //! every row that changed since was compared after its last change. Reports name tables and
