@@ -92,6 +92,8 @@ struct State {
     measured: Measured,
     whole_again: Option<Instant>,
     applied: Option<(Instant, Option<Position>)>,
+    /// Foreign rows per side that a later full comparison found to do no harm.
+    foreign_known: [u64; 2],
     resolver: Option<tokio::sync::oneshot::Sender<Side>>,
 }
 
@@ -146,6 +148,7 @@ impl Live {
                 measured: Measured::default(),
                 whole_again: None,
                 applied: None,
+                foreign_known: [0; 2],
                 resolver: None,
             }),
         }
@@ -182,13 +185,14 @@ impl Live {
             if let Health::Stopped { code, what, remedy } = view.health {
                 alarms.push(Alarm { code, what, remedy });
             }
-            if view.foreign > 0 {
+            let known = self.state().foreign_known[usize::from(side == Side::Green)];
+            if view.foreign > known {
                 alarms.push(Alarm {
                     code: "CUT0701".into(),
                     what: format!(
                         "{} row(s) were written on {side} by somebody else while {} owned the \
                          writes",
-                        view.foreign,
+                        view.foreign - known,
                         side.other()
                     ),
                     remedy: "find out who writes there; `cutover verify` shows what differs, and \
@@ -267,6 +271,16 @@ impl Live {
         state.lag = LagView::default();
     }
 
+    /// Everything was compared and is equal: what others wrote before does no harm any more.
+    pub(super) fn foreign_is_harmless(&self, before: [u64; 2]) {
+        self.state().foreign_known = before;
+    }
+
+    /// Rows that others wrote so far on blue and on green, where nobody may.
+    pub(super) fn foreign(&self) -> [u64; 2] {
+        [Side::Blue, Side::Green].map(|side| self.pipes.from(side).view().foreign)
+    }
+
     /// An operator says who owns the writes, to whoever waits for it.
     pub(super) fn resolve(&self, owner: Side, responder: Responder) {
         let waiting = self.state().resolver.take();
@@ -336,7 +350,8 @@ impl Live {
         {
             let rate = bytes as f64 / asked.duration_since(at).as_secs_f64().max(0.001);
             let best = state.measured.drain_bytes_per_second.unwrap_or(0.0);
-            state.measured.drain_bytes_per_second = (rate.max(best) > 0.0).then_some(rate.max(best));
+            state.measured.drain_bytes_per_second =
+                (rate.max(best) > 0.0).then_some(rate.max(best));
         }
         let flowing = matches!(view.health, Health::Flowing | Health::Held);
         state.lag = LagView {

@@ -58,6 +58,7 @@ impl Live {
         })?;
         let owner = self.owner();
         responder.progress(format!("comparing every row of {} table(s)", chosen.len()));
+        let mut foreign = self.foreign();
         let mut report = self.full(&chosen).await?;
         let mut repaired = None;
         if repair && report.verdict == Verdict::Different {
@@ -69,7 +70,11 @@ impl Live {
                 self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
             repaired = Some(written);
             responder.progress(format!("{written} row(s) written; comparing again"));
+            foreign = self.foreign();
             report = self.full(&chosen).await?;
+        }
+        if report.verdict == Verdict::Equal && chosen.len() == self.proof.pairs() {
+            self.foreign_is_harmless(foreign);
         }
         let exit = match report.verdict {
             Verdict::Equal => Exit::Done,

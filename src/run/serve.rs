@@ -45,6 +45,8 @@ const LEDGER_BYTES: usize = 64 << 20;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// How long a new process waits for the lease of one that is just ending.
 const LEASE_WITHIN: Duration = Duration::from_secs(10);
+/// How often the lease is looked at.
+const LEASE_EVERY: Duration = Duration::from_secs(2);
 /// How often what the process was started for is looked at.
 const GOAL_EVERY: Duration = Duration::from_millis(200);
 
@@ -105,7 +107,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     let book = Arc::clone(&start.preparation.book);
     let ports = start.preparation.ports.clone();
 
-    let _lease = take_lease(&run, &ports, &mut inbox, &start.board).await?;
+    let mut lease = take_lease(&run, &ports, &mut inbox, &start.board).await?;
     moves::recover(&start, &mut inbox).await?;
 
     if let Some(finish) = book.standing().removing {
@@ -135,7 +137,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
         let live = Arc::clone(&live);
         async move { live.background().await }
     }));
-    let result = attend(&start, &live, &mut inbox).await;
+    let result = attend(&start, &live, &mut inbox, &mut lease).await;
     drop(background);
     start.board.clear_live();
     let next = result?;
@@ -182,6 +184,24 @@ async fn take_lease(
             }
         }
     }
+}
+
+/// Takes the lease again when its session was lost, for instance because green was restarted.
+///
+/// # Errors
+///
+/// Another process took it meanwhile: this one must not go on.
+async fn keep_lease(run: &RunId, ports: &Ports, lease: &mut Box<dyn Lease>) -> Result<(), Failure> {
+    if lease.held().await {
+        return Ok(());
+    }
+    match ports.green.sink.lease(run).await {
+        Ok(again) => *lease = again,
+        Err(e) if e.code() == Some("CUT0501") => return Err(e.into()),
+        // Green cannot be asked; nobody else can take the lease either.
+        Err(e) => tracing::debug!("the lease is not back yet: {e}"),
+    }
+    Ok(())
 }
 
 /// Answers a command that comes before the streams flow.
@@ -313,7 +333,10 @@ async fn attend(
     start: &Start,
     live: &Arc<Live>,
     inbox: &mut mpsc::Receiver<Incoming>,
+    lease: &mut Box<dyn Lease>,
 ) -> Result<Next, Failure> {
+    let mut lease_timer = tokio::time::interval(LEASE_EVERY);
+    lease_timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut goal = Goal { until: start.until, window: start.window, switched_at: None };
     let mut timer = tokio::time::interval(GOAL_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -377,6 +400,7 @@ async fn attend(
                 work = None;
                 live.set_busy(None);
             }
+            _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
             _ = timer.tick(), if free => match goal.look(live) {
                 Wanted::Nothing => {}
                 Wanted::Reached => return Ok(Next::End(Ended::Reached)),
