@@ -6,11 +6,13 @@ use std::{
     task::Poll,
 };
 
+/// A request and its answer, once it is there.
+type Running<F> = (Pin<Box<F>>, Option<<F as Future>::Output>);
+
 /// Sends all requests in order, then waits for all answers. The driver sends a request when its
 /// future is polled for the first time, and answers arrive in the same order.
 pub(super) async fn pipeline<F: Future>(requests: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<(Pin<Box<F>>, Option<F::Output>)> =
-        requests.map(|f| (Box::pin(f), None)).collect();
+    let mut running: Vec<Running<F>> = requests.map(|f| (Box::pin(f), None)).collect();
     poll_fn(|context| {
         for (request, answer) in &mut running {
             if let Poll::Ready(value) = request.as_mut().poll(context) {

@@ -53,6 +53,9 @@ pub(crate) async fn servers() -> &'static [Postgres] {
         .await
 }
 
+/// A row.
+type Texts = Vec<Option<String>>;
+
 /// One test's database.
 pub(crate) struct World {
     pub(crate) server: &'static Postgres,
@@ -313,8 +316,7 @@ impl World {
                 events.push(Event::Begin { transaction, committed_at: 0 });
             }
             let relation = self.relation(row.get(1));
-            let (old, new): (Option<Vec<Option<String>>>, Option<Vec<Option<String>>>) =
-                (row.get(3), row.get(4));
+            let (old, new): (Option<Texts>, Option<Texts>) = (row.get(3), row.get(4));
             let op: &str = row.get(2);
             if op == "TRUNCATE" {
                 if let Some(Event::Truncate { relations, .. }) = events.last_mut() {
