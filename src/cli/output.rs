@@ -225,6 +225,28 @@ pub(super) fn columns(align: &[Align], rows: &[Vec<String>]) -> Vec<String> {
         .collect()
 }
 
+/// Text in lines of at most `width` characters; the first one begins with `first`, the others are
+/// indented as far.
+pub(super) fn wrap(first: &str, text: &str, width: usize) -> Vec<String> {
+    let indent = " ".repeat(first.chars().count());
+    let mut lines = Vec::new();
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in text.split_whitespace() {
+        if !empty && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, indent.clone()));
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    lines.push(line.trim_end().to_owned());
+    lines
+}
+
 /// A number with its thousands apart.
 pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
@@ -247,6 +269,13 @@ mod tests {
         let rows = [["a", "1"], ["long", "200"]].map(|r| r.map(str::to_owned).to_vec());
         assert_eq!(columns(&[Align::Left, Align::Right], &rows), ["a       1", "long  200"]);
         assert_eq!(columns(&[Align::Left, Align::Left], &rows), ["a     1", "long  200"]);
+    }
+
+    #[test]
+    fn long_text_is_indented_below_its_beginning() {
+        assert_eq!(wrap("1. ", "one two three", 10), ["1. one two", "   three"]);
+        assert_eq!(wrap("1. ", "unbreakable words", 5), ["1. unbreakable", "   words"]);
+        assert_eq!(wrap("- ", "", 10), ["-"]);
     }
 
     #[test]

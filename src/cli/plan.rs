@@ -1,15 +1,22 @@
 //! `cutover plan`: every step in words; changes nothing.
 
 use cutover::{
-    config::{Config, checked::Schema},
+    config::{
+        Config,
+        checked::Schema,
+        units::{format_duration, format_size},
+    },
     cutover::plan::{self, Phase, PlannedStep},
     error::{Exit, Failure},
 };
 use cutover_core::{model::side::Side, port::switch::TrafficSwitch};
 use serde_json::json;
 
-use super::output::Printer;
+use super::output::{Printer, Tone, wrap};
 use crate::wiring;
+
+/// Longest line.
+const WIDTH: usize = 100;
 
 pub(super) fn plan(config: &Config, printer: Printer) -> Result<Exit, Failure> {
     let ports = wiring::ports(config)?;
@@ -17,17 +24,39 @@ pub(super) fn plan(config: &Config, printer: Printer) -> Result<Exit, Failure> {
     let run = run_steps(config);
     let there = plan::describe(Side::Blue, false, &switches);
     let back = plan::describe(Side::Green, false, &switches);
-    let mut lines = vec![format!(
-        "The run {} from {} to {}:",
-        config.run, ports.blue.address, ports.green.address
-    )];
-    lines.extend(run.iter().enumerate().map(|(i, s)| format!("{:>3}. {s}", i + 1)));
-    for (title, steps) in [("The switch to green:", &there), ("The way back to blue:", &back)] {
-        lines.push(String::new());
-        lines.push(title.into());
-        lines.extend(steps.iter().enumerate().flat_map(|(i, s)| step_lines(i, s)));
+    let head = |text: &str| printer.tone(Tone::Head, text);
+
+    let mut lines = vec![
+        head(&format!("The run {}", config.run)),
+        format!("  blue   {}", ports.blue.address),
+        format!("  green  {}", ports.green.address),
+    ];
+    lines.extend(numbered(run.iter().map(String::as_str)));
+    lines.push(String::new());
+    lines.push(head("The switch to green"));
+    if switches.is_empty() {
+        lines.extend(wrap("  ", "No switch is configured: moves are refused.", WIDTH));
     }
-    printer.answer(&json!({ "run": run, "switch": there, "rollback": back }), &lines.join("\n"));
+    lines.extend(bounds(config));
+    lines.extend(move_lines(&there));
+    lines.push(String::new());
+    lines.push(head("The way back to blue"));
+    lines.extend(wrap("  ", "The same steps with the sides exchanged:", WIDTH));
+    lines.extend(move_lines(&back));
+    lines.push(String::new());
+    lines.push(head("The end"));
+    let end = "`cutover finish` removes slots, publications, origins, fences and the schema of the \
+               run from both servers; `cutover abort` does the same before a switch.";
+    lines.extend(wrap("  ", end, WIDTH));
+    printer.answer(
+        &json!({
+            "configuration": config.public(),
+            "run": run,
+            "switch": there,
+            "rollback": back,
+        }),
+        &lines.join("\n"),
+    );
     Ok(Exit::Done)
 }
 
@@ -39,15 +68,17 @@ fn run_steps(config: &Config) -> Vec<String> {
             format!("copy definitions to green, then run {} command(s) of yours", commands.len())
         }
     };
+    let rate = config.copy.rate.map(|r| format!(", at most {} per second", format_size(r)));
     vec![
         "preflight: stop on any error".into(),
         "create publication and slot on blue; blue keeps its log from here on".into(),
         definitions,
         "fence green: nobody but us writes there".into(),
         format!(
-            "copy rows with {} worker(s) under one snapshot, in ranges of {} MiB",
+            "copy rows with {} worker(s) under one snapshot, in ranges of {}{}",
             config.copy.workers,
-            config.copy.chunk >> 20
+            format_size(config.copy.chunk),
+            rate.unwrap_or_default()
         ),
         "build indexes and constraints, gather statistics".into(),
         "create publication and slot on green for the way back; install blue's fence, open".into(),
@@ -61,14 +92,44 @@ fn run_steps(config: &Config) -> Vec<String> {
     ]
 }
 
-fn step_lines(i: usize, step: &PlannedStep) -> Vec<String> {
-    let phase = match step.phase {
-        Phase::Before => "clients go on",
-        Phase::Pause => "clients wait",
-        Phase::Forward => "no way but forward",
-    };
-    let mut lines = vec![format!("{:>3}. {:<14} {} [{phase}]", i + 1, step.step.name(), step.what)];
-    lines.extend(step.switches.iter().map(|s| format!("       {s}")));
-    lines.extend(step.undo.iter().map(|u| format!("       undo: {u}")));
+fn bounds(config: &Config) -> Vec<String> {
+    let text = format!(
+        "Clients wait at most {}; it begins with a lag of at most {}.",
+        format_duration(config.moves.pause_budget),
+        format_duration(config.moves.max_lag)
+    );
+    wrap("  ", &text, WIDTH)
+}
+
+fn numbered<'a>(steps: impl Iterator<Item = &'a str>) -> Vec<String> {
+    steps.enumerate().flat_map(|(i, s)| wrap(&format!("{:>4}. ", i + 1), s, WIDTH)).collect()
+}
+
+/// The steps under what clients feel of them.
+fn move_lines(steps: &[PlannedStep]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut phase = None;
+    for (i, step) in steps.iter().enumerate() {
+        if phase != Some(step.phase) {
+            phase = Some(step.phase);
+            lines.push(
+                match step.phase {
+                    Phase::Before => "  clients go on; a failure ends the move",
+                    Phase::Pause => "  clients wait; a failure lets them go where they were",
+                    Phase::Forward => "  clients wait until `point`; there is no way but forward",
+                }
+                .to_owned(),
+            );
+        }
+        let first = format!("{:>4}. {:<15}", i + 1, step.step.name());
+        let indent = " ".repeat(first.chars().count());
+        lines.extend(wrap(&first, &step.what, WIDTH));
+        for switch in &step.switches {
+            lines.extend(wrap(&format!("{indent}- "), switch, WIDTH));
+        }
+        if let Some(undo) = &step.undo {
+            lines.extend(wrap(&format!("{indent}undo: "), undo, WIDTH));
+        }
+    }
     lines
 }

@@ -109,10 +109,11 @@ impl Explain for ConfigError {
 
     fn remedy(&self) -> Option<String> {
         match self {
-            Self::Unreadable { file, .. } => Some(format!(
-                "name the file with `-c FILE`, or write one with `cutover init -c {}`",
-                file.display()
-            )),
+            Self::Unreadable { .. } => Some(
+                "name the file with `-c FILE`, or write one with `cutover init --blue DSN \
+                 --green DSN`"
+                    .to_owned(),
+            ),
             Self::Mistakes(problems) => problems.first().map(|p| p.remedy.clone()),
         }
     }

@@ -270,7 +270,7 @@ pub enum Schema {
 pub enum Switch {
     /// A PgBouncer.
     #[serde(rename = "pgbouncer")]
-    PgBouncer(PgBouncer),
+    PgBouncer(Box<PgBouncer>),
     /// A program.
     Command(Command),
     /// A service.

@@ -32,11 +32,11 @@ pub(super) fn check(
     let state_dir = r.state_dir(root);
     let blue = r.database("blue", root.blue.as_ref());
     let green = r.database("green", root.green.as_ref());
-    if let (Some(b), Some(g)) = (&blue, &green) {
-        if b.url == g.url {
-            let at = root.green.as_ref().and_then(|d| d.url.as_ref());
-            r.refuse("green.url", at, "is the address of blue", "name the successor's address");
-        }
+    if let (Some(b), Some(g)) = (&blue, &green)
+        && b.url == g.url
+    {
+        let at = root.green.as_ref().and_then(|d| d.url.as_ref());
+        r.refuse("green.url", at, "is the address of blue", "name the successor's address");
     }
     let tables = r.tables(root.tables.as_ref());
     let schema = r.schema(root.schema.as_ref());

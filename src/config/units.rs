@@ -84,7 +84,7 @@ fn format(value: u64, units: &[(&str, u64)], zero: &str) -> String {
     }
     units
         .iter()
-        .find(|(_, factor)| value % factor == 0)
+        .find(|(_, factor)| value.is_multiple_of(*factor))
         .map_or_else(|| value.to_string(), |(unit, factor)| format!("{}{unit}", value / factor))
 }
 

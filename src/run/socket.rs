@@ -46,9 +46,6 @@ pub enum SocketError {
     Nobody {
         /// Where we looked.
         state_dir: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
     },
     /// Another process serves it.
     #[error("another `cutover run` is working in {}", .state_dir.display())]
@@ -331,7 +328,7 @@ async fn connect(state_dir: &Path) -> Result<UnixStream> {
         let state_dir = state_dir.to_path_buf();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                SocketError::Nobody { state_dir, source }
+                SocketError::Nobody { state_dir }
             }
             _ => SocketError::Unusable { state_dir, source },
         }

@@ -138,7 +138,7 @@ pub(crate) struct Found {
     /// Versions of blue and green.
     pub(crate) versions: [String; 2],
     /// Version numbers of blue and green.
-    numbers: [u32; 2],
+    pub(crate) numbers: [u32; 2],
     /// Name of blue's database.
     pub(crate) database: String,
 }

@@ -1,0 +1,154 @@
+//! Commands that ask the running process; the test plays the process.
+
+use cutover::{
+    error::{Exit, Failure},
+    run::{
+        command::{Answer, Request},
+        socket::{Incoming, Server},
+    },
+};
+use serde_json::{Value, json};
+
+use crate::desk::{CONFIG, Desk, assert_said};
+
+/// Answers every request until it is dropped.
+struct Process {
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Process {
+    fn start(
+        desk: &Desk,
+        mut answer: impl FnMut(&Request) -> Option<(Vec<&'static str>, Answer)> + Send + 'static,
+    ) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let server = runtime.block_on(async { Server::bind(&desk.state_dir()).unwrap() });
+        runtime.spawn(async move {
+            let (tx, mut rx) = tokio::sync::mpsc::channel(4);
+            let answers = async {
+                while let Some(Incoming { request, responder }) = rx.recv().await {
+                    let Some((progress, answer)) = answer(&request) else { continue };
+                    progress.into_iter().for_each(|text| responder.progress(text));
+                    responder.done(answer);
+                }
+            };
+            tokio::join!(server.serve(tx), answers);
+        });
+        Self { _runtime: runtime }
+    }
+}
+
+#[test]
+fn without_a_running_process() {
+    let desk = Desk::with(CONFIG);
+    assert_said!(desk, "nobody_status", ["status"]);
+    assert_said!(desk, "nobody_switch", ["switch"]);
+    let exit = |args: &[&str]| desk.run(args).status.code();
+    for args in [
+        &["verify"][..],
+        &["rehearse"],
+        &["rollback"],
+        &["resolve", "--owner", "blue"],
+        &["finish", "--yes"],
+        &["abort", "--yes"],
+    ] {
+        assert_eq!(exit(args), Some(3), "{args:?}");
+    }
+    // Failures are data for programs, too.
+    let output = desk.run(&["status", "--json"]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["error"]["code"], "CUT0007");
+}
+
+#[test]
+fn nobody_confirms_without_a_terminal() {
+    let desk = Desk::with(CONFIG);
+    let _process = Process::start(&desk, |request| panic!("{request:?} was not confirmed"));
+    assert_said!(desk, "not_confirmed", ["finish"]);
+    assert_eq!(desk.run(&["abort"]).status.code(), Some(1));
+}
+
+#[test]
+fn progress_goes_to_standard_error_and_the_answer_to_standard_output() {
+    let desk = Desk::with(CONFIG);
+    let _process = Process::start(&desk, |request| {
+        assert_eq!(*request, Request::Switch);
+        let answer = Answer::new(Exit::Done, json!({"owner": "green"}), "green owns the writes");
+        Some((vec!["clients are held", "decided"], answer))
+    });
+    assert_said!(desk, "answer_text", ["switch"]);
+    assert_said!(desk, "answer_json", ["switch", "--json"]);
+}
+
+#[test]
+fn the_answer_decides_the_exit_status() {
+    let desk = Desk::with(CONFIG);
+    let exits = [Exit::Done, Exit::No, Exit::Failed, Exit::Undecided];
+    let mut next = exits.into_iter();
+    let _process = Process::start(&desk, move |_| {
+        Some((vec![], Answer::new(next.next().unwrap(), json!({}), "so")))
+    });
+    for exit in exits {
+        let ended = desk.run(&["rehearse"]);
+        assert_eq!(ended.status.code(), Some(i32::from(u8::from(exit))));
+    }
+}
+
+#[test]
+fn a_refusal_is_told_with_its_remedy() {
+    let desk = Desk::with(CONFIG);
+    let _process = Process::start(&desk, |request| {
+        assert_eq!(*request, Request::Verify { tables: vec!["a.b".into()], repair: true });
+        let failure = Failure::new("no table of the run is called a.b")
+            .code("CUT0602")
+            .remedy("`cutover status` lists the tables")
+            .exit(Exit::Usage);
+        Some((vec!["looking"], Answer::failed(failure)))
+    });
+    assert_said!(desk, "refused", ["verify", "--table", "a.b", "--repair"]);
+}
+
+#[test]
+fn no_answer_is_neither_yes_nor_no() {
+    let desk = Desk::with(CONFIG);
+    let _process = Process::start(&desk, |_| None);
+    assert_said!(desk, "no_answer", ["switch"]);
+}
+
+#[test]
+fn status_of_another_version_is_shown_as_it_comes() {
+    let desk = Desk::with(CONFIG);
+    let _process = Process::start(&desk, |_| {
+        Some((vec![], Answer::new(Exit::Done, json!({"new": "form"}), "phase    dancing")))
+    });
+    assert_said!(desk, "status_other_version", ["status"]);
+}
+
+#[test]
+fn without_a_process_the_journal_still_says_something() {
+    use cutover::run::{book::Book, fact::Fact};
+    use cutover_core::model::{run::RunId, selection::Selection, side::Side};
+
+    let desk = Desk::with(CONFIG);
+    std::fs::create_dir(desk.state_dir()).unwrap();
+    let book = Book::open(&desk.state_dir()).unwrap();
+    for fact in [
+        Fact::Began {
+            run: RunId::new("shop").unwrap(),
+            blue: "b".into(),
+            green: "g".into(),
+            selection: Selection::default(),
+            version: "0".into(),
+            at_ms: 0,
+        },
+        Fact::MoveBegan { id: 7, from: Side::Blue, rehearsal: false, at_ms: 1 },
+    ] {
+        book.note(fact).unwrap();
+    }
+    drop(book);
+    assert_said!(desk, "nobody_but_a_journal", ["status"]);
+}
