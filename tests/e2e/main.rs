@@ -8,4 +8,5 @@ mod killed_before_moves;
 mod killed_in_moves;
 mod moves_under_load;
 mod program;
+mod restarts;
 mod world;

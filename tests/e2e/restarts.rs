@@ -1,0 +1,155 @@
+//! Servers and the pooler stop and come back while rows are copied, while changes are followed,
+//! and in the middle of a move. Clients may see errors then; nothing they were told is lost.
+
+use std::time::Duration;
+
+use cutover_core::model::side::Side;
+use cutover_sandbox::{StopMode, shop::Load};
+use serde_json::Value;
+
+use crate::{
+    program::{COMMAND_WITHIN, Run},
+    world::{Options, World},
+};
+
+const MOVES: &str = "moves.journal";
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What goes away and comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Blue,
+    Green,
+    Pooler,
+}
+
+const PARTS: [Part; 3] = [Part::Green, Part::Blue, Part::Pooler];
+
+impl World {
+    async fn restart(&mut self, part: Part, mode: StopMode) {
+        let server = match part {
+            Part::Blue => &mut self.shop.blue,
+            Part::Green => &mut self.shop.green,
+            Part::Pooler => {
+                self.shop.pooler.kill9().await.expect("the pooler ends");
+                return self.shop.pooler.start_again().await.expect("the pooler starts");
+            }
+        };
+        server.stop(mode).await.expect("the server stops");
+        server.start_again().await.expect("the server starts");
+    }
+
+    /// Ends the load where clients may have seen errors.
+    async fn close_the_books_after_errors(&self, load: Load, owner: Side) {
+        let view = load.stop(SERVED_WITHIN).await;
+        self.books_are_right(&view, owner).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_outlives_restarts_of_both_servers() {
+    let copy = "{ workers: 2, chunk: 1MiB, rate: 1MiB }".to_owned();
+    let mut world = World::with(Options { copy, ..Options::default() }).await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    for (part, mode) in [
+        (Part::Green, StopMode::Fast),
+        (Part::Blue, StopMode::Immediate),
+        (Part::Green, StopMode::Immediate),
+    ] {
+        run.phase("copying").await;
+        world.restart(part, mode).await;
+    }
+    run.ready().await;
+    world.traffic_flows(&load, SERVED_WITHIN).await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.ask(&["switch"]).await.exits(0);
+    world.close_the_books_after_errors(load, Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_outlives_restarts_of_everything() {
+    let mut world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    for (owner, back) in [(Side::Blue, &["switch"]), (Side::Green, &["rollback"])] {
+        for (part, mode) in
+            PARTS.into_iter().zip([StopMode::Immediate, StopMode::Immediate, StopMode::Fast])
+        {
+            world.restart(part, mode).await;
+            world.traffic_flows(&load, SERVED_WITHIN).await;
+            run.ready().await;
+            world.only_takes_writes(owner).await;
+        }
+        world.desk.ask(back).await.exits(0);
+        world.traffic_flows(&load, SERVED_WITHIN).await;
+    }
+    run.ready().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.close_the_books_after_errors(load, Side::Blue).await;
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+/// Waits until the open move has begun `step`.
+async fn reaches(world: &World, run: &mut Run, step: &'static str) {
+    let begun = |facts: &[Value]| {
+        let began = facts.iter().rposition(|f| f["fact"] == "move_began").unwrap_or(0);
+        facts[began..].iter().any(|f| f["fact"] == "step" && f["step"] == step)
+    };
+    cutover_sandbox::wait_until(step, COMMAND_WITHIN, async || {
+        assert!(run.exit().is_none(), "the run ended");
+        begun(&world.desk.facts(MOVES))
+    })
+    .await
+    .expect("the move comes to the step");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
+    let mut world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    let mut owner = Side::Blue;
+    for part in PARTS {
+        run.ready().await;
+        assert_eq!(owner, Side::Blue);
+        // Holds the move inside the pause: the fence waits for whoever is writing.
+        let writer = world.direct(owner).await;
+        writer
+            .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
+            .await
+            .expect("a write");
+        let moves = world.desk.facts(MOVES).len();
+        let asked = world.desk.begin(&["switch"]);
+        cutover_sandbox::wait_until("the move to begin", COMMAND_WITHIN, async || {
+            world.desk.facts(MOVES).len() > moves
+        })
+        .await
+        .expect("it begins");
+        reaches(&world, &mut run, "fence").await;
+        world.restart(part, StopMode::Immediate).await;
+        drop(writer);
+        let asked = asked.await.expect("the command ends");
+        assert!(matches!(asked.exit, 0 | 1), "{part:?}: {}", asked.said);
+        if let Some(now) = asked.value["owner"].as_str() {
+            owner = if now == "green" { Side::Green } else { Side::Blue };
+        }
+        world.traffic_flows(&load, SERVED_WITHIN).await;
+        world.only_takes_writes(owner).await;
+        if owner == Side::Green {
+            run.ready().await;
+            world.desk.ask(&["rollback"]).await.exits(0);
+            owner = Side::Blue;
+        }
+    }
+    run.ready().await;
+    world.desk.ask(&["switch"]).await.exits(0);
+    world.close_the_books_after_errors(load, Side::Green).await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
