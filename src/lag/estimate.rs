@@ -85,6 +85,9 @@ const FEW_ROWS: u64 = 1000;
 /// Comparing one row of few, in milliseconds; on the careful side.
 const PER_ROW: f64 = 0.2;
 
+/// From this age on nobody can tell when a prepared transaction ends.
+const FORGOTTEN_SECONDS: f64 = 1.0;
+
 /// Puts the parts of a pause together.
 #[must_use]
 pub fn estimate(measured: &Measured) -> Estimate {
@@ -117,7 +120,9 @@ pub fn estimate(measured: &Measured) -> Estimate {
         // A transaction that has lasted so long is expected to last as long again.
         part("open transactions", oldest, format!("{} that write, the oldest", blocking.len()));
     }
-    if let Some(prepared) = blocking.iter().find(|t| t.prepared) {
+    // One that was prepared just now is in the hands of its transaction manager.
+    let forgotten = |t: &&&OpenTransaction| t.prepared && t.age_seconds >= FORGOTTEN_SECONDS;
+    if let Some(prepared) = blocking.iter().find(forgotten) {
         known(&format!("end of the prepared transaction {}", prepared.who), None);
     }
     let tables = measured.tables as f64;
@@ -268,7 +273,7 @@ mod tests {
                 },
             ),
             ("journal", Measured { journal_append: None, ..known.clone() }),
-            ("prepared", Measured { open: vec![open(0.1, true, true)], ..known.clone() }),
+            ("prepared", Measured { open: vec![open(1.0, true, true)], ..known.clone() }),
         ] {
             let e = estimate(&m);
             assert_eq!(e.unknown.len(), 1, "{name}: {:?}", e.unknown);

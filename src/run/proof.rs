@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -44,6 +44,9 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
 /// Tables without a key up to this size are read whole behind the fence.
 const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
 
+/// From so many rows on a comparison says how fast rows are compared.
+const MEASURED_FROM: u64 = 100;
+
 /// Everything that is known about equality.
 pub struct Proof {
     ports: Ports,
@@ -59,7 +62,7 @@ pub struct Proof {
 struct Inner {
     full: Option<Full>,
     different: BTreeMap<(usize, RowKey), How>,
-    /// Changed rows compared per second, as of the last step.
+    /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
 }
 
@@ -249,12 +252,13 @@ impl Proof {
     ///
     /// A read failed; the rows wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<bool> {
-        let began = Instant::now();
         let Some(step) = self.recent.step(settle).await? else { return Ok(false) };
-        let rate = step.count() as f64 / began.elapsed().as_secs_f64().max(1e-6);
         self.compared.fetch_add(step.count(), Ordering::Relaxed);
         let mut inner = self.lock();
-        inner.rate = Some(rate);
+        // A few rows say more about round trips than about rows.
+        if step.count() >= MEASURED_FROM {
+            inner.rate = Some(step.count() as f64 / step.read_in.as_secs_f64().max(1e-6));
+        }
         inner.forget(&step);
         for (pair, d) in step.different {
             tracing::error!(

@@ -5,7 +5,10 @@
 //! after the read, everything committed was visible, and the ledger did not see it again: lag is
 //! not divergence.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -57,6 +60,8 @@ pub struct Step {
     pub compared: Vec<(usize, Vec<RowKey>)>,
     /// Rows that are different, by pair.
     pub different: Vec<(usize, Difference)>,
+    /// How long both sides took to read them once, without any waiting for streams.
+    pub read_in: Duration,
 }
 
 impl Step {
@@ -76,9 +81,10 @@ impl Recent {
     pub async fn step(&self, settle: &dyn Settle) -> Result<Option<Step>> {
         let Some((pair, keys)) = self.ledger.take(KEYS) else { return Ok(None) };
         match self.look(pair, &keys, settle).await {
-            Ok(different) => Ok(Some(Step {
+            Ok((different, read_in)) => Ok(Some(Step {
                 different: different.into_iter().map(|d| (pair, d)).collect(),
                 compared: vec![(pair, keys)],
+                read_in,
             })),
             Err(e) => {
                 self.ledger.put_back(pair, keys);
@@ -87,13 +93,26 @@ impl Recent {
         }
     }
 
+    /// Differences, and how long the first read took.
     async fn look(
         &self,
         pair: usize,
         keys: &[RowKey],
         settle: &dyn Settle,
-    ) -> Result<Vec<Difference>> {
+    ) -> Result<(Vec<Difference>, Duration)> {
+        let began = Instant::now();
         let first = self.read(pair, keys).await?;
+        let read_in = began.elapsed();
+        Ok((self.look_again(pair, first, settle).await?, read_in))
+    }
+
+    /// What is still different once the streams have caught up.
+    async fn look_again(
+        &self,
+        pair: usize,
+        first: Vec<Difference>,
+        settle: &dyn Settle,
+    ) -> Result<Vec<Difference>> {
         if first.is_empty() {
             return Ok(first);
         }

@@ -5,6 +5,9 @@ use cutover_core::model::finding::Scope;
 use super::super::{Answer, facts::Context, found::*};
 use crate::sql;
 
+/// From this age on a move does not expect it to end soon.
+const FORGOTTEN_SECONDS: f64 = 1.0;
+
 #[derive(Debug, Clone)]
 struct Prepared {
     gid: String,
@@ -38,8 +41,10 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
 }
 
 fn judge(all: &[Prepared], scope: Scope) -> Vec<Found> {
-    // A new slot waits for all of them, the fence for those of its own database.
-    let all: Vec<&Prepared> = all.iter().filter(|p| scope == Scope::Start || p.here).collect();
+    // A new slot waits for all of them, the fence for those of its own database; one that was
+    // prepared just now is in the hands of its transaction manager and will be gone by then.
+    let stops = |p: &&Prepared| scope == Scope::Start || (p.here && p.age >= FORGOTTEN_SECONDS);
+    let all: Vec<&Prepared> = all.iter().filter(stops).collect();
     if all.is_empty() {
         return Vec::new();
     }
@@ -74,16 +79,19 @@ mod tests {
 
     #[test]
     fn those_of_other_databases_matter_to_a_new_slot_only() {
-        let one = |here| Prepared {
+        let aged = |here, age| Prepared {
             gid: "it's".into(),
             owner: "app".into(),
             database: "shop".into(),
-            age: 3.0,
+            age,
             here,
         };
+        let one = |here| aged(here, 3.0);
         assert!(judge(&[], Scope::Start).is_empty());
         assert!(judge(&[one(false)], Scope::Move).is_empty());
         assert_eq!(judge(&[one(true)], Scope::Move).len(), 1);
+        assert!(judge(&[aged(true, 0.2)], Scope::Move).is_empty());
+        assert_eq!(judge(&[aged(true, 0.2)], Scope::Start).len(), 1);
         let found = judge(&[one(false)], Scope::Start);
         assert!(found[0].remedy.starts_with("COMMIT PREPARED 'it''s';"), "{}", found[0].remedy);
     }
