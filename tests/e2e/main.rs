@@ -4,6 +4,7 @@
 //! nothing left on them. Needs what `scripts/setup test` installs. Nothing here reaches into the
 //! program: a step of a move is met by reading the journal, as an operator would.
 
+mod bypass;
 mod killed_before_moves;
 mod killed_in_moves;
 mod moves_under_load;
