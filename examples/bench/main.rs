@@ -1,0 +1,66 @@
+//! Measures the program against its peers on throwaway servers; `scripts/bench/*` start it.
+//!
+//! `cargo run --release --example bench -- moves|copy|drain|verify [ARGUMENTS]`
+//!
+//! Uses the program beside it (`target/release/cutover`, or `$CUTOVER`) through its own commands,
+//! as a user would. Not part of the product, and no test: it fails only when rows differ, a
+//! client's transaction failed, or something does not work at all.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod copy;
+mod cpu;
+mod drain;
+mod figures;
+mod moves;
+mod program;
+mod servers;
+mod verify;
+
+use std::{env, error::Error, process::ExitCode};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+bench moves  [MOVES EACH WAY] [TX/S] [CLIENTS]   pause of moves under load
+bench copy   [SCALE] [WORKERS] [ROUNDS]          first copy, beside pgcopydb clone
+bench drain  [TRANSACTIONS] [tpcb|mixed|both]    backlog, beside CREATE SUBSCRIPTION
+bench verify [SCALE] [WORKERS]                   full comparison
+Servers: the oldest and the newest complete PostgreSQL here, or $BENCH_BLUE and $BENCH_GREEN \
+(major versions).";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let what = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let done = async {
+        match what.as_str() {
+            "moves" => moves::run(&rest).await,
+            "copy" => copy::run(&rest).await,
+            "drain" => drain::run(&rest).await,
+            "verify" => verify::run(&rest).await,
+            _ => Err(USAGE.into()),
+        }
+    };
+    tokio::select! {
+        result = done => match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        },
+        // Everything that was started ends with this process.
+        _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
+    }
+}
+
+/// The `i`th argument, or what is usual.
+fn argument<T: std::str::FromStr>(arguments: &[String], i: usize, usual: T) -> Result<T> {
+    match arguments.get(i) {
+        None => Ok(usual),
+        Some(text) => {
+            text.parse().map_err(|_| format!("{text:?} is not right here\n{USAGE}").into())
+        }
+    }
+}
