@@ -118,7 +118,8 @@ impl Step {
                  budget; open every connection the pause needs"
             ),
             Self::ArmReverse => format!(
-                "create the replication slot on {to} that carries its changes back to {from}"
+                "make sure that {to} keeps its changes for the way back to {from}; its replication \
+                 slot exists long before"
             ),
             Self::Guard => {
                 "start a second process that frees the traffic if this one dies or hangs".into()
@@ -154,7 +155,7 @@ impl Step {
     pub fn undo(self, from: Side) -> Option<String> {
         let to = from.other();
         match self {
-            Self::ArmReverse => Some(format!("drop the replication slot on {to}")),
+            Self::ArmReverse => Some("both streams go on as before".into()),
             Self::Guard => Some("tell it that it is not needed".into()),
             Self::Pause => Some(format!("let the clients go on with {from}")),
             Self::Fence => Some(format!("{from} accepts writes from clients again")),
