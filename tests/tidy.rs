@@ -436,18 +436,48 @@ fn links_between_documents_lead_somewhere() {
     none("links that lead nowhere", &found);
 }
 
-/// The reference page comes from the definitions of the keys.
+/// Pages that the program writes from its own definitions.
 #[test]
-fn the_reference_page_is_fresh() {
-    let path = root().join("docs/CONFIG.md");
-    let page = cutover::config::reference::page();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&path, &page).unwrap();
+fn generated_pages_are_fresh() {
+    let mut found = Vec::new();
+    for (path, page) in [
+        ("docs/CONFIG.md", cutover::config::reference::page()),
+        ("docs/METRICS.md", cutover::observe::metrics::page()),
+    ] {
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(root().join(path), &page).unwrap();
+        }
+        if fs::read_to_string(root().join(path)).unwrap_or_default() != page {
+            found.push(path.to_owned());
+        }
     }
-    assert!(
-        fs::read_to_string(&path).unwrap_or_default() == page,
-        "docs/CONFIG.md is stale: UPDATE_DOCS=1 cargo test --test tidy"
-    );
+    none("stale pages: UPDATE_DOCS=1 cargo test --test tidy", &found);
+}
+
+/// Dashboards ask for metrics that exist.
+#[test]
+fn dashboards_show_metrics_that_exist() {
+    let known: BTreeSet<String> =
+        cutover::observe::metrics::ALL.iter().map(|m| format!("cutover_{}", m.name)).collect();
+    let mut found = Vec::new();
+    let mut seen = 0;
+    for (path, text) in files("docs", "json") {
+        for line in text.lines().filter(|l| l.contains("\"expr\"")) {
+            for (at, _) in line.match_indices("cutover_") {
+                seen += 1;
+                let name = word(&line[at..]);
+                let base = ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end))
+                    .unwrap_or(&name);
+                if !known.contains(base) && !known.contains(&name) {
+                    found.push(format!("{path}: {name}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 0, "no dashboard was found");
+    none("metrics that nobody serves", &found);
 }
 
 /// Examples in documents are configurations that the program accepts.

@@ -1,4 +1,5 @@
-//! What we say about ourselves.
+//! What we say about ourselves: logs, metrics, progress. Knows no other room.
 
 pub mod logs;
+pub mod metrics;
 pub mod progress;

@@ -4,87 +4,208 @@ use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{family::Family, gauge::Gauge},
+    metrics::{family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use serde_json::Value;
 
 use crate::{
-    observe::progress::TableState,
+    observe::{
+        metrics::{self, Metric},
+        progress::{TableProgress, TableState},
+    },
     run::status::{Readiness, Status},
 };
 
 type Number = Gauge<f64, AtomicU64>;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Label {
-    name: String,
+/// A label with the name that [`metrics`] gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Label(&'static str, String);
+
+impl EncodeLabelSet for Label {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>,
+    ) -> std::fmt::Result {
+        [(self.0, self.1.as_str())].encode(encoder)
+    }
 }
 
-/// All metrics in the OpenMetrics text format. What is unknown is left out, not zero.
-#[must_use]
-pub(super) fn text(status: &Status) -> String {
-    let mut registry = Registry::with_prefix("cutover");
-    let mut set = |name: &str, help: &str, value: Option<f64>| {
+/// Upper bounds of the pauses, in seconds: what people hope for and what they fear.
+const PAUSES: [f64; 12] = [0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+/// Numbers on their way into the text.
+struct Scrape(Registry);
+
+impl Scrape {
+    /// A number; what is unknown is left out, not zero.
+    fn set(&mut self, metric: Metric, value: Option<f64>) {
         if let Some(value) = value {
             let gauge = Number::default();
             gauge.set(value);
-            registry.register(name, help, gauge);
+            self.0.register(metric.name, metric.help, gauge);
         }
-    };
+    }
+
+    /// A number per value of the label.
+    fn set_each(&mut self, metric: Metric, values: impl IntoIterator<Item = (String, f64)>) {
+        let family = Family::<Label, Number>::default();
+        let label = metric.label.map_or("name", |l| l.name);
+        for (name, value) in values {
+            family.get_or_create(&Label(label, name)).set(value);
+        }
+        self.0.register(metric.name, metric.help, family);
+    }
+
+    fn observe(&mut self, metric: Metric, values: impl IntoIterator<Item = (String, f64)>) {
+        let family = Family::<Label, Histogram>::new_with_constructor(|| Histogram::new(PAUSES));
+        let label = metric.label.map_or("name", |l| l.name);
+        for (name, value) in values {
+            family.get_or_create(&Label(label, name)).observe(value);
+        }
+        self.0.register(metric.name, metric.help, family);
+    }
+}
+
+/// All metrics in the OpenMetrics text format.
+#[must_use]
+pub(super) fn text(status: &Status) -> String {
+    let mut s = Scrape(Registry::with_prefix(metrics::PREFIX));
     let number = |value: Option<u64>| value.map(|v| v as f64);
     let truth = |yes: bool| Some(f64::from(u8::from(yes)));
-    set("lag_bytes", "Log bytes not applied yet", number(status.lag.bytes));
-    set("lag_seconds", "Seconds behind by commit time", status.lag.seconds);
-    set("lag_transactions", "Transactions in hand", number(status.lag.transactions));
-    set("retained_bytes", "Log bytes the owner keeps for us", number(status.retained_bytes));
-    set("ready", "1 when a move would be accepted", truth(status.ready == Readiness::Ready));
-    set("alarms", "Alarms that are raised", Some(status.alarms.len() as f64));
-    let split = status.alarms.iter().any(|a| a.code == "CUT0701");
-    set("split_brain", "1 when somebody wrote where nobody may", truth(split));
-    let estimate = status.pause_estimate.as_ref().and_then(|e| e["ms"].as_f64());
-    set("pause_estimate_seconds", "Expected pause of a move", estimate.map(|ms| ms / 1000.0));
-    let last = status.moves.iter().rev().find_map(|m| m.pause_ms);
-    set("pause_last_seconds", "Pause of the last move", last.map(|ms| ms / 1000.0));
-    set("moves", "Moves and rehearsals that ended", Some(status.moves.len() as f64));
-    let copied = |of: fn(&crate::observe::progress::TableProgress) -> u64| {
-        Some(status.copy.tables.iter().map(of).sum::<u64>() as f64)
-    };
-    set("copy_rows", "Rows copied by this process", copied(|t| t.rows));
-    set("copy_bytes", "Bytes copied by this process", copied(|t| t.bytes));
-    set("copy_tables_done", "Tables copied", copied(|t| u64::from(t.state == TableState::Done)));
-    set("copy_tables", "Tables to copy", Some(status.copy.tables.len() as f64));
-    let proof = |key: &str| status.proof.as_ref().and_then(|p| p[key].as_f64());
-    set("verify_pending", "Changed rows that wait for a comparison", proof("pending"));
-    set("verify_compared", "Changed rows compared by this process", proof("compared"));
-    set("verify_different", "Rows known to differ", proof("different"));
+    let one = |name: &str| [(name.to_owned(), 1.0)];
 
-    for (name, help, key) in [
-        ("applied_transactions", "Transactions applied by this process", "transactions"),
-        ("applied_rows", "Row changes applied by this process", "rows"),
-        ("applied_batches", "Batches applied by this process", "batches"),
-        ("reconnects", "Lost connections of this process", "reconnects"),
-        ("foreign_rows", "Row changes by somebody else on the side without writes", "foreign"),
+    s.set_each(metrics::PHASE, one(status.phase.as_str()));
+    s.set_each(metrics::OWNER, one(status.owner.as_str()));
+    s.set(metrics::READY, truth(status.ready == Readiness::Ready));
+    s.set(metrics::ALARMS, Some(status.alarms.len() as f64));
+    s.set(metrics::SPLIT_BRAIN, truth(status.alarms.iter().any(|a| a.code == "CUT0701")));
+
+    s.set(metrics::LAG_BYTES, number(status.lag.bytes));
+    s.set(metrics::LAG_SECONDS, status.lag.seconds);
+    s.set(metrics::LAG_TRANSACTIONS, number(status.lag.transactions));
+    s.set(metrics::RETAINED_BYTES, number(status.retained_bytes));
+
+    let estimate = status.pause_estimate.as_ref().and_then(|e| e["ms"].as_f64());
+    s.set(metrics::PAUSE_ESTIMATE, estimate.map(|ms| ms / 1000.0));
+    let pauses: Vec<(String, f64)> =
+        status.moves.iter().filter_map(|m| Some((m.kind.clone(), m.pause_ms? / 1000.0))).collect();
+    s.set(metrics::PAUSE_LAST, pauses.last().map(|(_, seconds)| *seconds));
+    s.observe(metrics::PAUSE, pauses);
+    s.set(metrics::MOVES, Some(status.moves.len() as f64));
+
+    let tables = &status.copy.tables;
+    let sum = |of: fn(&TableProgress) -> u64| Some(tables.iter().map(of).sum::<u64>() as f64);
+    s.set(metrics::COPY_ROWS, sum(|t| t.rows));
+    s.set(metrics::COPY_BYTES, sum(|t| t.bytes));
+    s.set(metrics::COPY_TABLES, Some(tables.len() as f64));
+    s.set(metrics::COPY_TABLES_DONE, sum(|t| u64::from(t.state == TableState::Done)));
+
+    for (metric, key) in [
+        (metrics::APPLIED_TRANSACTIONS, "transactions"),
+        (metrics::APPLIED_ROWS, "rows"),
+        (metrics::APPLIED_BATCHES, "batches"),
+        (metrics::RECONNECTS, "reconnects"),
+        (metrics::FOREIGN_ROWS, "foreign"),
     ] {
-        let family = Family::<Label, Number>::default();
-        for stream in ["forward", "back"] {
-            let value = status.streams.as_ref().map(|s: &Value| &s[stream][key]);
-            if let Some(value) = value.and_then(Value::as_f64) {
-                family.get_or_create(&Label { name: stream.into() }).set(value);
-            }
-        }
-        registry.register(name, help, family);
+        let values = ["forward", "back"].into_iter().filter_map(|stream| {
+            let value = status.streams.as_ref()?[stream][key].as_f64()?;
+            Some((stream.to_owned(), value))
+        });
+        s.set_each(metric, values);
     }
-    for (name, help, value) in [
-        ("phase", "1 for the phase of the run", status.phase.as_str()),
-        ("owner", "1 for the side that owns the writes", status.owner.as_str()),
-    ] {
-        let family = Family::<Label, Number>::default();
-        family.get_or_create(&Label { name: value.into() }).set(1.0);
-        registry.register(name, help, family);
-    }
+
+    let proof = |key: &str| status.proof.as_ref().and_then(|p| p[key].as_f64());
+    s.set(metrics::VERIFY_ROWS, proof("rows"));
+    s.set(metrics::VERIFY_PENDING, proof("pending"));
+    s.set(metrics::VERIFY_COMPARED, proof("compared"));
+    s.set(metrics::VERIFY_DIFFERENT, proof("different"));
+    s.set_each(metrics::VERIFY_VERDICT, status.proof.iter().flat_map(|p| one(verdict(p))));
+
     let mut text = String::new();
     // Writing into a String does not fail.
-    encode(&mut text, &registry).ok();
+    encode(&mut text, &s.0).ok();
     text
+}
+
+/// An unfinished comparison is not "equal".
+fn verdict(proof: &Value) -> &'static str {
+    if proof["different"].as_u64() != Some(0) {
+        "different"
+    } else if proof["full_pass"].is_null() || proof["whole"].as_u64() != Some(0) {
+        "inconclusive"
+    } else {
+        "equal"
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A status in which everything is known.
+    pub(in crate::web) fn full() -> Status {
+        let stream = json!({
+            "transactions": 5, "rows": 12, "batches": 2, "reconnects": 1, "foreign": 0,
+        });
+        serde_json::from_value(json!({
+            "run": "shop", "phase": "streaming", "owner": "blue", "doing": "following changes",
+            "busy": null, "ready": {"state": "ready"},
+            "lag": {"bytes": 1024, "seconds": 0.5, "transactions": 3},
+            "retained_bytes": 4096, "pause_estimate": {"ms": 25.0},
+            "copy": {
+                "doing": "", "bytes_per_second": 0.0, "rows_per_second": 0.0, "eta_seconds": null,
+                "tables": [{"table": "public.t", "state": "done", "rows": 7, "estimated_rows": 7,
+                            "bytes": 70, "size": 100}],
+            },
+            "streams": {"forward": stream, "back": stream},
+            "proof": {"full_pass": {"postgres": {"timeline": 1, "lsn": 9}}, "rows": 7, "pending": 1,
+                      "compared": 2, "different": 0, "whole": 0},
+            "alarms": [],
+            "moves": [{"id": "1", "kind": "switch", "ending": "moved", "owner": "green",
+                       "pause_ms": 21.0, "evidence": null}],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn every_metric_is_served() {
+        let text = text(&full());
+        for metric in metrics::ALL {
+            assert!(text.contains(&format!("cutover_{}", metric.name)), "{}", metric.name);
+        }
+        for line in [
+            "cutover_phase{name=\"streaming\"} 1.0",
+            "cutover_owner{name=\"blue\"} 1.0",
+            "cutover_applied_rows{name=\"back\"} 12.0",
+            "cutover_verify_verdict{name=\"equal\"} 1.0",
+            "cutover_pause_seconds_bucket{le=\"0.03\",kind=\"switch\"} 1",
+            "cutover_lag_seconds 0.5",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        assert!(!text.contains("public.t"), "tables are no labels");
+    }
+
+    #[test]
+    fn unknown_is_left_out_and_unfinished_is_not_equal() {
+        let mut status = full();
+        status.lag = Default::default();
+        status.retained_bytes = None;
+        let scraped = text(&status);
+        assert!(!scraped.contains("lag_bytes") && !scraped.contains("retained"), "{scraped}");
+        for (key, value, want) in [
+            ("full_pass", Value::Null, "inconclusive"),
+            ("whole", json!(1), "inconclusive"),
+            ("different", json!(1), "different"),
+        ] {
+            let mut proof = full().proof.unwrap();
+            proof[key] = value;
+            assert_eq!(verdict(&proof), want);
+        }
+    }
 }

@@ -84,3 +84,69 @@ async fn scrape(State(board): State<Arc<Board>>) -> impl IntoResponse {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], metrics::text(&board.status()))
 }
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::run::RunId;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::{observe::progress::Progress, run::book::Book};
+
+    async fn serving() -> (Web, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Arc::new(Book::open(dir.path()).unwrap());
+        let run = RunId::new("shop").unwrap();
+        let board = Arc::new(Board::new(&run, book, Arc::new(Progress::default())));
+        (serve("127.0.0.1:0".parse().unwrap(), board).await.unwrap(), dir)
+    }
+
+    async fn get(web: &Web, method: &str, path: &str) -> String {
+        let mut stream = TcpStream::connect(web.address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn everything_is_served_and_nothing_is_accepted() {
+        let (web, _dir) = serving().await;
+        for (path, want) in [
+            ("/", "<!doctype html>"),
+            ("/healthz", "ok"),
+            ("/status", "\"run\":\"shop\""),
+            ("/metrics", "cutover_owner{name=\"blue\"} 1.0"),
+        ] {
+            let answer = get(&web, "GET", path).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+            assert!(answer.contains(want), "{path}: {answer}");
+        }
+        assert!(get(&web, "GET", "/nowhere").await.starts_with("HTTP/1.1 404"));
+        for path in ["/status", "/", "/healthz"] {
+            assert!(get(&web, "POST", path).await.starts_with("HTTP/1.1 405"), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_told_with_its_code() {
+        let (web, dir) = serving().await;
+        let other = tempfile::tempdir_in(dir.path()).unwrap();
+        let book = Arc::new(Book::open(other.path()).unwrap());
+        let run = RunId::new("shop").unwrap();
+        let board = Arc::new(Board::new(&run, book, Arc::new(Progress::default())));
+        let failure = serve(web.address, board).await.err().unwrap();
+        assert_eq!(failure.code.as_deref(), Some("CUT0021"));
+    }
+
+    #[test]
+    fn the_page_needs_nothing_from_elsewhere() {
+        let outside = PAGE.matches("http://").count() + PAGE.matches("https://").count();
+        assert_eq!(outside, 0);
+        assert!(!PAGE.contains("innerHTML"), "names of tables are text, never markup");
+    }
+}
