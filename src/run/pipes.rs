@@ -19,7 +19,9 @@ use super::ports::Ports;
 use crate::stream::{HoldPoint, MESSAGE_PREFIX, Mode, Pipe};
 
 /// How long a position may take to be reached before standing still there is given up.
-const ALIGN_WITHIN: Duration = Duration::from_secs(20);
+const ALIGN_WITHIN: Duration = Duration::from_secs(10);
+/// How long transactions that are open before a comparison are waited for.
+const OPEN_FOR: Duration = Duration::from_secs(5);
 
 /// Both pipes of a run.
 pub struct Pipes {
@@ -123,8 +125,15 @@ impl Pipes {
     where
         F: Future<Output = Result<T>>,
     {
-        let _still = self.still().await;
         let pipe = self.from(owner);
+        // A snapshot waits for transactions that are open; the stream must not wait with it.
+        if !self.ports.side(owner).source.begun_have_ended(OPEN_FOR).await? {
+            return Err(PortError::transient(
+                format!("opening a snapshot of {owner}"),
+                "a transaction stays open there; the comparison waits for its end",
+            ));
+        }
+        let _still = self.still().await;
         let work = async {
             // Stand still first: a position taken while the pipe flows may be passed already.
             let held = pipe.hold_at(HoldPoint::Now).await?;
