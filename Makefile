@@ -17,7 +17,7 @@ demo: ## watch a database under load move to another server and back
 
 test: ## get what the tests need and run all of them
 	@scripts/setup test
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 lint: ## formatting, warnings, the engine without connectors, dependencies
 	cargo fmt --all --check
