@@ -148,6 +148,7 @@ fn comment(out: &mut String, section: &Section, name: &str) {
     let mut text = key.text();
     if let Given::Otherwise(what) = key.given
         && !what.starts_with("the defaults")
+        && !text.contains("Without")
     {
         text.push_str(&format!(" Without it: {what}."));
     }

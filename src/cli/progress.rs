@@ -91,7 +91,10 @@ fn sum(copy: &CopyProgress) -> String {
 
 /// One line about anything else, without what changes all the time.
 fn standing(status: &Status) -> String {
-    let mut text = format!("{}: {}", status.phase.as_str(), status.doing);
+    let mut text = match status.doing.as_str() {
+        "" => "starting".to_owned(),
+        doing => format!("{}: {doing}", status.phase.as_str()),
+    };
     if let Some(busy) = &status.busy {
         text.push_str(&format!("; {busy}"));
     }
@@ -182,7 +185,8 @@ async fn bars(printer: Printer, board: Arc<Board>) {
                         bar.set_prefix(t.table.clone());
                         (bar, Rate { at: now, bytes: t.bytes, per_second: 0.0 })
                     });
-                    bar.set_position(steps(t));
+                    // From bytes to rows, when the first rows are committed, is no step back.
+                    bar.set_position(steps(t).max(bar.position()));
                     bar.set_message(details(t, rate.observe(now, t.bytes)));
                 }
                 TableState::Done => {

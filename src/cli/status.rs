@@ -150,10 +150,10 @@ fn unknown() -> String {
 fn lag(status: &Status) -> String {
     let lag = &status.lag;
     let kept = status.retained_bytes.map(|b| format!("; {} of log kept for us", human_size(b)));
+    let bytes = lag.bytes.map_or_else(|| "unknown bytes".to_owned(), human_size);
+    let seconds = lag.seconds.map_or_else(|| "unknown time".to_owned(), |s| format!("{s:.1} s"));
     format!(
-        "{} of log, {}, {} transactions in hand{}",
-        lag.bytes.map_or_else(unknown, human_size),
-        lag.seconds.map_or_else(unknown, |s| format!("{s:.1} s")),
+        "{bytes} of log, {seconds}, {} transactions in hand{}",
         lag.transactions.map_or_else(unknown, thousands),
         kept.unwrap_or_default()
     )
@@ -370,7 +370,7 @@ mod tests {
         run      shop-pg17
         phase    streaming (following changes)
         owner    blue owns the writes
-        lag      3.00 MiB of log, unknown, 1,200 transactions in hand; 64.0 MiB of log kept for us
+        lag      3.00 MiB of log, unknown time, 1,200 transactions in hand; 64.0 MiB of log kept for us
         forward  flowing, applies; 5,000 transactions, 12,000 rows, 300 tx/s, 1 reconnects
         back     reconnecting, watches; 0 transactions, 0 rows, 0 tx/s
         ready    not yet, about 1 min 30 s: 12.0 s behind

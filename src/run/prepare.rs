@@ -249,6 +249,7 @@ impl Preparation {
         if standing.copy_ended.is_some() {
             return Ok(());
         }
+        self.progress.say("copying rows");
         let all = copy::jobs(&mapping.forward, blue);
         for job in &all {
             let rows = job.sources.iter().filter_map(|s| s.estimated_rows).sum();
