@@ -42,8 +42,11 @@ pub(super) async fn run(
             .remedy("answer y, or say --yes")
             .exit(Exit::No));
     }
-    let start = wiring::start(config, until)?;
+    // What cannot work is told before anything is created, and a second process by the socket: the
+    // lock of the journal would say the same in harder words.
+    wiring::ports(config)?;
     let server = Server::bind(&config.state_dir)?;
+    let start = wiring::start(config, until)?;
     let (requests, inbox) = mpsc::channel(16);
     let _web = wiring::web(config, Arc::clone(&start.board)).await?;
     let _progress = progress::show(printer, Arc::clone(&start.board));

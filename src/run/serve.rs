@@ -107,7 +107,14 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     let book = Arc::clone(&start.preparation.book);
     let ports = start.preparation.ports.clone();
 
-    let mut lease = take_lease(&run, &ports, &mut inbox, &start.board).await?;
+    start.preparation.progress.say("taking the lease on green");
+    let mut lease = match take_lease(&run, &ports, &mut inbox, &start.board).await? {
+        Ok(lease) => lease,
+        Err(responder) => {
+            answer_stop(responder);
+            return Ok(Ended::Stopped);
+        }
+    };
     moves::recover(&start, &mut inbox).await?;
 
     if let Some(finish) = book.standing().removing {
@@ -157,29 +164,48 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Takes the lease, or says who told us to stop meanwhile.
 async fn take_lease(
     run: &RunId,
     ports: &Ports,
     inbox: &mut mpsc::Receiver<Incoming>,
     board: &Board,
-) -> Result<Box<dyn Lease>, Failure> {
+) -> Result<Result<Box<dyn Lease>, Option<Responder>>, Failure> {
     let deadline = Instant::now() + LEASE_WITHIN;
+    let mut told = String::new();
     loop {
-        let error = match ports.green.sink.lease(run).await {
-            Ok(lease) => return Ok(lease),
-            Err(e) => e,
+        // An attempt and the wait behind it, so that commands are heard in both.
+        let attempt = async {
+            let error = match ports.green.sink.lease(run).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => error,
+            };
+            let again = error.is_transient() || error.code() == Some("CUT0501");
+            if Instant::now() <= deadline && again {
+                let failure = Failure::from(error);
+                if failure.to_string() != told {
+                    told = failure.to_string();
+                    tracing::warn!("{told}; trying again");
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                return Err(None);
+            }
+            Err(Some(error))
         };
-        if Instant::now() > deadline || (!error.is_transient() && error.code() != Some("CUT0501")) {
-            return Err(error.into());
-        }
-        let pause = tokio::time::sleep(Duration::from_millis(300));
-        tokio::pin!(pause);
+        tokio::pin!(attempt);
         loop {
             tokio::select! {
-                () = &mut pause => break,
+                result = &mut attempt => match result {
+                    Ok(lease) => return Ok(Ok(lease)),
+                    Err(None) => break,
+                    Err(Some(error)) => return Err(error.into()),
+                },
                 incoming = inbox.recv() => match incoming {
-                    Some(i) => early(i, board),
-                    None => return Err(error.into()),
+                    Some(Incoming { request: Request::Stop, responder }) => {
+                        return Ok(Err(Some(responder)));
+                    }
+                    Some(other) => early(other, board),
+                    None => return Ok(Err(None)),
                 },
             }
         }

@@ -152,3 +152,48 @@ fn without_a_process_the_journal_still_says_something() {
     drop(book);
     assert_said!(desk, "nobody_but_a_journal", ["status"]);
 }
+
+#[test]
+fn a_run_that_cannot_reach_green_says_so_and_obeys() {
+    use std::{
+        process::Stdio,
+        time::{Duration, Instant},
+    };
+
+    let desk = Desk::with(&format!("{CONFIG}http: {{ listen: \"127.0.0.1:0\" }}\n"));
+    let log = std::fs::File::create(desk.path().join("log")).unwrap();
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_cutover"))
+        .arg("run")
+        .current_dir(desk.path())
+        .envs([("BLUE_PASSWORD", "hunter2"), ("GREEN_PASSWORD", "hunter2")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let read = || std::fs::read_to_string(desk.path().join("log")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !read().contains("connecting to green") {
+        assert!(Instant::now() < deadline && run.try_wait().unwrap().is_none(), "{}", read());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    // It answers, commands come too early, and nobody else may start.
+    let status: Value = serde_json::from_slice(&desk.run(&["status", "--json"]).stdout).unwrap();
+    assert_eq!((&status["run"], &status["phase"]), (&json!("shop"), &json!("new")));
+    assert_eq!(desk.run(&["switch"]).status.code(), Some(1));
+    assert_said!(desk, "second_run", ["run"]);
+    // And it ends when it is told to.
+    let pid = run.id().to_string();
+    assert!(std::process::Command::new("kill").arg(&pid).status().unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let ended = loop {
+        if let Some(ended) = run.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(Instant::now() < deadline, "it does not obey SIGTERM: {}", read());
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(0), "{}", read());
+    assert!(!read().contains("hunter2"));
+    assert!(!desk.state_dir().join("control.sock").exists());
+}
