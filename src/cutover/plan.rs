@@ -153,7 +153,6 @@ impl Step {
     /// What taking it back means; `None` when it leaves no trace, or is past the decision.
     #[must_use]
     pub fn undo(self, from: Side) -> Option<String> {
-        let to = from.other();
         match self {
             Self::ArmReverse => Some("both streams go on as before".into()),
             Self::Guard => Some("tell it that it is not needed".into()),
