@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -41,6 +41,8 @@ use crate::{
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a committed transaction may take to become visible before the comparison is put off.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
+/// How long changed rows are compared before a pause.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(1);
 /// Tables without a key up to this size are read whole behind the fence.
 const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
 
@@ -257,7 +259,9 @@ impl Proof {
         let mut inner = self.lock();
         // A few rows say more about round trips than about rows.
         if step.count() >= MEASURED_FROM {
-            inner.rate = Some(step.count() as f64 / step.read_in.as_secs_f64().max(1e-6));
+            let now = step.count() as f64 / step.read_in.as_secs_f64().max(1e-6);
+            // One slow read on a busy machine is not the speed of the next.
+            inner.rate = Some(inner.rate.map_or(now, |before| now.max(before * 0.7)));
         }
         inner.forget(&step);
         for (pair, d) in step.different {
@@ -268,6 +272,33 @@ impl Proof {
             inner.different.insert((pair, d.key), d.how);
         }
         Ok(true)
+    }
+
+    /// Compares what waits now, for a second at most, and makes the readers ready for
+    /// [`Proof::behind_fence`].
+    ///
+    /// # Errors
+    ///
+    /// A read failed; the rows wait again.
+    pub async fn catch_up(&self, settle: &dyn Settle) -> Result<()> {
+        let of = |side: fn(&Pair) -> &Vec<Table>| -> Vec<Table> {
+            self.pairs.iter().flat_map(side).cloned().collect()
+        };
+        let (blue, green) = (of(|p| &p.blue), of(|p| &p.green));
+        tokio::try_join!(
+            self.ports.blue.reader.get_ready(&blue),
+            self.ports.green.reader.get_ready(&green)
+        )?;
+        let until = Instant::now() + CATCH_UP_WITHIN;
+        let (mut done, waiting) = (0, self.ledger.pending() as u64);
+        while done < waiting && Instant::now() < until {
+            let before = self.compared.load(Ordering::Relaxed);
+            if !self.step(settle).await? {
+                break;
+            }
+            done += self.compared.load(Ordering::Relaxed) - before;
+        }
+        Ok(())
     }
 
     /// Changed rows compared per second, as last measured.
