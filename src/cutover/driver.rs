@@ -304,6 +304,9 @@ impl Driver<'_> {
                 self.held_since.get_or_insert_with(Instant::now);
             }
         }
+        if acts.iter().any(|act| act.verb != Verb::Do || act.attempt > 0) {
+            self.ground.alive(self.limits.attempt + delays.iter().sum::<Duration>()).await;
+        }
         let this = &*self;
         let attempts = acts.iter().zip(delays).map(|(act, delay)| {
             let refused = refused.clone();

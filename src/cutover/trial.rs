@@ -209,6 +209,8 @@ impl Ground for Scripted {
     async fn start_guard(&self, _: Duration) -> Did {
         self.act("guard", |w| w.guard = true).await
     }
+    async fn alive(&self, _: Duration) {}
+
     async fn pausing(&self, _: Duration) -> Result<(), Failure> {
         if self.world.lock().unwrap().script.contains_key("pausing") {
             return Err(Failure::definite("CUT0737", "the guard is gone", "try again"));

@@ -214,6 +214,12 @@ impl Ground for LiveGround {
         }
     }
 
+    async fn alive(&self, within: Duration) {
+        if let Some(guard) = self.guard.lock().await.as_mut() {
+            guard.alive(within).await;
+        }
+    }
+
     async fn pause(&self, switch: &str, within: Duration) -> Did {
         self.switch(switch)?.pause(within).await?;
         Ok(Details::new())

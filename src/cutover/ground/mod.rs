@@ -105,6 +105,9 @@ pub trait Ground: Send + Sync {
     /// Tells the guard that clients are held from now on, for at most `budget` and its grace.
     /// Called once, before the first [`Ground::pause`].
     async fn pausing(&self, budget: Duration) -> Result<(), Failure>;
+    /// Tells the guard that this process is at work on freeing the traffic, and will say so again
+    /// within `within` if that is not done by then.
+    async fn alive(&self, within: Duration);
     /// [`Step::Pause`](super::plan::Step::Pause) of one switch.
     async fn pause(&self, switch: &str, within: Duration) -> Did;
     /// [`Step::Fence`](super::plan::Step::Fence).

@@ -86,6 +86,14 @@ impl Handle {
         self.say(&Line::Pausing { budget }).await
     }
 
+    /// Tells it that freeing the traffic is under way; it acts when it hears nothing for longer
+    /// than `within` and its grace.
+    pub async fn alive(&mut self, within: Duration) {
+        if let Err(failure) = self.say(&Line::Alive { within }).await {
+            tracing::debug!(why = failure.why, "telling the guard that we are at work");
+        }
+    }
+
     /// Tells it that it is not needed, and waits for its end, at most `within`.
     pub async fn released(mut self, within: Duration) {
         if let Err(failure) = self.say(&Line::Released).await {

@@ -13,6 +13,8 @@ pub(super) enum Line {
     Armed { journal: PathBuf, grace: Duration },
     /// Clients are held from now on, for at most this long.
     Pausing { budget: Duration },
+    /// Freeing the traffic is under way, and takes at most this long until the next word.
+    Alive { within: Duration },
     /// Not needed any more.
     Released,
 }
@@ -25,6 +27,7 @@ impl fmt::Display for Line {
                 write!(f, "armed {path} {}", grace.as_millis())
             }
             Self::Pausing { budget } => write!(f, "pausing {}", budget.as_millis()),
+            Self::Alive { within } => write!(f, "alive {}", within.as_millis()),
             Self::Released => write!(f, "released"),
         }
     }
@@ -42,6 +45,9 @@ impl Line {
         }
         if let Some(budget) = text.strip_prefix("pausing ") {
             return Some(Self::Pausing { budget: millis(budget)? });
+        }
+        if let Some(within) = text.strip_prefix("alive ") {
+            return Some(Self::Alive { within: millis(within)? });
         }
         (text == "released").then_some(Self::Released)
     }
@@ -93,6 +99,12 @@ impl Watch {
                     self.deadline = Some(self.deadline.map_or(deadline, |d| d.min(deadline)));
                 }
             }
+            // Only a process that does not hang can say so.
+            Heard::Line(Line::Alive { within }) => {
+                if let (Some((_, grace)), Some(deadline)) = (&self.armed, self.deadline) {
+                    self.deadline = Some(deadline.max(now + within + *grace));
+                }
+            }
             Heard::Line(Line::Released) => return Verdict::End,
             Heard::Closed => {
                 return match &self.armed {
@@ -125,6 +137,7 @@ mod tests {
         for line in [
             Line::Armed { journal: "/a b/\"c\"\n/moves.journal".into(), grace: ms(1000) },
             Line::Pausing { budget: ms(250) },
+            Line::Alive { within: ms(2000) },
             Line::Released,
         ] {
             let text = line.to_string();
@@ -141,6 +154,7 @@ mod tests {
     fn when_it_acts() {
         let armed = || Heard::Line(Line::Armed { journal: "/j".into(), grace: ms(1000) });
         let pausing = |n| Heard::Line(Line::Pausing { budget: ms(n) });
+        let alive = |n| Heard::Line(Line::Alive { within: ms(n) });
         let released = || Heard::Line(Line::Released);
         let wait = |n: Option<u64>| Verdict::Wait { until: n.map(ms) };
         let take = |n| Verdict::TakeOver { kill_at: ms(n) };
@@ -177,6 +191,22 @@ mod tests {
                 vec![(armed(), 5), (pausing(250), 10), (pausing(250), 900)],
                 wait(Some(1260)),
             ),
+            (
+                "at work after the budget",
+                vec![(armed(), 5), (pausing(250), 10), (alive(2000), 300)],
+                wait(Some(3300)),
+            ),
+            (
+                "at work, then hangs",
+                vec![(armed(), 5), (pausing(250), 10), (alive(2000), 300), (Heard::Nothing, 3300)],
+                take(3300),
+            ),
+            (
+                "at work for less than is left",
+                vec![(armed(), 5), (pausing(250), 10), (alive(10), 20)],
+                wait(Some(1260)),
+            ),
+            ("at work before any pause", vec![(armed(), 5), (alive(2000), 300)], wait(None)),
             ("pausing without being armed", vec![(pausing(250), 10)], wait(None)),
             (
                 "closed after the deadline",
