@@ -16,6 +16,7 @@ use cutover_core::{
 use super::{
     book::Book,
     command::Answer,
+    moves,
     pipes::Pipes,
     ports::Ports,
     proof::{BothLogs, Proof},
@@ -94,7 +95,13 @@ struct State {
     applied: Option<(Instant, Option<Position>)>,
     /// Foreign rows per side that a later full comparison found to do no harm.
     foreign_known: [u64; 2],
-    resolver: Option<tokio::sync::oneshot::Sender<Side>>,
+    doubt: Option<Doubt>,
+}
+
+/// A move that waits for an operator's word.
+struct Doubt {
+    about: crate::cutover::machine::State,
+    word: tokio::sync::oneshot::Sender<Side>,
 }
 
 /// What a [`Live`] is made of.
@@ -149,7 +156,7 @@ impl Live {
                 whole_again: None,
                 applied: None,
                 foreign_known: [0; 2],
-                resolver: None,
+                doubt: None,
             }),
         }
     }
@@ -283,28 +290,37 @@ impl Live {
 
     /// An operator says who owns the writes, to whoever waits for it.
     pub(super) fn resolve(&self, owner: Side, responder: Responder) {
-        let waiting = self.state().resolver.take();
-        let answer = if waiting.is_some_and(|w| w.send(owner).is_ok()) {
-            Answer::new(
-                Exit::Done,
-                serde_json::json!({ "owner": owner }),
-                format!("noted: {owner} owns the writes; going on"),
-            )
-        } else {
-            Answer::failed(
+        let mut state = self.state();
+        let answer = match &state.doubt {
+            None => Answer::failed(
                 Failure::new("nothing is in doubt: the journal knows who owns the writes")
                     .code("CUT0508")
                     .exit(Exit::No),
-            )
+            ),
+            Some(doubt) => match moves::word(&doubt.about, owner) {
+                Err(failure) => Answer::failed(failure),
+                Ok(noted) => {
+                    if let Some(doubt) = state.doubt.take() {
+                        // Nobody waits when the process is ending; the next one asks again.
+                        doubt.word.send(owner).ok();
+                    }
+                    noted
+                }
+            },
         };
         responder.done(answer);
     }
 
-    pub(super) async fn resolved(&self) -> Side {
+    /// Whether a move waits for an operator's word.
+    pub(super) fn undecided(&self) -> bool {
+        self.state().doubt.is_some()
+    }
+
+    pub(super) async fn resolved(&self, about: crate::cutover::machine::State) -> Side {
         loop {
-            let (tx, rx) = tokio::sync::oneshot::channel();
-            self.state().resolver = Some(tx);
-            if let Ok(owner) = rx.await {
+            let (word, said) = tokio::sync::oneshot::channel();
+            self.state().doubt = Some(Doubt { about: about.clone(), word });
+            if let Ok(owner) = said.await {
                 return owner;
             }
         }

@@ -118,7 +118,7 @@ pub(super) async fn recover(
             facts.extend(report.facts);
             match report.stop {
                 Stop::NeedsOperator { why, .. } => {
-                    let owner = decide(&why, inbox).await?;
+                    let owner = decide(&why, &State::of(&facts), inbox).await?;
                     next = Fact::Resolved { owner, at_ms: now_ms() };
                 }
                 Stop::Ended(_) | Stop::TrafficFree => break,
@@ -133,36 +133,54 @@ pub(super) async fn recover(
     Ok(())
 }
 
-/// Waits for an operator's word.
-async fn decide(why: &str, inbox: &mut mpsc::Receiver<Incoming>) -> Result<Side, Failure> {
-    let undecided = || {
-        Failure::new(format!("nobody can say where the writes go: {why}"))
-            .code("CUT0718")
-            .remedy(
-                "look where each switch sends the writes, then `cutover resolve --owner blue` or \
-                 `cutover resolve --owner green`",
+fn undecided(why: &str) -> Failure {
+    Failure::new(format!("nobody can say where the writes go: {why}"))
+        .code("CUT0718")
+        .remedy(
+            "look where each switch sends the writes, then `cutover resolve --owner blue` or \
+             `cutover resolve --owner green`",
+        )
+        .exit(Exit::Undecided)
+}
+
+/// What an operator's word is answered with: noted, or why it cannot be taken.
+pub(super) fn word(doubt: &State, owner: Side) -> Result<Answer, Failure> {
+    doubt
+        .may_resolve(owner)
+        .map(|()| {
+            Answer::new(
+                Exit::Done,
+                json!({ "owner": owner }),
+                format!("noted: {owner} owns the writes; going on"),
             )
-            .exit(Exit::Undecided)
-    };
-    tracing::error!("{}", undecided());
+        })
+        .map_err(|why| Failure::new(why).code("CUT0739").exit(Exit::No))
+}
+
+/// Waits for an operator's word.
+async fn decide(
+    why: &str,
+    doubt: &State,
+    inbox: &mut mpsc::Receiver<Incoming>,
+) -> Result<Side, Failure> {
+    tracing::error!("{}", undecided(why));
     while let Some(Incoming { request, responder }) = inbox.recv().await {
         match request {
-            Request::Resolve { owner } => {
-                responder.done(Answer::new(
-                    Exit::Done,
-                    json!({ "owner": owner }),
-                    format!("noted: {owner} owns the writes; going on"),
-                ));
-                return Ok(owner);
-            }
+            Request::Resolve { owner } => match word(doubt, owner) {
+                Ok(noted) => {
+                    responder.done(noted);
+                    return Ok(owner);
+                }
+                Err(failure) => responder.done(Answer::failed(failure)),
+            },
             Request::Stop => {
-                responder.done(Answer::failed(undecided()));
-                return Err(undecided());
+                responder.done(Answer::failed(undecided(why)));
+                return Err(undecided(why));
             }
-            _ => responder.done(Answer::failed(undecided())),
+            _ => responder.done(Answer::failed(undecided(why))),
         }
     }
-    Err(undecided())
+    Err(undecided(why))
 }
 
 impl Live {
@@ -224,10 +242,10 @@ impl Live {
         )
         .await
         .map_err(Failure::from)?;
-        while let Stop::NeedsOperator { why, switches } = &report.stop {
-            let owner = self.wait_for_resolve(why, switches, responder).await;
+        while let Stop::NeedsOperator { why, .. } = &report.stop {
             let mut all = history.clone();
             all.extend(report.facts.clone());
+            let owner = self.wait_for_resolve(why, State::of(&all), responder).await;
             let word = Fact::Resolved { owner, at_ms: now_ms() };
             report = driver::drive(
                 &mut journal,
@@ -283,18 +301,14 @@ impl Live {
         })))
     }
 
-    /// Waits until an operator says who owns the writes.
-    async fn wait_for_resolve(
-        &self,
-        why: &str,
-        switches: &[String],
-        responder: &Responder,
-    ) -> Side {
-        let what = format!("nobody can say where {} sends the writes: {why}", switches.join(", "));
-        let remedy = "look there, then `cutover resolve --owner blue|green`".to_owned();
-        responder.progress(format!("{what}; {remedy}"));
-        self.alarm("CUT0718", Some((what, remedy)));
-        let owner = self.resolved().await;
+    /// Waits until an operator says who owns the writes. Whoever asked for the move does not wait
+    /// for that.
+    async fn wait_for_resolve(&self, why: &str, doubt: State, responder: &Responder) -> Side {
+        let failure = undecided(why);
+        let remedy = failure.remedy.clone().unwrap_or_default();
+        self.alarm("CUT0718", Some((failure.what.clone(), remedy)));
+        responder.early(Answer::failed(failure));
+        let owner = self.resolved(doubt).await;
         self.alarm("CUT0718", None);
         owner
     }
@@ -327,6 +341,12 @@ impl Live {
             "id": id,
             "owner": report.owner,
             "ending": view.as_ref().map(|v| v.ending.clone()),
+            "why": match &report.stop {
+                Stop::Ended(Ending::Aborted { why, .. }) | Stop::NeedsOperator { why, .. } => {
+                    Some(why)
+                }
+                _ => None,
+            },
             "pause_ms": pause_ms,
             "longest_pause_ms": report.pause.and_then(|p| p.longest_ms()),
             "predicted_ms": predicted_ms,

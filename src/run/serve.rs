@@ -394,6 +394,11 @@ async fn attend(
                     live.resolve(owner, responder);
                     continue;
                 }
+                // What waits for an operator waits in the next process as well.
+                if request == Request::Stop && live.undecided() {
+                    answer_stop(Some(responder));
+                    return Ok(Next::End(Ended::Stopped));
+                }
                 if work.is_some() {
                     busy(&request, responder, live);
                     continue;

@@ -134,6 +134,11 @@ impl Responder {
         self.send(Line::Progress { text: text.into() });
     }
 
+    /// Gives the final answer before the command has ended: it goes on without the asker.
+    pub fn early(&self, answer: Answer) {
+        self.send(Line::Done(answer));
+    }
+
     /// Gives the final answer.
     pub fn done(self, answer: Answer) {
         self.send(Line::Done(answer));
