@@ -66,12 +66,14 @@ impl Live {
                 "{} row(s) differ; copying them again from {owner}",
                 report.different()
             ));
+            let differed = report.different();
             let written =
                 self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
-            repaired = Some(written);
             responder.progress(format!("{written} row(s) written; comparing again"));
             foreign = self.foreign();
             report = self.full(&chosen).await?;
+            // Rows that were removed are repaired as well.
+            repaired = Some(differed.saturating_sub(report.different()));
         }
         if report.verdict == Verdict::Equal && chosen.len() == self.proof.pairs() {
             self.foreign_is_harmless(foreign);
@@ -121,8 +123,8 @@ fn text(report: &PassReport, repaired: Option<u64>) -> String {
         };
         lines.push(format!("{:<40} {:>12} rows  {verdict}", t.table.to_string(), t.blue_rows));
     }
-    if let Some(written) = repaired {
-        lines.push(format!("repaired: {written} row(s) written"));
+    if let Some(rows) = repaired {
+        lines.push(format!("repaired: {rows} row(s)"));
     }
     lines.push(format!(
         "{} at {}: {} rows in {} table(s), {:.1} s",

@@ -1,7 +1,7 @@
 //! The proof of a run: full passes, changed rows, known differences, repair, certificate.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -64,6 +64,8 @@ pub struct Proof {
 struct Inner {
     full: Option<Full>,
     different: BTreeMap<(usize, RowKey), How>,
+    /// Pairs with more differences than have names.
+    many: BTreeSet<usize>,
     /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
 }
@@ -234,6 +236,11 @@ impl Proof {
         let mut inner = self.lock();
         inner.different.retain(|(pair, _), _| !chosen.contains(pair));
         for (&i, table) in chosen.iter().zip(&report.tables) {
+            if table.different > table.differences.len() as u64 {
+                inner.many.insert(i);
+            } else {
+                inner.many.remove(&i);
+            }
             for d in &table.differences {
                 inner.different.insert((i, d.key.clone()), d.how);
             }
@@ -336,14 +343,14 @@ impl Proof {
         let behind_fence = step.count();
         self.compared.fetch_add(behind_fence, Ordering::Relaxed);
         let mut unproven = Vec::new();
-        let mut whole_different = false;
+        let mut different = BTreeSet::new();
         for i in self.ledger.whole() {
             let pair = &self.pairs[i];
             let bytes = pair.blue.iter().chain(&pair.green).map(|t| t.bytes).max().unwrap_or(0);
             if bytes > WHOLE_BEHIND_FENCE {
                 unproven.push(pair.name.clone());
             } else if self.whole_differs(pair).await? {
-                whole_different = true;
+                different.insert(pair.name.clone());
             }
         }
         let mut inner = self.lock();
@@ -351,7 +358,8 @@ impl Proof {
         for (pair, d) in step.different {
             inner.different.insert((pair, d.key), d.how);
         }
-        let verdict = if !inner.different.is_empty() || whole_different {
+        different.extend(inner.different.keys().map(|(i, _)| self.pairs[*i].name.clone()));
+        let verdict = if !different.is_empty() {
             Verdict::Different
         } else if inner.full.is_none() || !unproven.is_empty() {
             Verdict::Inconclusive
@@ -365,6 +373,7 @@ impl Proof {
             changed_rows: before + behind_fence,
             behind_fence,
             unproven,
+            different: different.into_iter().collect(),
             verdict,
         })
     }
@@ -441,12 +450,13 @@ impl Proof {
                     .push(source);
             }
         }
-        // Without a key rows cannot be told apart: the whole table is replaced.
-        let keys = if pair.keyed { keys } else { &[] };
+        // Where rows have no names, or too many to list, the whole table is replaced.
+        let named = pair.keyed && !self.lock().many.contains(&i);
+        let keys = if named { keys } else { &[] };
         for (target, sources) in targets.into_values() {
             let mut streams = Vec::new();
             for source in sources {
-                let range = if pair.keyed {
+                let range = if named {
                     snapshot.keys_range(source, keys)
                 } else {
                     Range { condition: String::new(), bytes: source.bytes }

@@ -20,8 +20,8 @@ use crate::transform::Pair;
 
 /// Bytes on disk of one range.
 const RANGE_BYTES: u64 = 128 << 20;
-/// Keys named per table; the count goes on.
-const NAMED: usize = 1000;
+/// Keys named per table; the count goes on. Past that a repair copies the table as a whole.
+const NAMED: usize = 20_000;
 
 /// Both sides as of one position.
 #[derive(Clone)]

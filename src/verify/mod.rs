@@ -129,6 +129,9 @@ pub struct Certificate {
     pub behind_fence: u64,
     /// Tables without a key whose later changes were applied strictly, but not compared again.
     pub unproven: Vec<TableName>,
+    /// Tables with rows that differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub different: Vec<TableName>,
     /// The answer.
     pub verdict: Verdict,
 }

@@ -252,11 +252,15 @@ impl Ground for LiveGround {
             Verdict::Inconclusive if self.parts.from == Side::Green => {
                 Ok(details(json!({ "certificate": certificate })))
             }
-            Verdict::Different => Err(Failure::definite(
-                "CUT0733",
-                "rows differ between the two sides behind the fence",
-                remedy,
-            )),
+            Verdict::Different => {
+                let tables: Vec<_> =
+                    certificate.different.iter().map(ToString::to_string).collect();
+                Err(Failure::definite(
+                    "CUT0733",
+                    format!("rows of {} differ behind the fence", tables.join(", ")),
+                    remedy,
+                ))
+            }
             Verdict::Inconclusive => Err(Failure::definite(
                 "CUT0733",
                 "the comparison behind the fence came to no answer",

@@ -89,6 +89,7 @@ impl Proof for Run {
             changed_rows: 3,
             behind_fence: 1,
             unproven: vec![],
+            different: vec![],
             verdict: *self.verdict.lock().unwrap(),
         })
     }
