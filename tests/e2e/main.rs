@@ -5,9 +5,11 @@
 //! program: a step of a move is met by reading the journal, as an operator would.
 
 mod bypass;
+mod failed_switch;
 mod killed_before_moves;
 mod killed_in_moves;
 mod moves_under_load;
 mod program;
 mod restarts;
+mod tampered;
 mod world;

@@ -75,8 +75,9 @@ impl Desk {
         desk
     }
 
-    /// Replaces the configuration.
+    /// Replaces the configuration; `FOLDER` in it becomes this folder.
     pub(crate) fn configure(&self, yaml: &str) {
+        let yaml = yaml.replace("FOLDER", &self.folder().display().to_string());
         fs::write(self.folder().join("cutover.yaml"), yaml).expect("cutover.yaml is written");
     }
 

@@ -32,8 +32,8 @@ pub(crate) struct Options {
     pub(crate) size: ShopSize,
     /// The `copy` section.
     pub(crate) copy: String,
-    /// The `switch` section, instead of the pooler.
-    pub(crate) switch: Option<String>,
+    /// Switches beside the pooler, as items of the `switch` section.
+    pub(crate) more_switches: String,
     /// Anything else for the end of the file.
     pub(crate) more: String,
 }
@@ -44,7 +44,7 @@ impl Default for Options {
             versions: None,
             size: ShopSize::small(),
             copy: "{ workers: 2 }".into(),
-            switch: None,
+            more_switches: String::new(),
             more: String::new(),
         }
     }
@@ -233,14 +233,13 @@ const LEFTOVERS: &str = "
         WHERE usename = 'cutover'";
 
 fn yaml(shop: &Stage, options: &Options) -> String {
-    let switch = options.switch.clone().unwrap_or_else(|| {
-        format!(
-            "  - pgbouncer:\n      admin: \"postgres://pgbouncer@127.0.0.1:{}/pgbouncer\"\n      \
-             password: {{env: CUTOVER_E2E_POOLER}}\n      database: shop\n      config: \"{}\"\n",
-            shop.pooler.port(),
-            shop.pooler.config_path().display()
-        )
-    });
+    let switch = format!(
+        "  - pgbouncer:\n      admin: \"postgres://pgbouncer@127.0.0.1:{}/pgbouncer\"\n      \
+         password: {{env: CUTOVER_E2E_POOLER}}\n      database: shop\n      config: \"{}\"\n{}",
+        shop.pooler.port(),
+        shop.pooler.config_path().display(),
+        options.more_switches
+    );
     let url = |server: &Postgres| {
         format!(
             "{{ url: \"postgres://cutover@127.0.0.1:{}/shop\", password: {{env: CUTOVER_E2E}} }}",

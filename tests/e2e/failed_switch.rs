@@ -1,0 +1,192 @@
+//! Switches that are not there, say no, say nothing, or cannot be asked.
+
+use std::{fs, time::Duration};
+
+use cutover_core::model::side::Side;
+use cutover_sandbox::{shop::Load, wait_until};
+use serde_json::Value;
+
+use crate::{
+    program::{COMMAND_WITHIN, Desk, Run},
+    world::{Options, World},
+};
+
+const SERVED_WITHIN: Duration = Duration::from_secs(20);
+
+/// A device with its memory in files: `side` and `paused` beside this program. What `behave` says
+/// for an action is done before: `refuse`, `hang`, `shrug`, or `refuse-twice`.
+const DEVICE: &str = r#"#!/bin/sh
+cd "$(dirname "$0")" || exit 1
+read -r question
+case $(sed -n "s/^$CUTOVER_ACTION //p" behave) in
+refuse) echo "not today" >&2; exit 1 ;;
+hang) exec sleep 60 ;;
+shrug) echo '{"side": null, "paused": null}'; exit 0 ;;
+refuse-twice)
+    echo x >>"refused-$CUTOVER_ACTION"
+    [ "$(wc -l <"refused-$CUTOVER_ACTION")" -gt 2 ] || { echo "not yet" >&2; exit 1; } ;;
+esac
+case $CUTOVER_ACTION in
+observe) printf '{"side": "%s", "paused": %s}\n' "$(cat side)" "$(cat paused)" ;;
+pause) echo true >paused ;;
+point_at) echo "$CUTOVER_SIDE" >side; echo false >paused ;;
+examine) echo '{"findings": []}' ;;
+esac
+"#;
+
+/// A world with two switches: the pooler that clients use, and a device of ours.
+struct TwoSwitches {
+    world: World,
+    load: Load,
+    run: Run,
+}
+
+impl TwoSwitches {
+    async fn new() -> Self {
+        let device = "  - command: { argv: [/bin/sh, FOLDER/device.sh], timeout: 1s }\n";
+        let world =
+            World::with(Options { more_switches: device.into(), ..Options::default() }).await;
+        for (name, text) in
+            [("device.sh", DEVICE), ("side", "blue\n"), ("paused", "false\n"), ("behave", "\n")]
+        {
+            fs::write(world.desk.folder().join(name), text).expect("a file");
+        }
+        let load = world.load();
+        let mut run = world.desk.run();
+        run.ready().await;
+        Self { world, load, run }
+    }
+
+    fn behave(&self, text: &str) {
+        fs::write(self.world.desk.folder().join("behave"), text).expect("a file");
+    }
+
+    fn device(&self) -> (String, String) {
+        let read = |name| {
+            let text = fs::read_to_string(self.world.desk.folder().join(name)).expect("a file");
+            text.trim().to_owned()
+        };
+        (read("side"), read("paused"))
+    }
+
+    async fn is_on(&self, owner: Side) {
+        self.world.traffic_flows(&self.load, SERVED_WITHIN).await;
+        self.world.only_takes_writes(owner).await;
+        assert_eq!(self.device(), (owner.as_str().to_owned(), "false".to_owned()));
+    }
+}
+
+/// Waits until the journal of moves holds such a fact.
+async fn comes_to(desk: &Desk, such: impl Fn(&Value) -> bool) {
+    wait_until("the move to come so far", COMMAND_WITHIN, async || {
+        desk.facts("moves.journal").iter().any(&such)
+    })
+    .await
+    .expect("it does");
+}
+
+/// Waits until the run asks for an operator.
+async fn is_undecided(desk: &Desk) {
+    wait_until("an operator to be asked for", COMMAND_WITHIN, async || {
+        desk.ask(&["status"]).await.said.contains("CUT0718")
+    })
+    .await
+    .expect("it is asked for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_that_does_not_pause_leaves_everything_on_blue() {
+    let mut two = TwoSwitches::new().await;
+    for behave in ["pause refuse", "pause hang"] {
+        two.behave(behave);
+        two.world.desk.ask(&["switch"]).await.exits(1).says("command[0]");
+        two.is_on(Side::Blue).await;
+        two.run.ready().await;
+    }
+    // A device that is gone before the move is found before any client waits.
+    two.behave("observe refuse");
+    let refused = two.world.desk.ask(&["switch"]).await;
+    refused.exits(1).says("command[0]");
+    assert!(refused.value["pause_ms"].is_null(), "{}", refused.said);
+    two.is_on(Side::Blue).await;
+
+    two.behave("");
+    two.run.ready().await;
+    two.world.desk.ask(&["switch"]).await.exits(0);
+    two.is_on(Side::Green).await;
+    two.world.close_the_books(two.load, Side::Green).await;
+}
+
+/// After the decision there is only forward: what was refused is asked for again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_that_refuses_to_point_is_asked_again() {
+    let two = TwoSwitches::new().await;
+    two.behave("point_at refuse-twice");
+    two.world.desk.ask(&["switch"]).await.exits(0);
+    two.is_on(Side::Green).await;
+    two.world.close_the_books(two.load, Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_that_gives_no_answer_needs_an_operator() {
+    let mut two = TwoSwitches::new().await;
+    two.run.ready().await;
+    // It is lost between the check and the order.
+    let switch = two.world.desk.begin(&["switch"]);
+    comes_to(&two.world.desk, |f| f["step"] == "guard").await;
+    two.behave("point_at hang\nobserve shrug");
+    let undecided = switch.await.expect("the command ends");
+    undecided.exits(4).says("CUT0718").says("cutover resolve");
+    is_undecided(&two.world.desk).await;
+    // The pooler's clients are served by green; the word of the operator ends the rest.
+    two.world.traffic_flows(&two.load, SERVED_WITHIN).await;
+    two.world.only_takes_writes(Side::Green).await;
+    two.world.desk.ask(&["rollback"]).await.exits(1);
+
+    // The operator sees that the device still sends writes to blue: the order is given again.
+    two.behave("");
+    two.world.desk.ask(&["resolve", "--owner", "blue"]).await.exits(0);
+    two.run.phase("switched").await;
+    two.run.ready().await;
+    two.is_on(Side::Green).await;
+    two.world.desk.ask(&["resolve", "--owner", "green"]).await.exits(1).says("CUT0508");
+    two.world.close_the_books(two.load, Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
+    let mut world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    // Before the move: refused before anybody waits.
+    world.shop.pooler.kill9().await.expect("it dies");
+    let refused = world.desk.ask(&["switch"]).await;
+    refused.exits(1).says("pgbouncer[0]");
+    world.only_takes_writes(Side::Blue).await;
+    world.shop.pooler.start_again().await.expect("it starts");
+    world.traffic_flows(&load, SERVED_WITHIN).await;
+    run.ready().await;
+
+    // In the pause: blue takes writes again at once, and the pooler is told so when it is back.
+    let writer = world.direct(Side::Blue).await;
+    writer
+        .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
+        .await
+        .expect("a write");
+    let switch = world.desk.begin(&["switch"]);
+    comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "fence").await;
+    world.shop.pooler.kill9().await.expect("it dies");
+    comes_to(&world.desk, |f| f["fact"] == "undo" && f["outcome"] == "failed").await;
+    drop(writer);
+    world.only_takes_writes(Side::Blue).await;
+    assert!(run.exit().is_none(), "nothing hangs, so the guard has nobody to end");
+    world.shop.pooler.start_again().await.expect("it starts");
+    switch.await.expect("the command ends").exits(1);
+    world.traffic_flows(&load, SERVED_WITHIN).await;
+    run.ready().await;
+    world.desk.ask(&["switch"]).await.exits(0);
+    world.traffic_flows(&load, SERVED_WITHIN).await;
+    let view = load.stop(SERVED_WITHIN).await;
+    world.books_are_right(&view, Side::Green).await;
+}

@@ -1,0 +1,127 @@
+//! Rows that somebody changes on green behind our back: found before a switch, counted by
+//! `verify`, made equal by `verify --repair`.
+
+use cutover_core::model::side::Side;
+use serde_json::Value;
+
+use crate::{
+    program::{COMMAND_WITHIN, Desk},
+    world::{PASS, World},
+};
+
+/// Waits until the comparison knows that rows differ.
+async fn is_noticed(desk: &Desk) {
+    cutover_sandbox::wait_until("the difference to be noticed", COMMAND_WITHIN, async || {
+        let status = desk.ask(&["status"]).await.value;
+        status["alarms"]
+            .as_array()
+            .is_some_and(|alarms| alarms.iter().any(|alarm| alarm["code"] == "CUT0601"))
+    })
+    .await
+    .expect("it is noticed");
+}
+
+fn differing(verify: &Value) -> Vec<(String, u64)> {
+    let tables = verify["tables"].as_array().expect("tables");
+    tables
+        .iter()
+        .filter_map(|t| {
+            let different = t["different"].as_u64().filter(|n| *n > 0)?;
+            let name = format!("{}.{}", t["table"]["schema"], t["table"]["name"]);
+            Some((name.replace('"', ""), different))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_changed_on_green_is_found_before_the_switch_and_repaired() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    // One changed, one too many, one missing; in tables that the load only inserts into.
+    for (statement, table) in [
+        ("UPDATE transfers SET amount = amount + 1 WHERE id = 17", "public.transfers"),
+        (
+            "INSERT INTO transfers (id, sender, receiver, amount) OVERRIDING SYSTEM VALUE \
+             VALUES (99999999, 1, 2, 3)",
+            "public.transfers",
+        ),
+        ("DELETE FROM order_items WHERE order_id = 5 AND line = 1", "public.order_items"),
+    ] {
+        let green = world.superuser(Side::Green).await;
+        let refused = green.batch_execute(statement).await;
+        assert!(refused.is_err(), "even a superuser has to go past the fence on purpose");
+        green.batch_execute(&format!("{PASS}; {statement}")).await.expect("tampering");
+
+        // At once: the move itself has to find it. Then again, when it is known.
+        let refused = world.desk.ask(&["switch"]).await;
+        refused.exits(1).says("differ").says(table);
+        world.only_takes_writes(Side::Blue).await;
+        is_noticed(&world.desk).await;
+        world.desk.ask(&["switch"]).await.exits(1).says(table);
+
+        let verify = world.desk.ask(&["verify"]).await;
+        verify.exits(1);
+        assert_eq!(verify.value["verdict"], "different");
+        assert_eq!(verify.value["different"], 1, "{}", verify.said);
+        assert_eq!(differing(&verify.value), [(table.to_owned(), 1)], "{}", verify.said);
+
+        let repair = world.desk.ask(&["verify", "--repair"]).await;
+        repair.exits(0);
+        assert_eq!(repair.value["repaired"], 1, "{}", repair.said);
+        world.desk.ask(&["verify"]).await.exits(0);
+        run.ready().await;
+    }
+    world.desk.ask(&["switch"]).await.exits(0);
+    world.close_the_books(load, Side::Green).await;
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+/// A table without a key has no rows that could be named, and a table can be emptied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_without_a_key_and_emptied_tables_are_found_and_repaired() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    for (statement, table) in [
+        ("INSERT INTO audit_log SELECT * FROM audit_log LIMIT 1", "public.audit_log"),
+        ("TRUNCATE products CASCADE", "public.products"),
+    ] {
+        let green = world.superuser(Side::Green).await;
+        green.batch_execute(&format!("{PASS}; {statement}")).await.expect("tampering");
+        world.desk.ask(&["switch"]).await.exits(1).says(table);
+        world.only_takes_writes(Side::Blue).await;
+        let verify = world.desk.ask(&["verify"]).await;
+        verify.exits(1);
+        let tables: Vec<String> = differing(&verify.value).into_iter().map(|(t, _)| t).collect();
+        assert!(tables.iter().any(|t| t == table), "{}", verify.said);
+        world.desk.ask(&["verify", "--repair"]).await.exits(0);
+        world.sides_are_equal().await;
+        run.ready().await;
+    }
+    world.desk.ask(&["switch"]).await.exits(0);
+    world.sides_are_equal().await;
+}
+
+/// What was changed while nobody watched is found by the next process, before any switch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_changed_while_no_run_was_there_is_found() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    assert!(run.terminate().await.success());
+    let green = world.superuser(Side::Green).await;
+    let tamper = "UPDATE accounts SET email = 'x' WHERE id = 3";
+    green.batch_execute(&format!("{PASS}; {tamper}")).await.expect("tampering");
+    let mut run = world.desk.run();
+    run.phase("streaming").await;
+    is_noticed(&world.desk).await;
+    world.desk.ask(&["switch"]).await.exits(1).says("public.accounts");
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    run.ready().await;
+    world.desk.ask(&["switch"]).await.exits(0);
+    world.sides_are_equal().await;
+}
