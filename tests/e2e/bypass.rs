@@ -73,7 +73,7 @@ async fn a_direct_writer_is_on_green_or_was_refused() {
     .await
     .expect("they write");
 
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
 
     let green = world.superuser(Side::Green).await;
     for (number, writer) in writers {
@@ -145,7 +145,7 @@ async fn a_transaction_that_never_ends_stops_the_switch_and_not_the_clients() {
     open.batch_execute("ROLLBACK PREPARED 'forgotten'").await.expect("an end");
 
     run.ready().await;
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.close_the_books(load, Side::Green).await;
 }
 

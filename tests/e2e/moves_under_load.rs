@@ -19,7 +19,7 @@ async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
     verify.exits(0);
     assert_eq!(verify.value["verdict"], "equal");
 
-    let rehearsed = world.desk.ask(&["rehearse"]).await;
+    let rehearsed = world.desk.moves("rehearse").await;
     rehearsed.exits(0);
     assert_eq!(rehearsed.value["owner"], "blue");
     world.only_takes_writes(Side::Blue).await;
@@ -27,7 +27,7 @@ async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
     for (command, owner) in
         [("switch", Side::Green), ("rollback", Side::Blue), ("switch", Side::Green)]
     {
-        let moved = world.desk.ask(&[command]).await;
+        let moved = world.desk.moves(command).await;
         moved.exits(0);
         assert_eq!(moved.value["owner"], owner.as_str(), "{}", moved.said);
         assert!(moved.value["pause_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{}", moved.said);

@@ -123,6 +123,21 @@ impl Desk {
         }
     }
 
+    /// Makes a move. On a machine that has other things to do it may be refused, or taken back with
+    /// the traffic where it was; both are fair, and it is asked for again.
+    pub(crate) async fn moves(&self, command: &str) -> Ended {
+        let deadline = Instant::now() + COMMAND_WITHIN;
+        loop {
+            let ended = self.ask(&[command]).await;
+            let busy = ["CUT0732", "CUT0733", "CUT0734", "CUT0735", "taken back"];
+            if ended.exit == 0 || Instant::now() > deadline {
+                return ended;
+            }
+            assert_eq!(ended.exit, 1, "{}", ended.said);
+            assert!(busy.iter().any(|b| ended.said.contains(b)), "{}", ended.said);
+        }
+    }
+
     /// Gives a command that others are waited for meanwhile.
     pub(crate) fn begin(
         &self,

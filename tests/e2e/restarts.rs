@@ -63,7 +63,7 @@ async fn a_copy_outlives_restarts_of_both_servers() {
     run.ready().await;
     world.traffic_flows(&load, SERVED_WITHIN).await;
     world.desk.ask(&["verify"]).await.exits(0);
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.close_the_books_after_errors(load, Side::Green).await;
 }
 
@@ -141,12 +141,12 @@ async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
         world.only_takes_writes(owner).await;
         if owner == Side::Green {
             run.ready().await;
-            world.desk.ask(&["rollback"]).await.exits(0);
+            world.desk.moves("rollback").await.exits(0);
             owner = Side::Blue;
         }
     }
     run.ready().await;
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.close_the_books_after_errors(load, Side::Green).await;
     world.desk.ask(&["verify"]).await.exits(0);
     world.desk.ask(&["finish", "--yes"]).await.exits(0);
