@@ -18,16 +18,16 @@
 //! - [`run`]: one migration from start to finish.
 //! - [`web`]: status and metrics over HTTP.
 
-pub mod error;
 pub mod config;
-pub mod stream;
-pub mod run;
+pub mod copy;
+pub mod cutover;
+pub mod error;
 pub mod journal;
 pub mod lag;
-pub mod cutover;
-pub mod copy;
+pub mod observe;
+pub mod preflight;
+pub mod run;
+pub mod stream;
 pub mod transform;
 pub mod verify;
-pub mod preflight;
-pub mod observe;
 pub mod web;
