@@ -1,5 +1,6 @@
 //! `kill -9` of `cutover run` in the middle of a move, at every step, in both directions: the
 //! guard frees the traffic on exactly one side, and the next `cutover run` ends the move.
+#![allow(clippy::print_stderr, reason = "which steps a run of the test hit")]
 
 use std::{
     collections::BTreeSet,
@@ -71,7 +72,7 @@ async fn killed_at(
     // A kill before the pause leaves nobody held and nothing to be freed.
     world.only_takes_writes(owner).await;
     facts = world.desk.facts(MOVES);
-    println!(
+    eprintln!(
         "killed at {hit} from {from}: free after {:?}, {owner} owns, {}",
         killed.elapsed(),
         facts.len()
