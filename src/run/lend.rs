@@ -54,6 +54,10 @@ impl work::Pipes for Live {
 
 #[async_trait]
 impl work::Proof for Live {
+    async fn catch_up(&self) -> Result<()> {
+        self.proof.catch_up(&BothLogs(&self.pipes)).await
+    }
+
     async fn nearly_ready(&self) -> Result<Option<String>> {
         let view = self.proof.view();
         if view.different > 0 {

@@ -200,6 +200,13 @@ impl Ground for LiveGround {
         let handle = Handle::start(summons, within).await?;
         let process = handle.id();
         *self.guard.lock().await = Some(handle);
+        // The last step before clients wait: what changed during the preparations is compared now.
+        // Whatever fails here is compared behind the fence.
+        if let Some(work) = &self.parts.work
+            && let Err(error) = work.proof.catch_up().await
+        {
+            tracing::debug!(%error, "changed rows are left for the fence");
+        }
         Ok(details(json!({ "process": process })))
     }
 

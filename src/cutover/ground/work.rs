@@ -50,6 +50,12 @@ pub trait Proof: Send + Sync {
     /// what is missing.
     async fn nearly_ready(&self) -> Result<Option<String>>;
 
+    /// Compares what has changed and makes ready what a comparison behind the fence needs, so that
+    /// little is left to do there.
+    async fn catch_up(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Compares what is left, behind the fence and after the drain, at most `within`.
     async fn behind_fence(&self, within: Duration) -> Result<Certificate>;
 }

@@ -34,4 +34,9 @@ pub trait RowReader: Send + Sync {
     /// Hashes of the rows with these keys, in no order; a key without a row is left out. The table
     /// must have a key.
     async fn key_digests(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<RowDigest>>;
+
+    /// Does ahead whatever the first reads by key of these tables would have to do.
+    async fn get_ready(&self, _tables: &[Table]) -> Result<()> {
+        Ok(())
+    }
 }

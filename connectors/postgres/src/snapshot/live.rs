@@ -8,8 +8,11 @@ use cutover_core::{
         digest::{Digest, RowDigest, RowKey},
         schema::Table,
     },
-    port::{Result, copy::Range, reader::RowReader},
+    port::{PortError, Result, copy::Range, reader::RowReader},
 };
+
+use futures_util::future::try_join_all;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::digest;
 use crate::{
@@ -17,6 +20,10 @@ use crate::{
     database::Database,
     shelf::{Shelf, Warm},
 };
+
+/// Sessions at most. One more would have to be opened inside the pause, which costs more than a
+/// read of changed keys has to wait for its turn.
+const SESSIONS: u32 = 2;
 
 /// Reads digests outside of any snapshot: every statement sees what is committed when it begins.
 ///
@@ -26,13 +33,15 @@ use crate::{
 pub struct LiveReader {
     db: Database,
     idle: Arc<Shelf>,
+    turns: Arc<Semaphore>,
 }
 
 impl Database {
     /// A reader of rows as they are now. Keep it: its sessions stay open as long as it lives.
     #[must_use]
     pub fn reader(&self) -> LiveReader {
-        LiveReader { db: self.clone(), idle: Arc::default() }
+        let turns = Arc::new(Semaphore::new(SESSIONS as usize));
+        LiveReader { db: self.clone(), idle: Arc::default(), turns }
     }
 }
 
@@ -43,9 +52,14 @@ impl LiveReader {
     ///
     /// As any connection.
     pub async fn warm_up(&self) -> Result<()> {
+        let _turn = self.turns(1).await;
         let warm = self.session().await?;
         self.idle.put(warm);
         Ok(())
+    }
+
+    async fn turns(&self, n: u32) -> SemaphorePermit<'_> {
+        self.turns.acquire_many(n).await.expect("nobody closes it")
     }
 
     async fn session(&self) -> Result<Warm> {
@@ -74,6 +88,7 @@ impl RowReader for LiveReader {
         range: &Range,
         buckets: u32,
     ) -> Result<Vec<Digest>> {
+        let _turn = self.turns(1).await;
         let mut warm = self.session().await?;
         let digests = digest::buckets(&mut warm, table, range, buckets)
             .await
@@ -88,6 +103,7 @@ impl RowReader for LiveReader {
         buckets: u32,
         wanted: &[u32],
     ) -> Result<Vec<RowDigest>> {
+        let _turn = self.turns(1).await;
         let mut warm = self.session().await?;
         let rows = digest::rows(&mut warm, table, buckets, wanted)
             .await
@@ -97,11 +113,32 @@ impl RowReader for LiveReader {
     }
 
     async fn key_digests(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<RowDigest>> {
+        let _turn = self.turns(1).await;
         let mut warm = self.session().await?;
         let rows = digest::keyed(&mut warm, table, keys)
             .await
             .map_err(|e| port_error(digest::doing(&self.db, table), e))?;
         self.idle.put(warm);
         Ok(rows)
+    }
+
+    async fn get_ready(&self, tables: &[Table]) -> Result<()> {
+        let _turns = self.turns(SESSIONS).await;
+        let mut all = Vec::new();
+        for _ in 0..SESSIONS {
+            all.push(self.session().await?);
+        }
+        let prepared = all.into_iter().map(async |mut warm| {
+            for table in tables.iter().filter(|t| !t.key().is_empty()) {
+                digest::keyed(&mut warm, table, &[])
+                    .await
+                    .map_err(|e| port_error(digest::doing(&self.db, table), e))?;
+            }
+            Ok::<_, PortError>(warm)
+        });
+        for warm in try_join_all(prepared).await? {
+            self.idle.put(warm);
+        }
+        Ok(())
     }
 }

@@ -196,6 +196,19 @@ async fn rows_by_their_keys() {
             assert_eq!(digests[0].rows, 1, "{name}");
             assert_eq!(live.key_digests(&table, &[]).await.unwrap(), []);
         }
+        // Many reads at once find what was made ready, and connect nobody.
+        let tables = [home.table("keyed").await, home.table("keyless").await];
+        let sessions = async || -> i64 {
+            let asked = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+                 AND application_name LIKE '%verify%' AND datname = current_database()";
+            home.root.query_one(asked, &[]).await.unwrap().get(0)
+        };
+        live.get_ready(&tables).await.unwrap();
+        let before = sessions().await;
+        let reads = (0..20).map(|_| live.key_digests(&tables[0], &[]));
+        futures_util::future::try_join_all(reads).await.unwrap();
+        assert!(before > 0);
+        assert_eq!(sessions().await, before);
         // Keys without a row, and a keyless table by its hashes.
         let keyed = home.table("keyed").await;
         let none = cutover_core::model::digest::RowKey(vec!["none".into(), "1".into()]);
