@@ -179,7 +179,7 @@ async fn subscribe(blue: &Postgres, green: &Postgres) -> Result<()> {
     let schema: String =
         schema.lines().filter(|l| !l.starts_with('\\')).map(|l| format!("{l}\n")).collect();
     green.execute("native", &schema).await?;
-    blue.execute("bench", "CREATE PUBLICATION native FOR ALL TABLES").await?;
+    blue.execute("bench", "CREATE PUBLICATION native FOR TABLES IN SCHEMA public").await?;
     green
         .execute(
             "native",

@@ -62,12 +62,24 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let ready = |status: &Value| status["ready"]["state"] == "ready";
     program.until("ready", Duration::from_secs(180), ready).await?;
     let mut moves = Vec::new();
+    let mut refused = Vec::new();
     println!("move      pause ms  longest client wait ms  steps ms");
     for i in 0..2 * each {
         let kind = if i % 2 == 0 { "switch" } else { "rollback" };
         program.until("ready", Duration::from_secs(60), ready).await?;
         clients_load.reset_longest();
-        let answer = program.command(&[kind]).await?;
+        let answer = loop {
+            match program.ask(&[kind]).await? {
+                (0, answer, _) => break answer,
+                // Refused before any client waited, or taken back: counted, and tried again.
+                (1, answer, said) if refused.len() < 2 * each => {
+                    println!("{kind:<8} {:>9}  {said}", "-");
+                    refused.push(answer["pause_ms"].as_f64());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                (exit, _, said) => return Err(program.broken(&format!("{kind}: {exit}: {said}"))),
+            }
+        };
         // Clients that waited have had their turn by then.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let one = Move {
@@ -104,6 +116,11 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
             quantile(&waits, 1.0),
         );
     }
+    println!(
+        "{} moves refused before any client waited, {} taken back",
+        refused.iter().filter(|p| p.is_none()).count(),
+        refused.iter().flatten().count()
+    );
     let mut steps: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (step, ms) in moves.iter().flat_map(|m| &m.steps) {
         steps.entry(step).or_default().push(*ms);
