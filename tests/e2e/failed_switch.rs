@@ -112,7 +112,7 @@ async fn a_switch_that_does_not_pause_leaves_everything_on_blue() {
 
     two.behave("");
     two.run.ready().await;
-    two.world.desk.ask(&["switch"]).await.exits(0);
+    two.world.desk.moves("switch").await.exits(0);
     two.is_on(Side::Green).await;
     two.world.close_the_books(two.load, Side::Green).await;
 }
@@ -122,7 +122,7 @@ async fn a_switch_that_does_not_pause_leaves_everything_on_blue() {
 async fn a_switch_that_refuses_to_point_is_asked_again() {
     let two = TwoSwitches::new().await;
     two.behave("point_at refuse-twice");
-    two.world.desk.ask(&["switch"]).await.exits(0);
+    two.world.desk.moves("switch").await.exits(0);
     two.is_on(Side::Green).await;
     two.world.close_the_books(two.load, Side::Green).await;
 }
@@ -185,7 +185,7 @@ async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
     switch.await.expect("the command ends").exits(1);
     world.traffic_flows(&load, SERVED_WITHIN).await;
     run.ready().await;
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.traffic_flows(&load, SERVED_WITHIN).await;
     let view = load.stop(SERVED_WITHIN).await;
     world.books_are_right(&view, Side::Green).await;

@@ -73,7 +73,7 @@ async fn a_row_changed_on_green_is_found_before_the_switch_and_repaired() {
         world.desk.ask(&["verify"]).await.exits(0);
         run.ready().await;
     }
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.close_the_books(load, Side::Green).await;
     world.desk.ask(&["finish", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
@@ -102,7 +102,7 @@ async fn tables_without_a_key_and_emptied_tables_are_found_and_repaired() {
         world.sides_are_equal().await;
         run.ready().await;
     }
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
 }
 
@@ -122,6 +122,6 @@ async fn a_row_changed_while_no_run_was_there_is_found() {
     world.desk.ask(&["switch"]).await.exits(1).says("public.accounts");
     world.desk.ask(&["verify", "--repair"]).await.exits(0);
     run.ready().await;
-    world.desk.ask(&["switch"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
 }
