@@ -4,14 +4,20 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{finding::Scope, position::Position, side::Side},
+    model::{
+        finding::{Finding, Scope, Severity},
+        position::Position,
+        side::Side,
+    },
     port::{PortError, Result},
 };
 
 use super::{live::Live, prepare, proof::BothLogs};
 use crate::{
     cutover::ground::work::{self, Drained, Readiness},
+    lag::Converge,
     preflight,
+    stream::Health,
     verify::Certificate,
 };
 
@@ -100,6 +106,18 @@ impl work::Ready for Live {
         );
         inputs.owner = from;
         let preflight = preflight::examine(&inputs, Scope::Move).await;
+        let stopped = self.stopped();
+        if !stopped.is_empty() {
+            // No marker would arrive, so there is nothing to measure.
+            let why = "a stream has stopped".to_owned();
+            let findings = preflight.findings.into_iter().chain(stopped).collect();
+            return Ok(Readiness {
+                preflight: preflight::Report::new(Scope::Move, findings),
+                lag: self.latest(),
+                converge: Converge::Never { why },
+                estimate: self.estimate(),
+            });
+        }
         // What is compared now needs no time in the pause.
         let until = Instant::now() + COMPARE_BEFORE;
         while Instant::now() < until
@@ -117,5 +135,19 @@ impl work::Ready for Live {
             converge: self.converge(),
             estimate: self.estimate(),
         })
+    }
+}
+
+impl Live {
+    /// Streams that go on only after somebody has done something, as reasons against a move.
+    fn stopped(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for side in [Side::Blue, Side::Green] {
+            if let Health::Stopped { code, what, remedy } = self.pipes.from(side).view().health {
+                let place = side.as_str().to_owned();
+                found.push(Finding { code, severity: Severity::Error, place, what, remedy });
+            }
+        }
+        found
     }
 }

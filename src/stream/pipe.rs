@@ -35,6 +35,7 @@ use super::{
     handover::Handover,
     state::State,
 };
+use crate::error::Explain as _;
 
 /// How often an idle stretch of log is stored on the sink and confirmed to the source.
 const STORE_EVERY: Duration = Duration::from_secs(3);
@@ -243,7 +244,7 @@ impl Worker {
                 tracing::error!(from = %self.config.from, %code, "stream stopped: {error}");
                 self.state.set_health(Health::Stopped {
                     code: (*code).to_owned(),
-                    what: error.to_string(),
+                    what: error.headline(),
                     remedy: error.remedy().unwrap_or_default().to_owned(),
                 });
                 // Only a new process goes on from here: somebody has to do something first.
