@@ -40,8 +40,8 @@ pub(super) fn compare(
             number(changed.len(), "table"),
             list(&changed)
         ),
-        "take the change back, or end this run with `cutover abort` and start a new one with the \
-         new definitions on both sides",
+        "make the same change on the other side, then stop and start `cutover run`, which compares \
+         both and goes on; a table that is new can be left out with `tables: exclude`",
     )]
 }
 
