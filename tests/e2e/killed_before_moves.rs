@@ -38,7 +38,7 @@ async fn a_killed_copy_is_taken_up_and_ends_equal() {
     writer.batch_execute(&format!("BEGIN; {insert}")).await.expect("rows");
     run.kill9();
     let mut run = world.desk.run();
-    run.phase("streaming").await;
+    run.streams().await;
     writer.batch_execute(&format!("{insert}; COMMIT")).await.expect("rows");
     run.ready().await;
 

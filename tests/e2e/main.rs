@@ -4,7 +4,9 @@
 //! nothing left on them. Needs what `scripts/setup test` installs. Nothing here reaches into the
 //! program: a step of a move is met by reading the journal, as an operator would.
 
+mod bad_input;
 mod bypass;
+mod ddl;
 mod failed_switch;
 mod killed_before_moves;
 mod killed_in_moves;
@@ -12,4 +14,6 @@ mod moves_under_load;
 mod program;
 mod restarts;
 mod tampered;
+mod versions;
+mod watched;
 mod world;

@@ -283,6 +283,11 @@ impl Run {
         self.status(&format!("phase {phase}"), READY_WITHIN, |s| s["phase"] == phase).await
     }
 
+    /// Waits until both streams are there, in whatever health.
+    pub(crate) async fn streams(&mut self) -> Value {
+        self.status("the streams", READY_WITHIN, |s| s["streams"].is_object()).await
+    }
+
     /// `kill -9` as soon as `now` says yes to the facts that `journal` gained since this call.
     /// Looks at it much more often than a step of a move takes. Returns those facts.
     pub(crate) async fn kill_when(

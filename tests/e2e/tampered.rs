@@ -117,7 +117,7 @@ async fn a_row_changed_while_no_run_was_there_is_found() {
     let tamper = "UPDATE accounts SET email = 'x' WHERE id = 3";
     green.batch_execute(&format!("{PASS}; {tamper}")).await.expect("tampering");
     let mut run = world.desk.run();
-    run.phase("streaming").await;
+    run.streams().await;
     is_noticed(&world.desk).await;
     world.desk.ask(&["switch"]).await.exits(1).says("public.accounts");
     world.desk.ask(&["verify", "--repair"]).await.exits(0);

@@ -1,0 +1,88 @@
+//! What a run shows: status, health and metrics, and the alarm when both sides are written.
+
+use cutover_core::model::side::Side;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::{
+    program::{COMMAND_WITHIN, Desk},
+    world::{PASS, World},
+};
+
+/// Status line and body of a page of the run's HTTP address, which it has logged.
+async fn get(desk: &Desk, path: &str) -> (String, String) {
+    let log = desk.log();
+    let at = log.rfind("status and metrics on http://").expect("the address is logged");
+    let address = log[at..].split("http://").nth(1).and_then(|rest| rest.split('/').next());
+    let mut stream =
+        tokio::net::TcpStream::connect(address.expect("an address")).await.expect("it");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: cutover\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("a request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("an answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer with a head");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+fn metric(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name));
+    let line = line.unwrap_or_else(|| panic!("{name} is not in: {text}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_can_be_watched_and_writes_on_both_sides_are_an_alarm() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    let status = run.ready().await;
+    assert_eq!(status["run"], "e2e");
+    assert_eq!(status["phase"], "streaming");
+    assert_eq!(status["owner"], "blue");
+    assert_eq!(status["alarms"], serde_json::json!([]));
+    assert!(status["lag"]["bytes"].is_u64() && status["lag"]["seconds"].is_f64(), "{status}");
+    assert!(status["pause_estimate"]["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{status}");
+    assert_eq!(status["copy"]["tables"].as_array().map(Vec::len), Some(12), "{status}");
+
+    let (answer, body) = get(&world.desk, "/healthz").await;
+    assert!(answer.contains(" 200 ") && body.contains("ok"), "{answer}: {body}");
+    let (answer, body) = get(&world.desk, "/metrics").await;
+    assert!(answer.contains(" 200 "), "{answer}");
+    assert!((metric(&body, "cutover_ready") - 1.0).abs() < 1e-9);
+    assert!(metric(&body, "cutover_split_brain").abs() < 1e-9);
+    assert!(metric(&body, "cutover_copy_rows") > 10_000.0);
+    assert!(body.trim_end().ends_with("# EOF"), "{body}");
+    let (answer, body) = get(&world.desk, "/status").await;
+    assert!(answer.contains(" 200 ") && body.contains("\"owner\":\"blue\""), "{body}");
+    let (answer, body) = get(&world.desk, "/").await;
+    assert!(answer.contains(" 200 ") && body.contains("<html"), "{answer}");
+
+    world.desk.moves("switch").await.exits(0);
+    run.status("the move in the status", COMMAND_WITHIN, |s| {
+        s["phase"] == "switched" && s["moves"].as_array().is_some_and(|moves| !moves.is_empty())
+    })
+    .await;
+    // A superuser goes past the fence on purpose: not stopped, but noticed.
+    let blue = world.superuser(Side::Blue).await;
+    let write = format!("{PASS}; UPDATE documents SET thumbnail = NULL");
+    blue.batch_execute(&write).await.expect("a write past the fence");
+    run.status("the alarm", COMMAND_WITHIN, |s| {
+        s["alarms"].as_array().is_some_and(|all| all.iter().any(|a| a["code"] == "CUT0701"))
+    })
+    .await;
+    let (answer, body) = get(&world.desk, "/healthz").await;
+    assert!(answer.contains(" 503 ") && body.contains("CUT0701"), "{answer}: {body}");
+    let (_, body) = get(&world.desk, "/metrics").await;
+    assert!((metric(&body, "cutover_split_brain") - 1.0).abs() < 1e-9, "{body}");
+    // The way back would lose the difference, so it is refused until it is repaired: green owns
+    // the writes, so green's rows win.
+    world.desk.ask(&["rollback"]).await.exits(1).says("documents");
+    world.only_takes_writes(Side::Green).await;
+    let repair = world.desk.ask(&["verify", "--repair"]).await;
+    repair.exits(0);
+    assert!(repair.value["repaired"].as_u64().is_some_and(|rows| rows > 0), "{}", repair.said);
+    run.ready().await;
+    world.desk.moves("rollback").await.exits(0);
+    world.close_the_books(load, Side::Blue).await;
+    let (answer, _) = get(&world.desk, "/healthz").await;
+    assert!(answer.contains(" 200 "), "{answer}");
+}
