@@ -488,8 +488,8 @@ impl Live {
                     "the definition of {} changed on blue since the run began",
                     names.join(", ")
                 ),
-                "make the same change on green (`cutover` sets are fenced: connect as the run's \
-                 role), then stop and start `cutover run`; or take it back"
+                "make the same change on green, then stop and start `cutover run`; see \
+                 docs/errors/CUT0509.md for new tables and changes that are taken back"
                     .to_owned(),
             )
         });
