@@ -12,11 +12,16 @@ use crate::{
     world::{BUDGET, World},
 };
 
-/// Writes to blue without a pause until it is refused. Returns its last acknowledged number and
-/// the refusal.
+/// How often each direct writer begins a transaction: no more than green can follow.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// Writes to blue until it is refused. Returns its last acknowledged number and the refusal.
 fn direct_writer(client: Client, number: i32) -> JoinHandle<(i64, tokio_postgres::Error)> {
     tokio::spawn(async move {
+        let mut pace = tokio::time::interval(EVERY);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for n in 1.. {
+            pace.tick().await;
             let receipt = format!("INSERT INTO receipts VALUES ({number}, {n})");
             let done = match number % 3 {
                 // In autocommit, in a transaction of several statements, and in two phases.
