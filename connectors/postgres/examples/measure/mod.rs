@@ -4,17 +4,17 @@ use std::{error::Error, process::Command};
 
 use cutover_sandbox::{Postgres, find_program};
 
-pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Seconds of processor time used so far: what others do on the machine does not count.
-pub struct Cpu {
+pub(crate) struct Cpu {
     pub source: f64,
     pub target: f64,
     pub own: f64,
 }
 
 impl Cpu {
-    pub fn now(source: &Postgres, target: &Postgres) -> Self {
+    pub(crate) fn now(source: &Postgres, target: &Postgres) -> Self {
         let server = |pid: Option<u32>| -> f64 {
             let Some(pid) = pid else { return 0.0 };
             let below = stats().into_iter().filter(|s| s.parent == pid).map(|s| s.ticks);
@@ -54,7 +54,7 @@ fn stats() -> Vec<Stat> {
         .collect()
 }
 
-pub fn pgbench(server: &Postgres, database: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn pgbench(server: &Postgres, database: &str, arguments: &[&str]) -> Result<()> {
     let program = find_program("pgbench", None).ok_or("pgbench is missing")?;
     let done = Command::new(program.path)
         .args(arguments)
