@@ -1,4 +1,5 @@
 //! What the measurements share: processor time, and pgbench.
+#![allow(dead_code, reason = "each measurement uses a part of it")]
 
 use std::{error::Error, process::Command};
 
