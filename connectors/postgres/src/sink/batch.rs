@@ -1,6 +1,9 @@
 //! The events of one call, cut at commits and sorted by target table. Pure.
 
-use std::collections::HashMap;
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+};
 
 use cutover_core::{
     model::{
@@ -12,7 +15,7 @@ use cutover_core::{
 };
 
 use super::{
-    reduce::{Pending, Step},
+    reduce::{Pending, Reason, Step},
     refusal::{self, Place},
     router::Router,
 };
@@ -90,6 +93,23 @@ fn is_covered(durable: Option<&Position>, position: &Position) -> Result<bool> {
     }
 }
 
+/// Events that are reduced and sent together. Fewer would reduce less, more would leave the server
+/// idle for longer.
+const PART: usize = 6_000;
+
+/// Cuts a range of events into parts of about equal size, anywhere.
+pub(super) fn parts(range: Range<usize>) -> Vec<Range<usize>> {
+    let count = (range.len() / PART).max(1);
+    let size = range.len().div_ceil(count).max(1);
+    let mut parts: Vec<Range<usize>> =
+        range.clone().step_by(size).map(|start| start..(start + size).min(range.end)).collect();
+    if parts.is_empty() {
+        // The end of a transaction still has to be written.
+        parts.push(range);
+    }
+    parts
+}
+
 /// Whether there is anything to write.
 pub(super) fn has_rows(events: &[Event]) -> bool {
     events.iter().any(|e| matches!(e, Event::Row { .. } | Event::Truncate { .. }))
@@ -127,8 +147,8 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Sorts events by target. All relations must have been learned. `offset` is the number of the
-    /// first event, for messages.
+    /// Sorts events by target; tables of `in_order` are not reduced. All relations must have been
+    /// learned. `offset` is the number of the first event, for messages.
     ///
     /// # Errors
     ///
@@ -139,6 +159,7 @@ impl<'a> Batch<'a> {
         events: &'a [Event],
         offset: usize,
         open: Option<u32>,
+        in_order: &BTreeSet<usize>,
     ) -> Result<Self> {
         let mut batch = Self::default();
         let mut slots: HashMap<usize, usize> = HashMap::new();
@@ -152,7 +173,7 @@ impl<'a> Batch<'a> {
                         _ => {
                             let shape = router.shape(relation)?;
                             let slot = *slots.entry(shape.target).or_insert_with(|| {
-                                batch.tables.push((shape.target, Pending::default()));
+                                batch.tables.push((shape.target, pending(in_order, shape.target)));
                                 batch.tables.len() - 1
                             });
                             last = Some((address, shape, slot));
@@ -171,9 +192,9 @@ impl<'a> Batch<'a> {
                     check_roots(router, &targets, || place(events, i, open))?;
                     targets.sort_unstable();
                     targets.dedup();
-                    for (target, pending) in &mut batch.tables {
+                    for (target, void) in &mut batch.tables {
                         if targets.contains(target) {
-                            *pending = Pending::default();
+                            *void = pending(in_order, *target);
                         }
                     }
                     batch.truncates.push(Truncate {
@@ -188,6 +209,14 @@ impl<'a> Batch<'a> {
         batch.tables.retain(|(_, pending)| !pending.steps.is_empty());
         Ok(batch)
     }
+}
+
+fn pending<'a>(in_order: &BTreeSet<usize>, target: usize) -> Pending<'a> {
+    let mut pending = Pending::default();
+    if in_order.contains(&target) {
+        pending.keep_order(Reason::Asked);
+    }
+    pending
 }
 
 /// Emptying one of several source tables must not empty what the others wrote into the same
@@ -284,6 +313,17 @@ mod tests {
         assert_eq!(error.code(), Some("CUT0406"));
         let back = [begin(1), commit(30), begin(2), commit(5)];
         assert_eq!(cut(&back, None, Some(&at(20))).unwrap_err().code(), Some("CUT0406"));
+    }
+
+    #[test]
+    fn parts_hold_every_event_once() {
+        for len in [0, 1, PART - 1, PART, 2 * PART - 1, 2 * PART, 5 * PART + 3] {
+            let parts = parts(7..7 + len);
+            assert_eq!(parts.first().unwrap().start, 7);
+            assert_eq!(parts.last().unwrap().end, 7 + len);
+            assert!(parts.windows(2).all(|p| p[0].end == p[1].start && !p[1].is_empty()));
+            assert_eq!(parts.len(), (len / PART).max(1));
+        }
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn text(&self, target: &Target) -> String {
+    /// The statement.
+    pub(super) fn text(&self, target: &Target) -> String {
         match self {
             Self::DeleteMany(key) => statement::delete_many(target, key),
             Self::UpdateMany(key, set, same) => statement::update_many(target, key, set, same),
@@ -51,24 +52,23 @@ impl Kind {
         }
     }
 
-    /// Parameter types: as many as the highest `$n`.
-    fn types(&self) -> Vec<Type> {
-        let find = |f: &Find| match f {
-            Find::Key(columns) => columns.len(),
-            Find::Whole(columns) => columns.iter().filter(|(_, null)| !null).count(),
+    /// The types of its parameters.
+    pub(super) fn types(&self, target: &Target) -> Vec<Type> {
+        let arrays = |lists: &[&Vec<u16>]| -> Vec<Type> {
+            lists.iter().copied().flatten().map(|c| target.column(*c).wire.array()).collect()
         };
-        let (ty, count) = match self {
-            Self::Copy(_) => (Type::TEXT, 0),
-            Self::DeleteMany(key) => (Type::TEXT_ARRAY, key.len()),
-            Self::UpdateMany(key, set, same) => {
-                (Type::TEXT_ARRAY, key.len() + set.len() + same.len())
-            }
-            Self::InsertMany(columns) => (Type::TEXT_ARRAY, columns.len()),
-            Self::InsertOne(columns) => (Type::TEXT, columns.len()),
-            Self::UpdateOne(f, set) | Self::MoveOne(f, set) => (Type::TEXT, find(f) + set.len()),
-            Self::DeleteOne(f) => (Type::TEXT, find(f)),
+        let texts = |find: Option<&Find>, set: &[u16]| {
+            vec![Type::TEXT; find.map_or(0, Find::parameters) + set.len()]
         };
-        vec![ty; count]
+        match self {
+            Self::Copy(_) => Vec::new(),
+            Self::DeleteMany(key) => arrays(&[key]),
+            Self::UpdateMany(key, set, same) => arrays(&[key, set, same]),
+            Self::InsertMany(columns) => arrays(&[columns]),
+            Self::InsertOne(columns) => texts(None, columns),
+            Self::UpdateOne(find, set) | Self::MoveOne(find, set) => texts(Some(find), set),
+            Self::DeleteOne(find) => texts(Some(find), &[]),
+        }
     }
 }
 
@@ -102,8 +102,8 @@ impl Cache {
             missing = new(&self.known);
         }
         let prepared = pipeline(missing.iter().map(|(index, kind)| {
-            let text = kind.text(router.target(*index));
-            let types = kind.types();
+            let target = router.target(*index);
+            let (text, types) = (kind.text(target), kind.types(target));
             async move { client.prepare_typed(&text, &types).await }
         }))
         .await;

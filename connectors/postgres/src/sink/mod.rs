@@ -2,11 +2,12 @@
 //!
 //! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk.
 //! - `batch`, `shape`, `reduce`, `set`, `statement`, `encode`: pure; events to statements.
-//! - `writer`: one transaction per call. `rows`: the ordered row path behind it.
+//! - `writer`, `attempt`: one transaction per call. `rows`: the ordered row path behind it.
 //!
 //! Strict: a number of rows that is not as expected is never written. Expects values in text form.
 //! Does not decide what is applied when, and knows nothing of the source's log.
 
+mod attempt;
 mod batch;
 mod cache;
 mod copy;

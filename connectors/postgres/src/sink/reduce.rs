@@ -70,10 +70,8 @@ impl Eq for Key<'_> {}
 /// Why changes must be written one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// It did not work for this table lately.
-    Detour,
-    /// The server did not touch the expected number of rows, or refused one.
-    Refused,
+    /// The set-wise path did not work for this table now or lately.
+    Asked,
     /// Only a column was sent that the server does not let us set.
     KeptColumn,
     /// A key was changed.
@@ -141,9 +139,9 @@ impl<'a> Pending<'a> {
         self.reason.get_or_insert(reason);
     }
 
-    /// Whether the changes are written in their order.
-    pub(super) fn is_ordered(&self) -> bool {
-        self.reason.is_some()
+    /// All changes in order.
+    pub(super) fn into_steps(self) -> Vec<Step<'a>> {
+        self.steps
     }
 
     /// What to write.

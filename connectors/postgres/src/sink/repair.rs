@@ -7,9 +7,9 @@ use cutover_core::{
         copy::{CopyFormat, CopyStream},
     },
 };
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
-use super::{copy, encode::TextArray, refusal, router, set::no_text, statement};
+use super::{cache::Kind, copy, encode::Unfit, refusal, router, set};
 use crate::connect::{Session, port_error};
 
 /// Removes the rows with these keys (all rows without keys) and writes others, in one transaction.
@@ -43,18 +43,21 @@ async fn remove(session: &Session, at: &str, table: &Table, keys: &[RowKey]) -> 
     let Some(target) = targets.first().filter(|t| !t.key.is_empty()) else {
         return Err(no_key(table));
     };
-    let mut arrays: Vec<TextArray> = target.key.iter().map(|_| TextArray::default()).collect();
+    let mut arrays = set::arrays(target, target.key.iter().copied(), keys.len());
     for key in keys {
         if key.0.len() != arrays.len() {
             return Err(no_key(table));
         }
         for (array, text) in arrays.iter_mut().zip(&key.0) {
-            array.push(Value::Text(text.as_bytes())).map_err(|_| no_text(target))?;
+            array.push(Value::Text(text.as_bytes())).map_err(|unfit| match unfit {
+                Unfit::NoText => set::no_text(target),
+                Unfit::NotNumber => no_key(table),
+            })?;
         }
     }
-    let types = vec![Type::TEXT_ARRAY; arrays.len()];
-    let text = statement::delete_many(target, &target.key);
-    let statement = session.prepare_typed(&text, &types).await.map_err(failed)?;
+    let kind = Kind::DeleteMany(target.key.clone());
+    let prepared = session.prepare_typed(&kind.text(target), &kind.types(target)).await;
+    let statement = prepared.map_err(failed)?;
     let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as _).collect();
     session.execute(&statement, &parameters).await.map_err(failed)?;
     Ok(())

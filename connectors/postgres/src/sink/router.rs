@@ -1,10 +1,13 @@
 //! From the stream's tables to the tables of this side.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use cutover_core::{
     model::{
-        event::Relation,
+        event::{Event, Relation},
         schema::{Table, TableName},
     },
     port::{Result, sink::Route},
@@ -133,20 +136,41 @@ impl Router {
         self.sources[index]
     }
 
-    /// Learns a relation, when it is new.
+    /// Learns the relations of the events, and says which targets they touch.
     ///
     /// # Errors
     ///
     /// `CUT0404` for a table without a route, `CUT0403` when the target lacks columns.
-    pub(super) fn learn(&mut self, relation: &Arc<Relation>) -> Result<()> {
+    pub(super) fn learn_all(&mut self, events: &[Event]) -> Result<BTreeSet<usize>> {
+        let mut touched = BTreeSet::new();
+        let mut last = None;
+        for event in events {
+            match event {
+                Event::Row { relation, .. } if last == Some(Arc::as_ptr(relation)) => {}
+                Event::Row { relation, .. } => {
+                    touched.insert(self.learn(relation)?);
+                    last = Some(Arc::as_ptr(relation));
+                }
+                Event::Truncate { relations, .. } => {
+                    for relation in relations {
+                        touched.insert(self.learn(relation)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(touched)
+    }
+
+    fn learn(&mut self, relation: &Arc<Relation>) -> Result<usize> {
         let address = address(relation);
-        if self.shapes.contains_key(&address) {
-            return Ok(());
+        if let Some((_, shape)) = self.shapes.get(&address) {
+            return Ok(shape.target);
         }
         let index = self.index(relation)?;
         let shape = Shape::new(relation, index, &self.targets[index])?;
         self.shapes.insert(address, (Arc::clone(relation), shape));
-        Ok(())
+        Ok(index)
     }
 
     /// The target of a relation.

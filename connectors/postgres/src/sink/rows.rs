@@ -16,7 +16,7 @@ use tokio_postgres::{Client, error::SqlState};
 use super::{
     batch::place,
     cache::{self, Cache, Kind},
-    encode::{NotText, TextValue},
+    encode::{TextValue, Unfit},
     pipeline::pipeline,
     reduce::Step,
     refusal,
@@ -43,7 +43,7 @@ struct One<'a> {
 }
 
 impl One<'_> {
-    fn parameters(&self) -> std::result::Result<Vec<TextValue<'_>>, NotText> {
+    fn parameters(&self) -> std::result::Result<Vec<TextValue<'_>>, Unfit> {
         let find = self.find_links.iter().map(|l| Shape::value(&self.find, *l));
         let set = self.set_links.iter().map(|l| Shape::value(&self.set, *l));
         find.chain(set).map(TextValue::new).collect()
@@ -160,7 +160,7 @@ async fn send(context: Context<'_>, cache: &Cache, ones: &[One<'_>]) -> Result<(
     let mut requests = Vec::with_capacity(ones.len());
     for one in ones {
         let target = context.router.target(one.key.0);
-        let parameters = one.parameters().map_err(|NotText| no_text(target))?;
+        let parameters = one.parameters().map_err(|_| no_text(target))?;
         let Some(statement) = cache.get(&one.key) else {
             return Err(refusal::not_a_stream("a statement was not prepared"));
         };

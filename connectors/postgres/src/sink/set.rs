@@ -7,7 +7,7 @@ use cutover_core::{
 
 use super::{
     cache::{self, Kind},
-    encode::{CopyText, NotText, TextArray},
+    encode::{Array, CopyText, Unfit},
     reduce::{Key, Row},
     refusal,
     shape::{Link, Shape, Target},
@@ -20,7 +20,7 @@ const COPY_FROM: usize = 64;
 #[derive(Debug)]
 pub(super) struct Many {
     pub(super) key: cache::Key,
-    pub(super) arrays: Vec<TextArray>,
+    pub(super) arrays: Vec<Array>,
     pub(super) rows: u64,
 }
 
@@ -54,22 +54,47 @@ impl Plan {
         updates: &[(Key<'_>, &Row<'_>)],
         inserts: &[&Row<'_>],
     ) -> Result<bool> {
-        let no_text = |NotText| no_text(target);
-        let groups = groups(target, updates).map_err(no_text)?;
+        let mut mine = Self::default();
+        match mine.fill(index, target, deletes, updates, inserts) {
+            Ok(true) => {
+                self.statements.append(&mut mine.statements);
+                self.copies.append(&mut mine.copies);
+                Ok(true)
+            }
+            // The server's own cast says best what is wrong with a number.
+            Ok(false) | Err(Unfit::NotNumber) => Ok(false),
+            Err(Unfit::NoText) => Err(no_text(target)),
+        }
+    }
+
+    fn fill(
+        &mut self,
+        index: usize,
+        target: &Target,
+        deletes: &[Key<'_>],
+        updates: &[(Key<'_>, &Row<'_>)],
+        inserts: &[&Row<'_>],
+    ) -> std::result::Result<bool, Unfit> {
+        self.deletes(index, target, deletes)?;
+        let groups = groups(target, updates)?;
         // Nothing can be set, and whether something had to be set is not known.
         if groups.iter().any(|g| g.set.is_empty() && !g.same.is_empty()) {
             return Ok(false);
         }
-        self.deletes(index, deletes).map_err(no_text)?;
         self.updates(index, groups);
-        self.inserts(index, inserts).map_err(no_text)?;
+        self.inserts(index, target, inserts)?;
         Ok(true)
     }
 
-    fn deletes(&mut self, index: usize, deletes: &[Key<'_>]) -> std::result::Result<(), NotText> {
+    fn deletes(
+        &mut self,
+        index: usize,
+        target: &Target,
+        deletes: &[Key<'_>],
+    ) -> std::result::Result<(), Unfit> {
         let Some(first) = deletes.first() else { return Ok(()) };
         let columns: Vec<u16> = first.links.iter().map(|l| l.target).collect();
-        let mut arrays = arrays(columns.len());
+        let mut arrays = arrays(target, columns.iter().copied(), deletes.len());
         for key in deletes {
             push(&mut arrays, key.values())?;
         }
@@ -95,7 +120,12 @@ impl Plan {
         }
     }
 
-    fn inserts(&mut self, index: usize, inserts: &[&Row<'_>]) -> std::result::Result<(), NotText> {
+    fn inserts(
+        &mut self,
+        index: usize,
+        target: &Target,
+        inserts: &[&Row<'_>],
+    ) -> std::result::Result<(), Unfit> {
         let mut shapes: Vec<&Shape> = Vec::new();
         for row in inserts {
             if !shapes.iter().any(|s| std::ptr::eq(*s, row.shape)) {
@@ -118,7 +148,7 @@ impl Plan {
                 let key = (index, Kind::Copy(columns));
                 self.copies.push(Copy { key, text, rows: count as u64 });
             } else {
-                let mut arrays = arrays(columns.len());
+                let mut arrays = arrays(target, columns.iter().copied(), count);
                 for row in rows {
                     push(&mut arrays, values(&row.tuple, &shape.columns))?;
                 }
@@ -139,21 +169,21 @@ struct Group<'a> {
     set: Vec<Link>,
     /// Columns that the server does not let us set; the row is right only if they are equal.
     same: Vec<Link>,
-    arrays: Vec<TextArray>,
+    arrays: Vec<Array>,
     rows: u64,
 }
 
 fn groups<'a>(
     target: &Target,
     updates: &[(Key<'a>, &'a Row<'a>)],
-) -> std::result::Result<Vec<Group<'a>>, NotText> {
+) -> std::result::Result<Vec<Group<'a>>, Unfit> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut last = 0;
     for (key, row) in updates {
         let at = match groups.get(last) {
             Some(group) if group.takes(row) => last,
             _ => groups.iter().position(|g| g.takes(row)).unwrap_or_else(|| {
-                groups.push(Group::new(target, row));
+                groups.push(Group::new(target, row, updates.len()));
                 groups.len() - 1
             }),
         };
@@ -164,7 +194,7 @@ fn groups<'a>(
 }
 
 impl<'a> Group<'a> {
-    fn new(target: &Target, row: &Row<'a>) -> Self {
+    fn new(target: &Target, row: &Row<'a>, rows: usize) -> Self {
         let shape = row.shape;
         let (mut unchanged, mut set, mut same) = (Vec::new(), Vec::new(), Vec::new());
         for link in shape.columns.iter().filter(|link| !shape.key.contains(link)) {
@@ -176,7 +206,8 @@ impl<'a> Group<'a> {
                 set.push(*link);
             }
         }
-        let arrays = arrays(shape.key.len() + set.len() + same.len());
+        let columns = shape.key.iter().chain(&set).chain(&same).map(|l| l.target);
+        let arrays = arrays(target, columns, rows);
         Self { shape, unchanged, set, same, arrays, rows: 0 }
     }
 
@@ -187,7 +218,7 @@ impl<'a> Group<'a> {
             && !self.set.iter().chain(&self.same).any(is_unchanged)
     }
 
-    fn push(&mut self, key: Key<'_>, tuple: &Tuple) -> std::result::Result<(), NotText> {
+    fn push(&mut self, key: Key<'_>, tuple: &Tuple) -> std::result::Result<(), Unfit> {
         let rest = values(tuple, &self.set).chain(values(tuple, &self.same));
         push(&mut self.arrays, key.values().chain(rest))?;
         self.rows += 1;
@@ -204,14 +235,19 @@ fn values<'a>(tuple: &'a Tuple, links: &'a [Link]) -> impl Iterator<Item = Value
     links.iter().map(|link| Shape::value(tuple, *link))
 }
 
-fn arrays(count: usize) -> Vec<TextArray> {
-    (0..count).map(|_| TextArray::default()).collect()
+/// One array per column, with room for so many rows.
+pub(super) fn arrays(
+    target: &Target,
+    columns: impl Iterator<Item = u16>,
+    rows: usize,
+) -> Vec<Array> {
+    columns.map(|c| Array::new(target.column(c).wire, rows)).collect()
 }
 
 fn push<'a>(
-    arrays: &mut [TextArray],
+    arrays: &mut [Array],
     values: impl Iterator<Item = Value<'a>>,
-) -> std::result::Result<(), NotText> {
+) -> std::result::Result<(), Unfit> {
     for (array, value) in arrays.iter_mut().zip(values) {
         array.push(value)?;
     }
@@ -288,6 +324,22 @@ mod tests {
         plan.add(0, &target, &[], &[], &vec![&row; COPY_FROM]).unwrap();
         assert_eq!((plan.statements.len(), plan.copies.len()), (1, 1));
         assert_eq!(plan.copies[0].rows, COPY_FROM as u64);
+    }
+
+    #[test]
+    fn what_is_no_number_goes_one_by_one() {
+        let mut target = target(&["k*", "n"]);
+        target.columns[1].wire = crate::sink::encode::Wire::Int4;
+        let shape = Shape::new(&relation(&["k*", "n"], false), 0, &target).unwrap();
+        let row = |n: &'static [u8]| Row {
+            shape: &shape,
+            tuple: Cow::Owned(tuple(&[Value::Text(b"1"), Value::Text(n)])),
+        };
+        let mut plan = Plan::default();
+        let (good, bad) = (row(b"-7"), row(b"7.0"));
+        assert!(plan.add(0, &target, &[], &[], &[&good]).unwrap());
+        assert!(!plan.add(0, &target, &[], &[], &[&good, &bad]).unwrap());
+        assert_eq!(plan.statements.len(), 1);
     }
 
     #[test]

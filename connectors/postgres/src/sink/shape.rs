@@ -10,7 +10,7 @@ use cutover_core::{
     port::PortError,
 };
 
-use super::refusal;
+use super::{encode::Wire, refusal};
 use crate::sql;
 
 /// A table that receives changes, ready for building statements.
@@ -33,6 +33,8 @@ pub(super) struct TargetColumn {
     pub(super) quoted: String,
     /// What stands behind `::`.
     pub(super) cast: String,
+    /// How its values travel in arrays.
+    pub(super) wire: Wire,
     /// Equality of the type as an operator, when every two values of the type can be compared.
     pub(super) equality: Option<String>,
     pub(super) identity_always: bool,
@@ -56,6 +58,7 @@ impl Target {
                 name: c.name.clone(),
                 quoted: sql::ident(&c.name),
                 cast: c.base_type.clone(),
+                wire: Wire::of(&c.base_type),
                 equality: facts
                     .equality
                     .iter()

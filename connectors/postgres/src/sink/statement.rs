@@ -1,19 +1,18 @@
 //! The text of every statement that writes rows. Pure.
 //!
-//! Parameters are `text` (one row) or `text[]` (many rows), in the order of the columns given;
-//! the server casts them. Equality is spelled as an operator with its schema, because our
+//! Parameters are `text` (one row) or arrays (many rows), in the order of the columns given;
+//! the server casts texts. Equality is spelled as an operator with its schema, because our
 //! sessions have an empty search path.
 
-use super::shape::Target;
+use super::{encode::Wire, shape::Target};
 use crate::sql;
 
 /// Rows with these keys go. One array per key column.
 pub(super) fn delete_many(target: &Target, key: &[u16]) -> String {
-    let columns: Vec<u16> = key.to_vec();
     format!(
         "DELETE FROM {} AS t USING {} WHERE {}",
         target.only,
-        unnest(columns.len()),
+        unnest(target, key.iter()),
         key_matches(target, key, 0)
     )
 }
@@ -25,8 +24,7 @@ pub(super) fn update_many(target: &Target, key: &[u16], set: &[u16], same: &[u16
         .iter()
         .enumerate()
         .map(|(i, c)| {
-            let column = target.column(*c);
-            format!("{} = u.a{}::{}", column.quoted, key.len() + i, column.cast)
+            format!("{} = {}", target.column(*c).quoted, element(target, key.len() + i, *c))
         })
         .collect();
     let mut condition = key_matches(target, key, 0);
@@ -38,23 +36,20 @@ pub(super) fn update_many(target: &Target, key: &[u16], set: &[u16], same: &[u16
         "UPDATE {} AS t SET {} FROM {} WHERE {condition}",
         target.only,
         assignments.join(", "),
-        unnest(key.len() + set.len() + same.len()),
+        unnest(target, key.iter().chain(set).chain(same)),
     )
 }
 
 /// New rows. One array per column.
 pub(super) fn insert_many(target: &Target, columns: &[u16]) -> String {
-    let values: Vec<String> = columns
-        .iter()
-        .enumerate()
-        .map(|(i, c)| format!("u.a{i}::{}", target.column(*c).cast))
-        .collect();
+    let values: Vec<String> =
+        columns.iter().enumerate().map(|(i, c)| element(target, i, *c)).collect();
     format!(
         "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
         target.quoted,
         list(target, columns),
         values.join(", "),
-        unnest(columns.len())
+        unnest(target, columns.iter())
     )
 }
 
@@ -86,7 +81,7 @@ pub(super) enum Find {
 
 impl Find {
     /// Number of parameters.
-    fn parameters(&self) -> usize {
+    pub(super) fn parameters(&self) -> usize {
         match self {
             Self::Key(columns) => columns.len(),
             Self::Whole(columns) => columns.iter().filter(|(_, null)| !null).count(),
@@ -205,12 +200,26 @@ pub(super) fn truncate(targets: &[&Target], restart_identity: bool) -> String {
     format!("TRUNCATE {}{restart}", tables.join(", "))
 }
 
-/// `unnest` of `count` array parameters as `u(a0, a1, ...)`. With several arrays it is syntax and
-/// not a function, so it cannot have a schema.
-fn unnest(count: usize) -> String {
-    let arrays: Vec<String> = (1..=count).map(|i| format!("${i}::pg_catalog.text[]")).collect();
-    let names: Vec<String> = (0..count).map(|i| format!("a{i}")).collect();
+/// `unnest` of one array per column as `u(a0, a1, ...)`. With several arrays it is syntax and not a
+/// function, so it cannot have a schema.
+fn unnest<'c>(target: &Target, columns: impl Iterator<Item = &'c u16>) -> String {
+    let (arrays, names): (Vec<String>, Vec<String>) = columns
+        .enumerate()
+        .map(|(i, c)| {
+            let element = target.column(*c).wire.element();
+            (format!("${}::pg_catalog.{element}[]", i + 1), format!("a{i}"))
+        })
+        .unzip();
     format!("unnest({}) AS u({})", arrays.join(", "), names.join(", "))
+}
+
+/// The element of array `index` as a value of the column.
+fn element(target: &Target, index: usize, column: u16) -> String {
+    let column = target.column(column);
+    match column.wire {
+        Wire::Text => format!("u.a{index}::{}", column.cast),
+        _ => format!("u.a{index}"),
+    }
 }
 
 fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
@@ -218,8 +227,8 @@ fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
         .iter()
         .enumerate()
         .map(|(i, c)| {
-            let column = target.column(*c);
-            format!("t.{} {} u.a{}::{}", column.quoted, equals(target, *c), first + i, column.cast)
+            let value = element(target, first + i, *c);
+            format!("t.{} {} {value}", target.column(*c).quoted, equals(target, *c))
         })
         .collect();
     tests.join(" AND ")

@@ -7,28 +7,22 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use cutover_core::{
     model::{digest::RowKey, event::Event, position::Position, schema::Table},
     port::{
-        PortError, Result,
+        Result,
         copy::{CopyFormat, CopyStream},
         sink::SinkWriter,
     },
 };
-use futures_util::{SinkExt, future::BoxFuture};
-use tokio_postgres::{Statement, error::SqlState, types::Type};
+use tokio_postgres::{Statement, types::Type};
 
 use super::{
-    batch::{Batch, cut, has_rows, place},
+    attempt::{Attempt, Failure},
+    batch::{cut, has_rows},
     cache::Cache,
-    pipeline::pipeline,
-    reduce::{Net, Reason},
     refusal,
     router::Router,
-    rows,
-    set::{Copy, Plan},
-    statement,
 };
 use crate::{
     connect::{Session, port_error},
@@ -83,20 +77,6 @@ impl Detour {
         let go = self.left > 0;
         self.left = self.left.saturating_sub(1);
         go
-    }
-}
-
-/// Why an attempt did not succeed.
-enum Failure {
-    /// Do it again with these tables in order.
-    Again(BTreeSet<usize>),
-    /// There is no way.
-    Stop(PortError),
-}
-
-impl From<PortError> for Failure {
-    fn from(error: PortError) -> Self {
-        Self::Stop(error)
     }
 }
 
@@ -169,248 +149,41 @@ impl Writer {
         position: Option<&Position>,
         open: Option<u32>,
     ) -> Result<()> {
-        let part = &events[range.clone()];
-        for event in part {
-            match event {
-                Event::Row { relation, .. } => self.router.learn(relation)?,
-                Event::Truncate { relations, .. } => {
-                    relations.iter().try_for_each(|r| self.router.learn(r))?;
-                }
-                _ => {}
-            }
-        }
-        let mut batch = Batch::collect(&self.router, part, range.start, open)?;
-        for (index, pending) in &mut batch.tables {
-            if self.detours[*index].step() {
-                pending.keep_order(Reason::Detour);
-            }
-        }
-        let mut attempt = Attempt {
+        let touched = self.router.learn_all(&events[range.clone()])?;
+        let mut in_order: BTreeSet<usize> =
+            touched.iter().copied().filter(|table| self.detours[*table].step()).collect();
+        let attempt = Attempt {
             session: &self.session,
             at: &self.at,
             router: &self.router,
-            cache: &mut self.cache,
             store: &self.store,
             events,
+            range,
             position,
             open,
             nested: self.open.is_some(),
         };
         loop {
-            match attempt.run(&batch).await {
-                Ok(()) => {
-                    for (index, pending) in &batch.tables {
-                        if !pending.is_ordered() {
-                            self.detours[*index].calm();
-                        }
-                    }
-                    return Ok(());
-                }
+            match attempt.run(&mut self.cache, &in_order).await {
+                Ok(()) => break,
                 Err(Failure::Stop(error)) => return Err(error),
                 Err(Failure::Again(tables)) => {
                     attempt.undo().await?;
-                    for (index, pending) in &mut batch.tables {
-                        if tables.contains(index) {
-                            self.detours[*index].begin();
-                            pending.keep_order(Reason::Refused);
-                        }
+                    for table in tables {
+                        let name = &self.router.target(table).name;
+                        tracing::debug!(table = %name, "writing a call's changes in order");
+                        self.detours[table].begin();
+                        in_order.insert(table);
                     }
                 }
             }
         }
-    }
-
-    async fn command(&self, text: &str) -> Result<()> {
-        self.session.batch_execute(text).await.map_err(|e| port_error(self.writing(), e))
-    }
-
-    fn writing(&self) -> String {
-        format!("applying changes to {}", self.at)
-    }
-}
-
-/// One try to write a batch.
-struct Attempt<'a> {
-    session: &'a Session,
-    at: &'a str,
-    router: &'a Router,
-    cache: &'a mut Cache,
-    store: &'a Statement,
-    events: &'a [Event],
-    position: Option<&'a Position>,
-    open: Option<u32>,
-    /// Whether our transaction was open before this call.
-    nested: bool,
-}
-
-/// What a request of the first round trip is for.
-#[derive(Debug, Clone, Copy)]
-enum Purpose {
-    Transaction,
-    /// Which of the batch's truncates.
-    Truncate(usize),
-    /// Which table, and how many rows must be touched.
-    Rows(usize, u64),
-    Progress,
-}
-
-impl Attempt<'_> {
-    async fn run(&mut self, batch: &Batch<'_>) -> std::result::Result<(), Failure> {
-        let mut plan = Plan::default();
-        let mut ordered = Vec::new();
-        for (index, pending) in &batch.tables {
-            let target = self.router.target(*index);
-            let reason = match pending.net() {
-                Net::Ordered(reason) => reason,
-                Net::Set { deletes, updates, inserts } => {
-                    if plan.add(*index, target, &deletes, &updates, &inserts)? {
-                        continue;
-                    }
-                    Reason::KeptColumn
-                }
-            };
-            tracing::debug!(table = %target.name, ?reason, "writing changes in order");
-            ordered.push(&pending.steps);
-        }
-        let keys = plan.statements.iter().map(|m| &m.key).chain(plan.copies.iter().map(|c| &c.key));
-        self.cache.prepare(self.session, self.router, keys).await?;
-        self.first_round(batch, &plan, !ordered.is_empty()).await?;
-        for copy in plan.copies {
-            self.copy(copy).await?;
-        }
-        for steps in ordered {
-            let context = rows::Context {
-                client: self.session,
-                router: self.router,
-                events: self.events,
-                open: self.open,
-            };
-            rows::write(context, self.cache, steps).await?;
-        }
-        match (self.position, self.nested) {
-            (Some(_), _) => self.command("COMMIT").await?,
-            (None, true) => self.command("RELEASE SAVEPOINT cutover").await?,
-            (None, false) => {}
+        for table in touched.difference(&in_order) {
+            self.detours[*table].calm();
         }
         Ok(())
     }
 
-    /// Everything but the copies, the ordered rows and the end of the transaction, in one round
-    /// trip.
-    async fn first_round(
-        &self,
-        batch: &Batch<'_>,
-        plan: &Plan,
-        ordered: bool,
-    ) -> std::result::Result<(), Failure> {
-        let mut purposes = Vec::new();
-        let mut requests: Vec<BoxFuture<'_, std::result::Result<u64, tokio_postgres::Error>>> =
-            Vec::new();
-        let client = &**self.session;
-        let begin = match (self.nested, ordered) {
-            (false, false) => "BEGIN",
-            (false, true) => "BEGIN; SET CONSTRAINTS ALL DEFERRED",
-            (true, false) => "SAVEPOINT cutover",
-            (true, true) => "SAVEPOINT cutover; SET CONSTRAINTS ALL DEFERRED",
-        };
-        purposes.push(Purpose::Transaction);
-        requests.push(Box::pin(async move { client.batch_execute(begin).await.map(|()| 0) }));
-        for (i, truncate) in batch.truncates.iter().enumerate() {
-            let targets: Vec<_> = truncate.targets.iter().map(|t| self.router.target(*t)).collect();
-            let text = statement::truncate(&targets, truncate.restart_identity);
-            purposes.push(Purpose::Truncate(i));
-            requests.push(Box::pin(async move { client.batch_execute(&text).await.map(|()| 0) }));
-        }
-        for many in &plan.statements {
-            let Some(prepared) = self.cache.get(&many.key) else {
-                return Err(refusal::not_a_stream("a statement was not prepared").into());
-            };
-            purposes.push(Purpose::Rows(many.key.0, many.rows));
-            requests.push(Box::pin(client.execute_raw(prepared, &many.arrays)));
-        }
-        let position = self.position.map(super::setup::position_text).transpose()?;
-        if let Some(position) = position {
-            purposes.push(Purpose::Progress);
-            requests
-                .push(Box::pin(async move { client.execute_raw(self.store, [position]).await }));
-        }
-        let answers = pipeline(requests.into_iter()).await;
-        let mut again = BTreeSet::new();
-        for (purpose, answer) in purposes.into_iter().zip(answers) {
-            match (purpose, answer) {
-                (Purpose::Rows(table, expected), Ok(rows)) if rows != expected => {
-                    again.insert(table);
-                }
-                (Purpose::Progress, Ok(rows)) if rows != 1 => {
-                    return Err(super::setup::not_prepared(self.at).into());
-                }
-                (_, Ok(_)) => {}
-                (Purpose::Rows(table, _), Err(error)) if is_about_rows(&error) => {
-                    // What follows failed only because this did.
-                    again.insert(table);
-                    break;
-                }
-                (Purpose::Truncate(i), Err(error)) if is_about_rows(&error) => {
-                    let truncate = &batch.truncates[i];
-                    return Err(self.truncate_refused(truncate, &error).into());
-                }
-                (Purpose::Progress, Err(error)) => {
-                    return Err(super::setup::progress_error(self.at, error).into());
-                }
-                (_, Err(error)) => return Err(port_error(self.writing(), error).into()),
-            }
-        }
-        if again.is_empty() { Ok(()) } else { Err(Failure::Again(again)) }
-    }
-
-    async fn copy(&self, copy: Copy) -> std::result::Result<(), Failure> {
-        let Copy { key, mut text, rows } = copy;
-        let Some(prepared) = self.cache.get(&key) else {
-            return Err(refusal::not_a_stream("a statement was not prepared").into());
-        };
-        // A COPY that does not even start leaves the driver out of step: no second try.
-        let sink = self
-            .session
-            .copy_in::<_, Bytes>(prepared)
-            .await
-            .map_err(|e| port_error(self.writing(), e))?;
-        let mut sink = std::pin::pin!(sink);
-        // An error while sending means that the server has said why: finish asks for it.
-        let sent = sink.send(text.take()).await;
-        let result = sink.finish().await;
-        match (sent, result) {
-            (_, Ok(written)) if written == rows => Ok(()),
-            (_, Ok(_)) => Err(Failure::Again([key.0].into())),
-            (_, Err(error)) if is_about_rows(&error) => Err(Failure::Again([key.0].into())),
-            (Err(error), Err(_)) | (Ok(()), Err(error)) => {
-                Err(port_error(self.writing(), error).into())
-            }
-        }
-    }
-
-    async fn undo(&self) -> Result<()> {
-        match self.nested {
-            true => self.command("ROLLBACK TO SAVEPOINT cutover; RELEASE SAVEPOINT cutover").await,
-            false => self.command("ROLLBACK").await,
-        }
-    }
-
-    fn truncate_refused(
-        &self,
-        truncate: &super::batch::Truncate,
-        error: &tokio_postgres::Error,
-    ) -> PortError {
-        let names: Vec<String> =
-            truncate.targets.iter().map(|t| self.router.target(*t).name.to_string()).collect();
-        let what = if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
-            "a foreign key of a table that was not emptied with them is in the way".to_owned()
-        } else {
-            error.as_db_error().map(refusal::describe).unwrap_or_default()
-        };
-        let place = place(self.events, truncate.event, self.open);
-        refusal::truncate_refused(&names.join(", "), &place, &what)
-    }
-
     async fn command(&self, text: &str) -> Result<()> {
         self.session.batch_execute(text).await.map_err(|e| port_error(self.writing(), e))
     }
@@ -418,10 +191,6 @@ impl Attempt<'_> {
     fn writing(&self) -> String {
         format!("applying changes to {}", self.at)
     }
-}
-
-fn is_about_rows(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().is_some_and(refusal::is_about_rows)
 }
 
 #[async_trait]

@@ -297,6 +297,36 @@ on_each_server! {
         assert_eq!(writer.progress().await.unwrap(), Some(last_end));
     }
 
+    async fn a_call_of_many_parts(server) {
+        let mut world = World::with(server,
+            "CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE, a text);
+             CREATE TABLE log (n int)").await;
+        let mut writer = world.writer().await;
+        let events = world.changes(&[
+            "INSERT INTO t SELECT i, i, 'x' FROM generate_series(1, 7000) i;
+             INSERT INTO log SELECT generate_series(1, 7000)",
+            "BEGIN; UPDATE t SET u = -1 WHERE id = 1; UPDATE t SET u = 1 WHERE id = 2;
+             UPDATE t SET u = 2 WHERE id = 1; COMMIT",
+            "UPDATE t SET a = 'y'",
+            "TRUNCATE log",
+            "INSERT INTO log VALUES (-1)",
+            "DELETE FROM t WHERE id % 2 = 0",
+        ]).await;
+        assert!(events.len() > 20_000);
+        assert_eq!(writer.apply(&events).await.unwrap(), Some(end(&events)));
+        world.assert_equal().await;
+        // What fails in a later part takes back the earlier ones.
+        world.meddle("DELETE FROM dst.t WHERE id = 6999").await;
+        let events = world.changes(&[
+            "INSERT INTO log SELECT generate_series(1, 13000)", "UPDATE t SET a = 'z' WHERE id = 6999",
+        ]).await;
+        let error = writer.apply(&events).await.unwrap_err();
+        assert_eq!(error.code(), Some("CUT0401"), "{error}");
+        drop(writer);
+        drop(world.writer().await);
+        assert_eq!(world.rows("dst", "log").await, ["(-1)"]);
+    }
+
     async fn what_was_applied_is_not_applied_twice(server) {
         let mut world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY, n int)").await;
         let mut writer = world.writer().await;
