@@ -7,6 +7,7 @@ pub mod fact;
 mod history;
 mod lend;
 pub mod live;
+mod lost;
 mod moves;
 mod perform;
 pub mod pipes;

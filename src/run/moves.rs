@@ -18,6 +18,7 @@ use super::{
     error::RunError,
     fact, history,
     live::Live,
+    lost,
     prepare::now_ms,
     recovery::{self, Site},
     serve::Start,
@@ -61,7 +62,7 @@ pub(super) fn ended(state_dir: &Path) -> Result<Vec<MoveView>, JournalError> {
 }
 
 /// Opens the journal of moves; a guard may still hold it for a moment.
-async fn open(state_dir: &Path) -> Result<(FileJournal<Fact>, Vec<Fact>), JournalError> {
+pub(super) async fn open(state_dir: &Path) -> Result<(FileJournal<Fact>, Vec<Fact>), JournalError> {
     let deadline = Instant::now() + GUARD_WITHIN;
     loop {
         match FileJournal::open(&state_dir.join(FILE), KIND) {
@@ -84,7 +85,7 @@ pub(super) async fn recover(
     inbox: &mut mpsc::Receiver<Incoming>,
 ) -> Result<(), Failure> {
     if !start.state_dir.join(FILE).exists() {
-        return Ok(());
+        return lost::begin_again(start, inbox).await;
     }
     let book = &start.preparation.book;
     let (mut journal, mut facts) = open(&start.state_dir).await?;
@@ -158,7 +159,7 @@ pub(super) fn word(doubt: &State, owner: Side) -> Result<Answer, Failure> {
 }
 
 /// Waits for an operator's word.
-async fn decide(
+pub(super) async fn decide(
     why: &str,
     doubt: &State,
     inbox: &mut mpsc::Receiver<Incoming>,
