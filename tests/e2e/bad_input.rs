@@ -167,6 +167,42 @@ async fn a_damaged_journal_is_refused_and_says_what_is_known() {
     world.nothing_is_left().await;
 }
 
+/// The journal of moves is moved away in the middle of a move, as its page says: an operator has
+/// the word, and the databases follow it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_journal_of_moves_an_operator_names_the_owner() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    let asked = world.desk.begin(&["switch"]);
+    let begun = |facts: &[serde_json::Value]| facts.iter().any(|f| f["step"] == "guard");
+    run.kill_when("moves.journal", "the guard", begun).await;
+    asked.await.expect("the command ends").exits(3);
+    world.traffic_flows(&load, Duration::from_secs(20)).await;
+    let journal = world.desk.state("moves.journal");
+    fs::rename(&journal, world.desk.state("moves.journal.damaged")).expect("it is there");
+
+    let mut run = world.desk.run();
+    cutover_sandbox::wait_until("an operator to be asked for", COMMAND_WITHIN, async || {
+        world.desk.ask(&["switch"]).await.said.contains("CUT0718")
+    })
+    .await
+    .expect("it is asked for");
+    world.desk.ask(&["resolve", "--owner", "blue"]).await.exits(0);
+    run.ready().await;
+    world.only_takes_writes(Side::Blue).await;
+    world.desk.moves("switch").await.exits(0);
+
+    // Lost between moves, the run's own journal knows the owner.
+    assert!(run.terminate().await.success());
+    fs::remove_file(&journal).expect("it is there");
+    let mut run = world.desk.run();
+    assert_eq!(run.ready().await["owner"], "green");
+    world.desk.moves("rollback").await.exits(0);
+    world.close_the_books(load, Side::Blue).await;
+}
+
 /// A wrong password is told as such, and neither it nor the right one is ever shown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_told_and_not_shown() {
