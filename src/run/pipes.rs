@@ -116,7 +116,8 @@ impl Pipes {
     ///
     /// # Errors
     ///
-    /// The position was not reached in time, a session failed, or what `then` says.
+    /// `owner` does not own the writes any more, the position was not reached in time, a session
+    /// failed, or what `then` says.
     pub async fn aligned<T, F>(
         &self,
         owner: Side,
@@ -134,6 +135,13 @@ impl Pipes {
             ));
         }
         let _still = self.still().await;
+        // A move may have been made while we waited: what stands still must be who is followed.
+        if pipe.view().mode != Mode::Apply {
+            return Err(PortError::transient(
+                format!("opening a snapshot of {owner}"),
+                "another side owns the writes meanwhile",
+            ));
+        }
         let work = async {
             // Stand still first: a position taken while the pipe flows may be passed already.
             let held = pipe.hold_at(HoldPoint::Now).await?;

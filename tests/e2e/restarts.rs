@@ -153,3 +153,43 @@ async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
 }
+
+/// The first full comparison after a restart does not hold up the way back; one that has waited
+/// for a move reads from the side that owns the writes now, or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_comparison_that_waited_for_a_move_does_not_take_lag_for_a_difference() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    // Keeps the comparison of the next process from beginning, and is in no fence's way.
+    let open = world.superuser(Side::Green).await;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("a transaction");
+    drop(run);
+    let mut run = world.desk.run();
+    run.streams().await;
+    run.status("the comparison to wait", COMMAND_WITHIN, |s| s["doing"] == "comparing every row")
+        .await;
+    let writer = world.direct(Side::Green).await;
+    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
+    writer.batch_execute(write).await.expect("a write");
+    let since = world.desk.length(MOVES);
+    let asked = world.desk.begin(&["rollback"]);
+    let fenced = |facts: &[Value]| facts.iter().any(|f| f["step"] == "fence");
+    assert!(world.desk.watch(MOVES, since, COMMAND_WITHIN, fenced).await, "it never began");
+    // Now the comparison may begin, and finds the move under way.
+    drop(open);
+    cutover_sandbox::wait_until("the open transaction to end", COMMAND_WITHIN, async || {
+        let green = world.superuser(Side::Green).await;
+        let sql = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_current_xact_id()'";
+        green.query_opt(sql, &[]).await.expect("activity").is_none()
+    })
+    .await
+    .expect("it ends");
+    drop(writer);
+    asked.await.expect("the command ends").exits(0);
+    run.ready().await;
+    assert!(!world.desk.log().contains("verdict=Different"), "lag was taken for a difference");
+    world.close_the_books(load, Side::Blue).await;
+}

@@ -54,6 +54,16 @@ impl Default for Options {
 pub(crate) struct World {
     pub(crate) desk: Desk,
     pub(crate) shop: Stage,
+    /// Name of the database on both servers.
+    pub(crate) database: String,
+}
+
+/// How the program reaches what a world stands on.
+pub(crate) struct Reach {
+    pub(crate) blue: u16,
+    pub(crate) green: u16,
+    pub(crate) console: u16,
+    pub(crate) database: String,
 }
 
 impl World {
@@ -70,13 +80,14 @@ impl World {
             .expect("two versions of PostgreSQL: run scripts/setup test");
         let stage = StageOptions { blue, green, size: options.size, durable: false };
         let shop = Stage::set(&stage).await.expect("the servers start");
-        let secrets = [
-            ("CUTOVER_E2E", CUTOVER_PASSWORD.to_owned()),
-            ("CUTOVER_E2E_POOLER", shop.pooler.admin_password().to_owned()),
-        ];
-        let secrets = secrets.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        let yaml = yaml(&shop, &options);
-        Self { desk: Desk::new(&yaml, secrets), shop }
+        let reach = Reach {
+            blue: shop.blue.port(),
+            green: shop.green.port(),
+            console: shop.pooler.port(),
+            database: "shop".to_owned(),
+        };
+        let desk = Desk::new(&yaml(&shop, &reach, &options), secrets(&shop));
+        Self { desk, shop, database: reach.database }
     }
 
     pub(crate) fn server(&self, side: Side) -> &Postgres {
@@ -93,12 +104,12 @@ impl World {
 
     /// A session of the superuser.
     pub(crate) async fn superuser(&self, side: Side) -> Client {
-        self.server(side).connect("shop").await.expect("a session")
+        self.server(side).connect(&self.database).await.expect("a session")
     }
 
     /// A session of the application that goes around the pooler.
     pub(crate) async fn direct(&self, side: Side) -> Client {
-        connect(&self.server(side).url_as("shop", SHOP_PASSWORD, "shop")).await
+        connect(&self.server(side).url_as("shop", SHOP_PASSWORD, &self.database)).await
     }
 
     /// Whether clients that go around the pooler may write there.
@@ -232,25 +243,51 @@ const LEFTOVERS: &str = "
     UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity
         WHERE usename = 'cutover'";
 
-fn yaml(shop: &Stage, options: &Options) -> String {
+/// What a desk keeps secret.
+pub(crate) fn secrets(shop: &Stage) -> Vec<(String, String)> {
+    [
+        ("CUTOVER_E2E", CUTOVER_PASSWORD.to_owned()),
+        ("CUTOVER_E2E_POOLER", shop.pooler.admin_password().to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+/// The configuration of a run that reaches the servers as `reach` says; the pooler's own way to
+/// them is the direct one.
+pub(crate) fn yaml(shop: &Stage, reach: &Reach, options: &Options) -> String {
+    let target = |side: &str, server: &Postgres, port: u16| {
+        if port == server.port() {
+            return String::new();
+        }
+        format!(
+            "      {side}: {{ host: 127.0.0.1, port: {}, dbname: {} }}\n",
+            server.port(),
+            reach.database
+        )
+    };
     let switch = format!(
         "  - pgbouncer:\n      admin: \"postgres://pgbouncer@127.0.0.1:{}/pgbouncer\"\n      \
-         password: {{env: CUTOVER_E2E_POOLER}}\n      database: shop\n      config: \"{}\"\n{}",
-        shop.pooler.port(),
+         password: {{env: CUTOVER_E2E_POOLER}}\n      database: shop\n      config: \"{}\"\n\
+         {}{}{}",
+        reach.console,
         shop.pooler.config_path().display(),
+        target("blue", &shop.blue, reach.blue),
+        target("green", &shop.green, reach.green),
         options.more_switches
     );
-    let url = |server: &Postgres| {
+    let url = |port: u16| {
         format!(
-            "{{ url: \"postgres://cutover@127.0.0.1:{}/shop\", password: {{env: CUTOVER_E2E}} }}",
-            server.port()
+            "{{ url: \"postgres://cutover@127.0.0.1:{port}/{}\", password: {{env: CUTOVER_E2E}} \
+             }}",
+            reach.database
         )
     };
     format!(
         "run: {RUN}\nstate_dir: ./state\nblue: {}\ngreen: {}\ncopy: {}\nswitch:\n{switch}\
          move: {{ pause_budget: {}s }}\nhttp: {{ listen: \"127.0.0.1:0\" }}\n{}",
-        url(&shop.blue),
-        url(&shop.green),
+        url(reach.blue),
+        url(reach.green),
         options.copy,
         BUDGET.as_secs(),
         options.more,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +28,37 @@ pub struct LoadOptions {
     pub documents: u32,
     /// Connect again after an error and go on.
     pub reconnect: bool,
+    /// Remember every attempt, for [`Load::heard`].
+    pub remember: bool,
+}
+
+/// One attempt of a client: a transaction, or a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Which client.
+    pub client: usize,
+    /// The number of the transaction's receipt; `None` for a connection.
+    pub number: Option<u64>,
+    /// Before the first word was sent.
+    pub began: Instant,
+    /// When the last answer came.
+    pub ended: Instant,
+    /// What the client was told.
+    pub told: Told,
+}
+
+/// What a client was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// It is committed, by the server at this port.
+    Committed {
+        /// Port of the server that wrote the receipt.
+        port: u16,
+    },
+    /// The server said no, with this SQLSTATE.
+    No(String),
+    /// No answer: the connection broke, or none was made.
+    Nothing,
 }
 
 /// What has happened so far.
@@ -58,6 +89,9 @@ struct Shared {
     longest_us: AtomicU64,
     acknowledged: Vec<AtomicU64>,
     rest: Mutex<Rest>,
+    heard: Mutex<Vec<Heard>>,
+    held: AtomicBool,
+    at_work: AtomicUsize,
 }
 
 /// Running clients. They end when it is dropped.
@@ -116,6 +150,23 @@ impl Load {
         Duration::from_micros(self.shared.longest_us.swap(0, Ordering::Relaxed))
     }
 
+    /// Every attempt so far, in the order of their ends; empty unless it was asked for.
+    #[must_use]
+    pub fn heard(&self) -> Vec<Heard> {
+        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets clients begin nothing new until they are let go on.
+    pub fn hold(&self, on: bool) {
+        self.shared.held.store(on, Ordering::SeqCst);
+    }
+
+    /// Whether no client is in the middle of anything.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.shared.at_work.load(Ordering::SeqCst) == 0
+    }
+
     /// Lets every client finish its transaction, at most `within`, and says what happened.
     pub async fn stop(mut self, within: Duration) -> LoadView {
         self.shared.stop.store(true, Ordering::Relaxed);
@@ -148,11 +199,18 @@ impl One {
         let mut client: Option<Client> = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
             timer.tick().await;
+            // Counted before it looks, so that whoever holds and then finds nobody at work is right.
+            let _at_work = AtWork::new(&self.shared);
+            if self.shared.held.load(Ordering::SeqCst) {
+                continue;
+            }
+            let began = Instant::now();
             let connected = match client.take().filter(|c| !c.is_closed()) {
                 Some(c) => c,
                 None => match connect(&self.options.url).await {
                     Ok(c) => c,
                     Err(e) => {
+                        self.remember(None, began, Err(&e));
                         self.fail(&e);
                         if !self.options.reconnect {
                             return;
@@ -163,8 +221,10 @@ impl One {
             };
             self.n += 1;
             let began = Instant::now();
-            match self.transaction(&connected).await {
-                Ok(()) => {
+            let result = self.transaction(&connected).await;
+            self.remember(Some(self.n), began, result.as_ref().copied());
+            match result {
+                Ok(_) => {
                     let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                     self.shared.longest_us.fetch_max(took, Ordering::Relaxed);
                     self.shared.done.fetch_add(1, Ordering::Relaxed);
@@ -187,6 +247,24 @@ impl One {
         }
     }
 
+    fn remember(
+        &self,
+        number: Option<u64>,
+        began: Instant,
+        result: Result<u16, &tokio_postgres::Error>,
+    ) {
+        if !self.options.remember {
+            return;
+        }
+        let told = match result {
+            Ok(port) => Told::Committed { port },
+            Err(e) => e.code().map_or(Told::Nothing, |code| Told::No(code.code().to_owned())),
+        };
+        let ended = Instant::now();
+        let heard = Heard { client: self.number, number, began, ended, told };
+        self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
+    }
+
     fn fail(&self, e: &tokio_postgres::Error) {
         self.shared.failed.fetch_add(1, Ordering::Relaxed);
         let mut rest = self.shared.rest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,8 +283,12 @@ impl One {
         ((x >> 32) % u64::from(bound.max(1))) as u32
     }
 
-    async fn transaction(&mut self, client: &Client) -> Result<(), tokio_postgres::Error> {
-        let receipt = format!("INSERT INTO receipts VALUES ({}, {})", self.number, self.n);
+    /// Makes one transaction; the port of the server that made it.
+    async fn transaction(&mut self, client: &Client) -> Result<u16, tokio_postgres::Error> {
+        let receipt = format!(
+            "INSERT INTO receipts VALUES ({}, {}) RETURNING inet_server_port()",
+            self.number, self.n
+        );
         let (accounts, products) = (self.options.accounts, self.options.products);
         match self.pick(10) {
             0..=4 => {
@@ -228,7 +310,7 @@ impl One {
                         ))
                         .await?;
                 }
-                client.batch_execute(&format!("{receipt}; COMMIT")).await
+                committed(client, &format!("{receipt}; COMMIT")).await
             }
             5..=6 => {
                 let (account, product) = (1 + self.pick(accounts), 1 + self.pick(products));
@@ -243,46 +325,80 @@ impl One {
                     _ => None,
                 });
                 let id = id.unwrap_or_default();
-                client
-                    .batch_execute(&format!(
+                committed(
+                    client,
+                    &format!(
                         "INSERT INTO order_items VALUES ({id}, 1, {product}, 2, 5.00);
                          UPDATE products SET stock = stock - 2 WHERE id = {product};
                          INSERT INTO \"Order Notes\" VALUES ({id}, 1, 'new');
                          {receipt}; COMMIT"
-                    ))
-                    .await
+                    ),
+                )
+                .await
             }
             7 => {
                 let document = 1 + self.pick(self.options.documents);
-                client
-                    .batch_execute(&format!(
+                committed(
+                    client,
+                    &format!(
                         "BEGIN; UPDATE documents SET views = views + 1 \
                          WHERE id = md5('d' || {document})::uuid; {receipt}; COMMIT"
-                    ))
-                    .await
+                    ),
+                )
+                .await
             }
             8 => {
                 let (day, id) = (self.pick(90), 1_000_000 + self.n * 1000 + self.number as u64);
-                client
-                    .batch_execute(&format!(
+                committed(
+                    client,
+                    &format!(
                         "BEGIN; INSERT INTO events VALUES ({id}, '2026-01-01'::date + {day}, \
                          'click', '{{\"n\": {id}}}');
                          INSERT INTO audit_log (what) VALUES ('{id}'); {receipt}; COMMIT"
-                    ))
-                    .await
+                    ),
+                )
+                .await
             }
             _ => {
                 let order = 1 + self.pick(accounts);
                 let tier = ["basic", "silver", "gold"][self.pick(3) as usize];
-                client
-                    .batch_execute(&format!(
+                committed(
+                    client,
+                    &format!(
                         "BEGIN; DELETE FROM \"Order Notes\" WHERE \"Order\" = {order} AND \"Nr.\" = 1;
                          UPDATE accounts SET tier = '{tier}' WHERE id = {order};
                          {receipt}; COMMIT"
-                    ))
-                    .await
+                    ),
+                )
+                .await
             }
         }
+    }
+}
+
+/// Runs a transaction to its end; the port that its receipt returned.
+async fn committed(client: &Client, sql: &str) -> Result<u16, tokio_postgres::Error> {
+    let rows = client.simple_query(sql).await?;
+    let port = rows.iter().find_map(|m| match m {
+        SimpleQueryMessage::Row(row) => row.get(0).and_then(|port| port.parse().ok()),
+        _ => None,
+    });
+    Ok(port.unwrap_or_default())
+}
+
+/// A client between taking its turn and having its answer.
+struct AtWork(Arc<Shared>);
+
+impl AtWork {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.at_work.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

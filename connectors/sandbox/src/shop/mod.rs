@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::SandboxError;
 
-pub use load::{Load, LoadOptions, LoadView};
+pub use load::{Heard, Load, LoadOptions, LoadView, Told};
 pub use stage::{CUTOVER_PASSWORD, SHOP_PASSWORD, Stage, StageOptions, old_and_new};
 
 /// The tables.

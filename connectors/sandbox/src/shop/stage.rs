@@ -90,6 +90,7 @@ impl Stage {
             products: self.size.products,
             documents: self.size.documents,
             reconnect: true,
+            remember: false,
         })
     }
 }
