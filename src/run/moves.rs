@@ -279,12 +279,11 @@ impl Live {
             ports: &self.ports,
             budget: self.wishes.pause_budget,
         };
-        let program = std::env::current_exe()
-            .map_err(|e| Failure::new("this program cannot find itself").caused_by(&e))?;
+        let program = this_program()?;
         let config = self.config_file.clone();
         let command = move || {
             let mut command = tokio::process::Command::new(&program);
-            command.arg("--config").arg(&config).arg("guard");
+            command.arg0("cutover").arg("--config").arg(&config).arg("guard");
             command
         };
         Ok(Box::new(LiveGround::new(GroundParts {
@@ -382,6 +381,17 @@ fn write_evidence(
                 .remedy("check space and health of the disk under state_dir")
         })?;
     Ok(path)
+}
+
+/// This very program, also when its file was replaced or removed since it was started: the guard
+/// must be of the same version.
+fn this_program() -> Result<PathBuf, Failure> {
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() {
+        return Ok(running);
+    }
+    std::env::current_exe()
+        .map_err(|e| Failure::new("this program cannot find itself").caused_by(&e))
 }
 
 /// What a report does not know by itself.

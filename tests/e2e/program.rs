@@ -12,6 +12,8 @@ use std::{
 use cutover_sandbox::wait_for;
 use serde_json::Value;
 
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_cutover");
 /// How long a command may take on a machine that has other things to do.
 pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(90);
 /// How long a copy and the first comparison of a small shop may take.
@@ -95,7 +97,7 @@ impl Desk {
     }
 
     fn ours(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
+        let mut command = Command::new(PROGRAM);
         command
             .arg("-c")
             .arg(self.folder().join("cutover.yaml"))
@@ -154,6 +156,11 @@ impl Desk {
     }
 
     pub(crate) fn run_with(&self, arguments: &[&str]) -> Run {
+        self.run_of(Path::new(PROGRAM), arguments)
+    }
+
+    /// The same with a program of its own, a copy of ours.
+    pub(crate) fn run_of(&self, program: &Path, arguments: &[&str]) -> Run {
         let path = self.folder().join("run.log");
         let open = || OpenOptions::new().create(true).append(true).open(&path).expect("a log");
         let (log, out): (File, File) = (open(), open());
@@ -161,7 +168,7 @@ impl Desk {
         // A file that may not grow is an error to be told of, as a full disk is, and no signal.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-        command.arg(ours.get_program()).args(ours.get_args()).stdin(Stdio::null());
+        command.arg(program).args(ours.get_args()).stdin(Stdio::null());
         for (name, value) in ours.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

@@ -8,7 +8,7 @@ use cutover_sandbox::{StopMode, shop::Load};
 use serde_json::Value;
 
 use crate::{
-    program::{COMMAND_WITHIN, Run},
+    program::{COMMAND_WITHIN, PROGRAM, Run},
     world::{Options, World},
 };
 
@@ -192,4 +192,18 @@ async fn a_comparison_that_waited_for_a_move_does_not_take_lag_for_a_difference(
     run.ready().await;
     assert!(!world.desk.log().contains("verdict=Different"), "lag was taken for a difference");
     world.close_the_books(load, Side::Blue).await;
+}
+
+/// An upgrade of the package while a run is under way: its guard is of the same version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_was_replaced_while_it_runs_has_a_guard() {
+    let world = World::new().await;
+    let program = world.desk.folder().join("cutover");
+    std::fs::copy(PROGRAM, &program).expect("a copy of the program");
+    let mut run = world.desk.run_of(&program, &[]);
+    run.ready().await;
+    std::fs::remove_file(&program).expect("the old version goes");
+    std::fs::write(&program, "the new version").expect("the new version comes");
+    world.desk.moves("switch").await.exits(0);
+    world.only_takes_writes(Side::Green).await;
 }
