@@ -3,8 +3,10 @@
 //! A model world (two databases with clients that also go around the switches, switches that may
 //! be unable to answer, a guard) is driven by the real machine. At every effect all of these are
 //! tried: it works; it fails without effect; it fails or gets no answer although it took effect;
-//! the process dies before it, or after it and before its outcome is journaled. Every reachable
-//! state is visited once, and its invariants are checked.
+//! the process dies before it, or after it and before its outcome is journaled, or is cut off while it
+//! is under way, so that it takes effect when another process has long taken over; the journal
+//! cannot be written; green refuses writes. Every reachable state is visited once, and its
+//! invariants are checked.
 
 mod mutants;
 mod process;
@@ -21,7 +23,10 @@ use self::{
     process::{Node, Setup},
     world::World,
 };
-use super::machine::{Next, Rules};
+use super::{
+    machine::{Next, Verb},
+    plan::Step,
+};
 
 /// A fast hash for the visited set; its quality does not matter here.
 #[derive(Default)]
@@ -99,7 +104,7 @@ fn starts(faults: u8, crashes: u8) -> impl Iterator<Item = Node> {
     })
 }
 
-const REAL: Setup = Setup { rules: Rules::REAL, careless: false };
+const REAL: Setup = Setup::REAL;
 
 #[test]
 fn no_crash_and_no_fault_breaks_a_move() {
@@ -116,6 +121,49 @@ fn no_crash_and_no_fault_breaks_a_move() {
         states += explore(start, &REAL).unwrap_or_else(|(why, node)| panic!("{why}: {node:#?}"));
     }
     assert!(states > 10_000, "only {states} states: the search has lost its breadth");
+}
+
+#[test]
+fn green_that_refuses_writes_for_a_while_breaks_no_move() {
+    for mut start in starts(0, 1) {
+        start.world.refusals = 3;
+        explore(start, &REAL).unwrap_or_else(|(why, node)| panic!("{why}: {node:#?}"));
+    }
+}
+
+/// Every step of the code takes part in the simulation, forward, and back where the plan says how
+/// to take it back, and changes the model world there.
+#[test]
+fn every_step_is_simulated() {
+    let mut simulated: HashSet<(Verb, Step)> = HashSet::default();
+    for start in starts(1, 0) {
+        let mut seen: HashSet<Node, BuildHasherDefault<Quick>> = HashSet::default();
+        let mut open = vec![start];
+        while let Some(mut node) = open.pop() {
+            node.world.clients_write().unwrap();
+            if seen.contains(&node) {
+                continue;
+            }
+            if let Next::Act(acts) = node.known.next() {
+                for act in &acts {
+                    let mut world = node.world.clone();
+                    if world.effect(act).is_ok() && world != node.world {
+                        simulated.insert((act.verb, act.step));
+                    }
+                }
+            }
+            open.extend(node.successors(&REAL).unwrap());
+            seen.insert(node);
+        }
+    }
+    // These change nothing themselves: one only asks, the other's line is its effect, and it is
+    // the world that says whether it may be written.
+    let silent = [Step::Recheck, Step::Decide];
+    for step in Step::ALL {
+        assert_eq!(simulated.contains(&(Verb::Do, step)), !silent.contains(&step), "{step}");
+        let traces = Step::WITH_TRACES.contains(&step);
+        assert_eq!(simulated.contains(&(Verb::Undo, step)), traces, "undo {step}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{
     super::{machine::Rules, plan::Step},
     explore,
-    process::Setup,
+    process::{LetsGo, Setup},
     starts,
 };
 
@@ -196,7 +196,7 @@ fn wrong_plans_are_caught() {
         ("fence before pause", FENCE_WITHOUT_PAUSE),
         ("no comparison", NO_PROOF),
     ] {
-        let setup = Setup { rules: Rules { order, ..Rules::REAL }, careless: false };
+        let setup = Setup { rules: Rules { order, ..Rules::REAL }, ..Setup::REAL };
         let why = caught(&setup);
         assert!(why.is_some(), "not caught: {name}");
     }
@@ -217,9 +217,20 @@ fn wrong_rules_are_caught() {
         ("unanswered request repeated", Rules { asks_when_unanswered: false, ..real }),
         ("rehearsal decides", Rules { rehearsal_goes_back: false, ..real }),
     ] {
-        let why = caught(&Setup { rules, careless: false });
+        let why = caught(&Setup { rules, ..Setup::REAL });
         assert!(why.is_some(), "not caught: {name}");
     }
-    let why = caught(&Setup { rules: real, careless: true });
+    let why = caught(&Setup { careless: true, ..Setup::REAL });
     assert_eq!(why, Some("an effect without its journal line"));
+}
+
+#[test]
+fn a_process_that_goes_on_after_another_took_over_is_caught() {
+    for (name, setup) in [
+        ("late orders to close the fence are obeyed", Setup { epochs: false, ..Setup::REAL }),
+        ("who hangs is not killed first", Setup { killed: false, ..Setup::REAL }),
+        ("clients are let go past a decision", Setup { lets_go: LetsGo::Always, ..Setup::REAL }),
+    ] {
+        assert!(caught(&setup).is_some(), "not caught: {name}");
+    }
 }

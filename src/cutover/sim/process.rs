@@ -35,6 +35,33 @@ pub(super) struct Setup {
     pub(super) rules: Rules,
     /// Whether effects come before their journal line.
     pub(super) careless: bool,
+    /// Whether whoever takes over first sees to it that the process before can ask for nothing
+    /// more: the journal has one writer, and who holds on to it is killed.
+    pub(super) killed: bool,
+    /// Whether a late order to close the fence is void once it was opened again.
+    pub(super) epochs: bool,
+    /// Whether a process whose journal fails lets clients go before the decision, and only then.
+    pub(super) lets_go: LetsGo,
+}
+
+/// What a process does when its journal fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LetsGo {
+    /// Before the decision, where everybody who reads the journal would do the same.
+    BeforeTheDecision,
+    /// Also when the line of the decision may be there.
+    Always,
+}
+
+impl Setup {
+    /// The ones we live by.
+    pub(super) const REAL: Self = Self {
+        rules: Rules::REAL,
+        careless: false,
+        killed: true,
+        epochs: true,
+        lets_go: LetsGo::BeforeTheDecision,
+    };
 }
 
 pub(super) fn switch_name(index: usize) -> String {
@@ -97,6 +124,43 @@ impl Node {
         self
     }
 
+    /// The process is stopped, or cut off, with a request under way: it may happen long after
+    /// another process has taken over.
+    fn cut_off(&self, act: &Act) -> Vec<Self> {
+        let late = match (act.verb, act.step) {
+            (Verb::Do, Step::Fence | Step::Pause | Step::Unfence | Step::Point)
+            | (Verb::Undo, Step::Fence | Step::Pause) => (act.clone(), self.world.epoch),
+            _ => return vec![],
+        };
+        let mut node = self.clone();
+        node.world.late = Some(late);
+        node.crashed()
+    }
+
+    /// The disk is full: the line is not there, or nobody knows. The process lets go and ends.
+    fn disk_full(&self, with_line: &Self, setup: &Setup) -> Vec<Self> {
+        if self.faults == 0 || self.who == Who::Later {
+            return vec![];
+        }
+        let mut all = vec![];
+        for durable in [&self.durable, &with_line.durable] {
+            let mut node = with_line.clone();
+            node.durable = durable.clone();
+            node.faults -= 1;
+            node.group.clear();
+            let free = node.known.traffic_is_free();
+            let before = !node.known.decided() || setup.lets_go == LetsGo::Always;
+            if before && !free {
+                node.world.let_go();
+            }
+            if node.who == Who::First && node.world.guard {
+                all.push(node.clone().restarted(Who::Guard));
+            }
+            all.push(node.restarted(Who::Later));
+        }
+        all
+    }
+
     pub(super) fn crashed(&self) -> Vec<Self> {
         if self.crashes == 0 {
             return vec![];
@@ -113,6 +177,16 @@ impl Node {
 
     /// Everything that can happen next, the undisturbed course first. Empty at the end.
     pub(super) fn successors(&self, setup: &Setup) -> Result<Vec<Self>, &'static str> {
+        let mut all = self.own_successors(setup)?;
+        if self.world.late.is_some() {
+            let mut node = self.clone();
+            node.world.happens_late(setup.epochs);
+            all.push(node);
+        }
+        Ok(all)
+    }
+
+    fn own_successors(&self, setup: &Setup) -> Result<Vec<Self>, &'static str> {
         if let Some((act, rest)) = self.group.split_first() {
             return self.perform(act, rest, setup);
         }
@@ -146,7 +220,8 @@ impl Node {
                     node.world.effect(&acts[0])?;
                     node.learns(&acts[0], done());
                     node.durable = node.known.clone();
-                    return Ok(std::iter::once(node).chain(self.crashed()).collect());
+                    let full = self.disk_full(&node, setup);
+                    return Ok(std::iter::once(node).chain(self.crashed()).chain(full).collect());
                 }
                 for act in acts.iter().filter(|act| act.verb != Verb::Observe) {
                     node.known.apply(&fact(act, Outcome::Started));
@@ -155,7 +230,8 @@ impl Node {
                     node.durable = node.known.clone();
                 }
                 node.group = acts;
-                Ok(std::iter::once(node).chain(self.crashed()).collect())
+                let full = self.disk_full(&node, setup);
+                Ok(std::iter::once(node).chain(self.crashed()).chain(full).collect())
             }
         }
     }
@@ -168,6 +244,12 @@ impl Node {
     ) -> Result<Vec<Self>, &'static str> {
         let mut base = self.clone();
         base.group = rest.to_vec();
+        // A switch serves requests in the order in which they came, so that what was on its way
+        // before us has happened by now, or never does.
+        let late_here = base.world.late.as_ref().is_some_and(|(late, _)| late.switch.is_some());
+        if setup.killed && late_here && act.switch.is_some() {
+            base.world.late = base.world.late.filter(|(late, _)| late.switch != act.switch);
+        }
         if act.verb == Verb::Observe {
             return Ok(base.observe(act));
         }
@@ -193,6 +275,12 @@ impl Node {
             all.push(node);
             Ok::<_, &'static str>(())
         };
+        if self.world.refusals > 0 && self.world.writes_on_green(act) {
+            let mut refused = base.clone();
+            refused.world.refusals -= 1;
+            outcome(&refused, false, failed())?;
+            return Ok(all);
+        }
         outcome(&sent, true, done())?;
         if self.faults > 0 {
             let mut faulty = sent.clone();
@@ -206,8 +294,9 @@ impl Node {
                 outcome(&faulty, true, failed())?;
             }
         }
-        // Died before it was sent, and after it took effect.
+        // Died before it was sent, before it took effect, and after that.
         all.extend(self.crashed());
+        all.extend(self.cut_off(act));
         let mut after = sent;
         after.world.effect(act)?;
         all.extend(after.crashed());

@@ -38,6 +38,12 @@ pub(super) struct World {
     /// A failure, a restart: no further step is allowed, only the way back.
     pub(super) must_go_back: bool,
     pub(super) target_written: bool,
+    /// How often the fence of the origin was opened: a late order to close it names this.
+    pub(super) epoch: u8,
+    /// What a process that is gone had asked for and that has not happened yet, with the epoch.
+    pub(super) late: Option<(Act, u8)>,
+    /// How many more writes of ours green refuses.
+    pub(super) refusals: u8,
 }
 
 impl World {
@@ -62,6 +68,9 @@ impl World {
             failed: false,
             must_go_back: false,
             target_written: false,
+            epoch: 0,
+            late: None,
+            refusals: 0,
         }
     }
 
@@ -120,24 +129,33 @@ impl World {
         }
     }
 
+    /// What an action does to the world. Every step is listed: a new one does not compile before
+    /// it is simulated.
     pub(super) fn effect(&mut self, act: &Act) -> Result<(), &'static str> {
-        let (from, to) = (self.from, self.from.other());
-        match (act.verb, act.step, act.switch) {
-            (Verb::Do, step, _) if self.must_go_back && step != Step::Decide => {
-                return Err("it goes on although it must go back");
+        match act.verb {
+            Verb::Do => self.done(act.step, act.switch),
+            Verb::Undo => {
+                self.undone(act.step, act.switch);
+                Ok(())
             }
-            (Verb::Do, Step::ArmReverse, _) => self.captured = true,
-            (Verb::Do, Step::Guard, _) => self.guard = true,
-            (Verb::Do, Step::Pause, Some(i)) => self.switches[i].paused = true,
-            (Verb::Do, Step::Fence, _) => {
-                // Waits for the writers in flight: their last commits happen now.
-                self.origin_is_written();
-                self.open[0] = false;
-            }
-            (Verb::Do, Step::Drain, _) => self.undrained = false,
-            (Verb::Do, Step::Verify, _) => self.unproven = self.undrained,
-            (Verb::Do, Step::Counters, _) => self.behind = false,
-            (Verb::Do, Step::Decide, _) => {
+            Verb::Observe => Ok(()),
+        }
+    }
+
+    fn done(&mut self, step: Step, switch: Option<usize>) -> Result<(), &'static str> {
+        if self.must_go_back && step != Step::Decide {
+            return Err("it goes on although it must go back");
+        }
+        match step {
+            Step::Recheck => {}
+            Step::ArmReverse => self.captured = true,
+            Step::Guard => self.guard = true,
+            Step::Pause => self.pause(switch),
+            Step::Fence => self.close(),
+            Step::Drain => self.undrained = false,
+            Step::Verify => self.unproven = self.undrained,
+            Step::Counters => self.behind = false,
+            Step::Decide => {
                 if self.rehearsal {
                     return Err("a rehearsal is decided");
                 }
@@ -151,22 +169,93 @@ impl World {
                     return Err("it decides without a way back");
                 }
             }
-            (Verb::Do, Step::Unfence, _) => self.open[1] = true,
-            (Verb::Do, Step::Point, Some(i)) => {
-                self.switches[i].side = to;
-                self.switches[i].paused = false;
-            }
-            (Verb::Do, Step::StreamReverse, _) => self.streaming_back = true,
-            (Verb::Undo, Step::ArmReverse, _) => self.captured = false,
-            (Verb::Undo, Step::Guard, _) => self.guard = false,
-            (Verb::Undo, Step::Fence, _) => self.open[0] = true,
-            (Verb::Undo, Step::Pause, Some(i)) => {
-                self.switches[i].side = from;
-                self.switches[i].paused = false;
-            }
-            _ => {}
+            Step::Unfence => self.open[1] = true,
+            Step::Point => self.point(switch, self.from.other()),
+            Step::StreamReverse => self.streaming_back = true,
         }
         Ok(())
+    }
+
+    fn undone(&mut self, step: Step, switch: Option<usize>) {
+        match step {
+            Step::ArmReverse => self.captured = false,
+            Step::Guard => self.guard = false,
+            Step::Pause => self.point(switch, self.from),
+            Step::Fence => {
+                self.open[0] = true;
+                self.epoch += 1;
+            }
+            Step::Recheck
+            | Step::Drain
+            | Step::Verify
+            | Step::Counters
+            | Step::Decide
+            | Step::Unfence
+            | Step::Point
+            | Step::StreamReverse => {}
+        }
+    }
+
+    fn pause(&mut self, switch: Option<usize>) {
+        if let Some(i) = switch {
+            self.switches[i].paused = true;
+        }
+    }
+
+    fn point(&mut self, switch: Option<usize>, side: Side) {
+        if let Some(i) = switch {
+            self.switches[i].side = side;
+            self.switches[i].paused = false;
+        }
+    }
+
+    fn close(&mut self) {
+        // Waits for the writers in flight: their last commits happen now.
+        if self.open[0] {
+            self.origin_is_written();
+        }
+        self.open[0] = false;
+    }
+
+    /// What a process that is gone had asked for happens now. A late order to close the fence is
+    /// void when somebody has opened it since, unless `epochs` are not looked at.
+    pub(super) fn happens_late(&mut self, epochs: bool) {
+        let Some((act, epoch)) = self.late.take() else { return };
+        let (from, to) = (self.from, self.from.other());
+        match (act.verb, act.step) {
+            (Verb::Do, Step::Fence) if epochs && epoch != self.epoch => {}
+            (Verb::Do, Step::Fence) => self.close(),
+            (Verb::Do, Step::Pause) => self.pause(act.switch),
+            (Verb::Do, Step::Unfence) => self.open[1] = true,
+            (Verb::Do, Step::Point) => self.point(act.switch, to),
+            (Verb::Undo, Step::Pause) => self.point(act.switch, from),
+            (verb, step) => {
+                debug_assert!(verb == Verb::Undo || !step.per_switch());
+                if verb == Verb::Undo {
+                    self.undone(step, act.switch);
+                }
+            }
+        }
+    }
+
+    /// Whether an action writes on green.
+    pub(super) fn writes_on_green(&self, act: &Act) -> bool {
+        let on = match act.step {
+            Step::Fence => self.from,
+            Step::Drain | Step::Counters | Step::Unfence => self.from.other(),
+            _ => return false,
+        };
+        on == Side::Green && act.verb != Verb::Observe
+    }
+
+    /// The journal cannot be written: a process that has not decided lets everybody go where they
+    /// were, without a line.
+    pub(super) fn let_go(&mut self) {
+        self.undone(Step::Fence, None);
+        for i in 0..self.switches.len() {
+            self.point(Some(i), self.from);
+        }
+        self.must_go_back = true;
     }
 
     pub(super) fn held(&self) -> bool {
