@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash -o pipefail
-.PHONY: help build demo test lint deny bench clean
+.PHONY: help build demo test chaos lint deny bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,13 @@ demo: ## watch a database under load move to another server and back
 test: ## get what the tests need and run all of them
 	@scripts/setup test
 	cargo test --workspace --locked --no-fail-fast
+
+# What a campaign is told; empty when not given.
+export SEED RUNS ONLY SECONDS LANES
+
+chaos: ## kill, cut, fill, freeze: SEED=7 RUNS=500, or SEED=7 ONLY=123 (docs/CHAOS.md)
+	@scripts/setup test
+	cargo test --locked --test chaos campaign -- --nocapture
 
 lint: ## formatting, warnings, the engine without connectors, dependencies
 	cargo fmt --all --check

@@ -115,7 +115,8 @@ impl Printer {
 
     /// Something on the way.
     pub(super) fn note(self, text: &str) {
-        BARS.suspend(|| eprintln!("{text}"));
+        // Where nobody can read it, on a full disk say, the work goes on all the same.
+        BARS.suspend(|| writeln!(io::stderr(), "{text}")).ok();
     }
 
     /// A failure: message, causes, hint, page.
@@ -158,8 +159,10 @@ impl Printer {
         if !io::stdin().is_terminal() {
             return false;
         }
-        eprint!("{question} [y/N] ");
-        io::stderr().flush().ok();
+        let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
+        if asked.is_err() {
+            return false;
+        }
         let mut line = String::new();
         io::stdin().read_line(&mut line).is_ok() && matches!(line.trim(), "y" | "Y" | "yes")
     }

@@ -58,14 +58,17 @@ pub(super) async fn run(
     let mut deaf = false;
     let ended = loop {
         tokio::select! {
-            ended = &mut serving => break ended?,
+            ended = &mut serving => break ended,
             // The run takes no more requests; what is under way goes on.
             () = &mut answering, if !deaf => deaf = true,
             _ = terminate.recv() => stop(&requests).await,
             _ = interrupt.recv() => stop(&requests).await,
         }
     };
-    let text = match ended {
+    if ended.is_err() {
+        server.drain(LAST_WORDS).await;
+    }
+    let text = match ended? {
         Ended::Stopped => "stopped; `cutover run` takes it up again",
         Ended::Reached => "done",
         Ended::Removed => "the run is over; nothing of it is left on the servers",

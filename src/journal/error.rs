@@ -66,6 +66,24 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether another process has it open for writing.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Locked { .. })
+    }
+
+    /// Whether the file system failed in a way that may be put right while we wait.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() != std::io::ErrorKind::NotFound,
+            Self::Poisoned { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl Explain for JournalError {
     fn code(&self) -> Option<&str> {
         Some(match self {

@@ -24,7 +24,11 @@ where
         Ok(parsed) => (parsed, None),
         Err(e) => (EnvFilter::new("info"), Some(e)),
     };
-    let base = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(writer);
+    // A log that cannot be written is no reason to panic, which complaining about it would be.
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(writer)
+        .log_internal_errors(false);
     let started = match form {
         Form::Json => base.json().try_init(),
         Form::Text { color } => base.with_target(false).with_ansi(color).try_init(),

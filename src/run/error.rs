@@ -3,6 +3,7 @@
 use cutover_core::port::PortError;
 
 use crate::{
+    cutover::driver::DriveError,
     error::{Exit, Failure},
     journal::JournalError,
     preflight::Report,
@@ -55,6 +56,15 @@ impl From<PortError> for RunError {
 impl From<JournalError> for RunError {
     fn from(e: JournalError) -> Self {
         Self::Journal(e)
+    }
+}
+
+impl From<DriveError> for RunError {
+    fn from(e: DriveError) -> Self {
+        match e {
+            DriveError::Journal(e) => Self::Journal(e),
+            DriveError::OutOfOrder(_) => Failure::from(e).into(),
+        }
     }
 }
 

@@ -96,6 +96,7 @@ struct State {
     /// Foreign rows per side that a later full comparison found to do no harm.
     foreign_known: [u64; 2],
     doubt: Option<Doubt>,
+    broken: Option<Failure>,
 }
 
 /// A move that waits for an operator's word.
@@ -157,6 +158,7 @@ impl Live {
                 applied: None,
                 foreign_known: [0; 2],
                 doubt: None,
+                broken: None,
             }),
         }
     }
@@ -238,6 +240,16 @@ impl Live {
                 }
             }
         }
+    }
+
+    /// A journal has failed: nothing may happen any more in this process.
+    pub(super) fn breaks(&self, failure: Failure) {
+        self.state().broken.get_or_insert(failure);
+    }
+
+    /// Why this process has to end, when it has to.
+    pub(super) fn broken(&self) -> Option<Failure> {
+        self.state().broken.clone()
     }
 
     pub(super) fn set_busy(&self, busy: Option<String>) {

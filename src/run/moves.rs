@@ -202,7 +202,15 @@ impl Live {
         let _still = self.pipes.still().await;
         match self.drive(from, rehearsal, responder).await {
             Ok(answer) => answer,
-            Err(e) => Answer::failed(e.into_failure()),
+            Err(e) => {
+                let journal = matches!(&e, RunError::Journal(j) if !j.is_locked());
+                let failure = e.into_failure();
+                if journal {
+                    // Whoever opens it next goes on: the guard, or the next process.
+                    self.breaks(failure.clone());
+                }
+                Answer::failed(failure)
+            }
         }
     }
 
@@ -241,8 +249,7 @@ impl Live {
             &limits,
             &tell,
         )
-        .await
-        .map_err(Failure::from)?;
+        .await?;
         while let Stop::NeedsOperator { why, .. } = &report.stop {
             let mut all = history.clone();
             all.extend(report.facts.clone());
@@ -257,8 +264,7 @@ impl Live {
                 &limits,
                 &tell,
             )
-            .await
-            .map_err(Failure::from)?;
+            .await?;
         }
         self.book.note(fact::Fact::MoveEnded {
             id: number,
@@ -267,8 +273,8 @@ impl Live {
         })?;
         self.pipes.owned_by(report.owner).await?;
         self.forget_samples();
-        let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted))?;
-        Ok(self.tell_end(&id, &report, predicted.ms, &evidence))
+        let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted));
+        Ok(self.tell_end(&id, &report, predicted.ms, evidence))
     }
 
     /// The ground of a move of ours: with streams, and with a guard.
@@ -317,7 +323,14 @@ impl Live {
         about(&self.run, &self.wishes.effective)
     }
 
-    fn tell_end(&self, id: &str, report: &Report, predicted_ms: f64, evidence: &Path) -> Answer {
+    /// What the move came to. It has ended, with or without a file that tells of it.
+    fn tell_end(
+        &self,
+        id: &str,
+        report: &Report,
+        predicted_ms: f64,
+        evidence: Result<PathBuf, Failure>,
+    ) -> Answer {
         let view = history::views(&report.facts).into_iter().last();
         let pause_ms = report.pause.and_then(|p| p.ms());
         let (exit, text) = match &report.stop {
@@ -351,12 +364,19 @@ impl Live {
             "longest_pause_ms": report.pause.and_then(|p| p.longest_ms()),
             "predicted_ms": predicted_ms,
             "steps_ms": driver::durations(&report.facts),
-            "evidence": evidence.display().to_string(),
+            "evidence": evidence.as_ref().ok().map(|path| path.display().to_string()),
         });
         if let Some(view) = view {
             self.add_move(MoveView { pause_ms, ..view }, predicted_ms);
         }
-        Answer::new(exit, value, format!("{text}\nevidence: {}", evidence.display()))
+        let where_told = match evidence {
+            Ok(path) => format!("evidence: {}", path.display()),
+            Err(failure) => {
+                tracing::error!("{failure}");
+                format!("{failure}; `cutover status` and the journal of moves tell the same")
+            }
+        };
+        Answer::new(exit, value, format!("{text}\n{where_told}"))
     }
 }
 

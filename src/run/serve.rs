@@ -430,6 +430,9 @@ async fn attend(
             () = working => {
                 work = None;
                 live.set_busy(None);
+                if let Some(failure) = live.broken() {
+                    return Err(failure);
+                }
             }
             _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
             _ = timer.tick(), if free => match goal.look(live) {

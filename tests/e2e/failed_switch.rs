@@ -1,4 +1,6 @@
-//! Switches that are not there, say no, say nothing, or cannot be asked.
+//! Switches that are not there, say no, say nothing, or cannot be asked; and a full disk, which
+//! keeps the program from writing down what it asks of them.
+#![allow(clippy::print_stderr, reason = "a story that cannot be told here says so")]
 
 use std::{fs, time::Duration};
 
@@ -7,7 +9,7 @@ use cutover_sandbox::{shop::Load, wait_until};
 use serde_json::Value;
 
 use crate::{
-    program::{COMMAND_WITHIN, Desk, Run},
+    program::{COMMAND_WITHIN, Desk, Run, can_fill_disks, limit_files, processes},
     world::{Options, World},
 };
 
@@ -189,4 +191,72 @@ async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
     world.traffic_flows(&load, SERVED_WITHIN).await;
     let view = load.stop(SERVED_WITHIN).await;
     world.books_are_right(&view, Side::Green).await;
+}
+
+/// No file of the program can be written from here on, or all can again.
+fn disk_is_full(desk: &Desk, full: bool) {
+    for (pid, _) in processes(desk) {
+        limit_files(pid, if full { "0" } else { "unlimited" });
+    }
+}
+
+/// A full disk ends the process: nobody may go on without a journal. Nothing is decided, so that
+/// clients go on where they were at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_before_the_decision_lets_clients_go_on_blue() {
+    if !can_fill_disks() {
+        eprintln!("skipped: `prlimit` (util-linux) is not here");
+        return;
+    }
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    let writer = world.direct(Side::Blue).await;
+    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
+    writer.batch_execute(write).await.expect("a write");
+    let switch = world.desk.begin(&["switch"]);
+    comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "fence").await;
+    disk_is_full(&world.desk, true);
+    drop(writer);
+    switch.await.expect("the command ends").exits(3).says("CUT0514");
+    assert_eq!(run.ended(COMMAND_WITHIN).await.code(), Some(3));
+    world.traffic_flows(&load, SERVED_WITHIN).await;
+    world.only_takes_writes(Side::Blue).await;
+    disk_is_full(&world.desk, false);
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
+}
+
+/// Past the decision the clients wait for the journal; as soon as there is space the guard lets
+/// them go, without anybody's help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_after_the_decision_is_waited_for_by_the_guard() {
+    if !can_fill_disks() {
+        eprintln!("skipped: `prlimit` (util-linux) is not here");
+        return;
+    }
+    let mut two = TwoSwitches::new().await;
+    two.behave("point_at refuse");
+    let switch = two.world.desk.begin(&["switch"]);
+    comes_to(&two.world.desk, |f| f["step"] == "point" && f["outcome"] == "failed").await;
+    disk_is_full(&two.world.desk, true);
+    switch.await.expect("the command ends").exits(3).says("CUT0514");
+    assert_eq!(two.run.ended(COMMAND_WITHIN).await.code(), Some(3));
+    two.behave("");
+    let guard = processes(&two.world.desk);
+    assert!(guard.iter().any(|(_, guard)| *guard), "the guard has gone: {guard:?}");
+    assert_eq!(two.device().0, "blue", "nobody may act without a journal");
+    disk_is_full(&two.world.desk, false);
+    wait_until("the guard to point the device", SERVED_WITHIN, async || {
+        two.device() == ("green".to_owned(), "false".to_owned())
+    })
+    .await
+    .expect("it does");
+    two.is_on(Side::Green).await;
+    two.run = two.world.desk.run();
+    two.run.ready().await;
+    two.world.close_the_books(two.load, Side::Green).await;
 }

@@ -383,3 +383,47 @@ pub(crate) fn send(signal: &str, process: u64) {
     let sent = Command::new("/bin/sh").args(["-c", &kill]).status().expect("a shell");
     assert!(sent.success(), "{kill}");
 }
+
+/// Processes whose command line names the desk's folder: number, and whether it is the guard.
+pub(crate) fn processes(desk: &Desk) -> Vec<(u32, bool)> {
+    let folder = desk.folder().display().to_string();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.contains(&folder) {
+            found.push((pid, line.split('\0').any(|word| word == "guard")));
+        }
+    }
+    found
+}
+
+/// Sends a signal to a process that may be gone.
+#[allow(dead_code, reason = "the campaign of faults sends it")]
+pub(crate) fn signal(name: &str, pid: u32) {
+    let kill = format!("kill -{name} {pid} 2>/dev/null");
+    Command::new("/bin/sh").args(["-c", &kill]).status().expect("a shell");
+}
+
+/// Whether files of a process can be kept from being written here.
+pub(crate) fn can_fill_disks() -> bool {
+    let status = Command::new("prlimit")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// From here on every write to a file fails in this process, or is possible again.
+pub(crate) fn limit_files(pid: u32, bytes: &str) {
+    // The hard limit stays, so that no rights are needed to lift it. It may be gone.
+    Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:unlimited")])
+        .stderr(Stdio::null())
+        .status()
+        .expect("prlimit");
+}

@@ -238,6 +238,8 @@ const LEFTOVERS: &str = "
     UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_trigger
         WHERE NOT tgisinternal
     UNION ALL SELECT 'event trigger ' || evtname FROM pg_event_trigger
+    UNION ALL SELECT 'setting ' || unnest(setconfig) FROM pg_db_role_setting s
+        JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = current_database()
     UNION ALL SELECT 'advisory lock ' || objid FROM pg_locks WHERE locktype = 'advisory'
     UNION ALL SELECT 'prepared transaction ' || gid FROM pg_prepared_xacts
     UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity

@@ -28,6 +28,8 @@ use crate::{
 pub(super) const READY: &str = "ready";
 /// How long after the kill the journal may stay locked.
 const LOCKED_FOR: Duration = Duration::from_secs(10);
+/// How often a journal that cannot be written is tried again.
+const AGAIN_EVERY: Duration = Duration::from_millis(200);
 /// How often the lock is tried.
 const TRY_EVERY: Duration = Duration::from_millis(5);
 
@@ -177,8 +179,33 @@ async fn prepare(
     Ok(ground)
 }
 
-/// Takes the journal and frees the traffic.
+/// Frees the traffic. While the journal cannot be written, because the disk is full, it is tried
+/// again: nobody else may be there to do it.
 async fn take_over(
+    path: &Path,
+    ground: &Arc<dyn Ground>,
+    kill_at: Instant,
+    kill: &(dyn Fn() + Send + Sync),
+) -> Result<GuardEnd, GuardError> {
+    let mut told = false;
+    loop {
+        let error = match free(path, ground, kill_at, kill).await {
+            Err(GuardError::Journal(e) | GuardError::Drive(DriveError::Journal(e)))
+                if e.may_pass() =>
+            {
+                e
+            }
+            other => return other,
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::error!(cause = ?std::error::Error::source(&error), "{error}; it is tried again");
+        }
+        sleep(AGAIN_EVERY).await;
+    }
+}
+
+/// Takes the journal and frees the traffic.
+async fn free(
     path: &Path,
     ground: &Arc<dyn Ground>,
     kill_at: Instant,

@@ -1,0 +1,111 @@
+//! What runs happen on: servers that stay from run to run, with new databases for each, and a
+//! proxy before every address that the program knows.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use cutover_core::model::side::Side;
+use cutover_sandbox::{
+    PgInstall,
+    shop::{Load, LoadOptions, ShopSize, Stage, StageOptions},
+    wait_until,
+};
+use cutover_testkit::FaultProxy;
+
+use crate::{
+    program::Desk,
+    world::{Options, Reach, World, secrets, yaml},
+};
+
+/// Clients, and transactions per second over all of them.
+const CLIENTS: usize = 6;
+const RATE: f64 = 60.0;
+/// A copy of it is made for each run.
+const TEMPLATE: &str = "shop";
+const SIZE: ShopSize = ShopSize { accounts: 100, products: 20, documents: 5 };
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two servers, a pooler, and the proxies before them.
+pub(crate) struct Arena {
+    /// The present run's; its databases are new.
+    pub(crate) world: World,
+    pub(crate) blue: FaultProxy,
+    pub(crate) green: FaultProxy,
+    pub(crate) console: FaultProxy,
+    /// The pooler's file as it was at first.
+    ini: String,
+}
+
+impl Arena {
+    pub(crate) async fn open(blue: PgInstall, green: PgInstall) -> Self {
+        let stage = StageOptions { blue, green, size: SIZE, durable: false };
+        let shop = Stage::set(&stage).await.expect("the servers start");
+        let proxy = async |port: u16| {
+            FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await.expect("a proxy")
+        };
+        let (blue, green) = (proxy(shop.blue.port()).await, proxy(shop.green.port()).await);
+        let console = proxy(shop.pooler.port()).await;
+        let ini = fs::read_to_string(shop.pooler.config_path()).expect("the pooler's file");
+        let world = World { desk: Desk::new("", Vec::new()), shop, database: TEMPLATE.into() };
+        Self { world, blue, green, console, ini }
+    }
+
+    /// New databases, a new folder, and a pooler that points at blue.
+    pub(crate) async fn begin(&mut self, number: u64) {
+        let (old, new) = (self.world.database.clone(), format!("shop_{number}"));
+        for proxy in [&self.blue, &self.green, &self.console] {
+            proxy.heal();
+            proxy.reset();
+        }
+        for side in [Side::Blue, Side::Green] {
+            let server = self.world.server(side);
+            if old != TEMPLATE {
+                let drop = format!("DROP DATABASE {old} WITH (FORCE)");
+                server.execute("postgres", &drop).await.expect("the old database goes");
+            }
+            // An autovacuum of the template may be in the way for a moment.
+            let create = format!("CREATE DATABASE {new} OWNER shop TEMPLATE {TEMPLATE}");
+            wait_until("a copy of the template", PATIENCE, async || {
+                server.execute("postgres", &create).await.is_ok()
+            })
+            .await
+            .expect("the new database");
+            let grant = format!("GRANT CREATE ON DATABASE {new} TO cutover");
+            server.execute("postgres", &grant).await.expect("a grant");
+        }
+        let pooler = &mut self.world.shop.pooler;
+        pooler.kill9().await.expect("the pooler ends");
+        let ini = self.ini.replace("dbname=shop", &format!("dbname={new}"));
+        fs::write(pooler.config_path(), ini).expect("the pooler's file");
+        pooler.start_again().await.expect("the pooler starts");
+        let reach = Reach {
+            blue: self.blue.port(),
+            green: self.green.port(),
+            console: self.console.port(),
+            database: new.clone(),
+        };
+        let options = Options { copy: "{ workers: 2, chunk: 1MiB }".into(), ..Options::default() };
+        let shop = &self.world.shop;
+        self.world.desk = Desk::new(&yaml(shop, &reach, &options), secrets(shop));
+        self.world.database = new;
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        Load::start(LoadOptions {
+            url: self.world.shop.pooler_url(),
+            clients: CLIENTS,
+            rate: RATE,
+            accounts: SIZE.accounts,
+            products: SIZE.products,
+            documents: SIZE.documents,
+            reconnect: true,
+            remember: true,
+        })
+    }
+
+    pub(crate) fn proxy(&self, side: Side) -> &FaultProxy {
+        match side {
+            Side::Blue => &self.blue,
+            Side::Green => &self.green,
+        }
+    }
+}
