@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -78,6 +78,8 @@ pub struct Live {
     pub(super) wishes: Wishes,
     pub(super) state_dir: std::path::PathBuf,
     pub(super) config_file: std::path::PathBuf,
+    /// Why this process has to end: a journal has failed, and nothing may happen without it.
+    pub(super) broken: OnceLock<Failure>,
     began: Instant,
     state: Mutex<State>,
 }
@@ -96,7 +98,6 @@ struct State {
     /// Foreign rows per side that a later full comparison found to do no harm.
     foreign_known: [u64; 2],
     doubt: Option<Doubt>,
-    broken: Option<Failure>,
 }
 
 /// A move that waits for an operator's word.
@@ -144,6 +145,7 @@ impl Live {
             wishes: parts.wishes,
             state_dir: parts.state_dir,
             config_file: parts.config_file,
+            broken: OnceLock::new(),
             began: Instant::now(),
             state: Mutex::new(State {
                 lag: LagView::default(),
@@ -158,7 +160,6 @@ impl Live {
                 applied: None,
                 foreign_known: [0; 2],
                 doubt: None,
-                broken: None,
             }),
         }
     }
@@ -240,16 +241,6 @@ impl Live {
                 }
             }
         }
-    }
-
-    /// A journal has failed: nothing may happen any more in this process.
-    pub(super) fn breaks(&self, failure: Failure) {
-        self.state().broken.get_or_insert(failure);
-    }
-
-    /// Why this process has to end, when it has to.
-    pub(super) fn broken(&self) -> Option<Failure> {
-        self.state().broken.clone()
     }
 
     pub(super) fn set_busy(&self, busy: Option<String>) {

@@ -207,7 +207,7 @@ impl Live {
                 let failure = e.into_failure();
                 if journal {
                     // Whoever opens it next goes on: the guard, or the next process.
-                    self.breaks(failure.clone());
+                    self.broken.set(failure.clone()).ok();
                 }
                 Answer::failed(failure)
             }

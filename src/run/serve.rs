@@ -430,8 +430,8 @@ async fn attend(
             () = working => {
                 work = None;
                 live.set_busy(None);
-                if let Some(failure) = live.broken() {
-                    return Err(failure);
+                if let Some(failure) = live.broken.get() {
+                    return Err(failure.clone());
                 }
             }
             _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,

@@ -81,8 +81,7 @@ impl Story<'_> {
         let facts = self.arena.world.desk.facts(MOVES);
         let decided_and_open = open_move(&facts).is_some_and(|open| open.decided);
         let (after, moving) = (self.owner(), was_open || self.move_is_open());
-        let owned =
-            |side: Side| side == before || side == after || (decided_and_open && side != before);
+        let owned = |side: Side| side == before || side == after || decided_and_open;
         let without = match fault {
             Fault::Crash(Part::Server(side), _) | Fault::FreezePart(Part::Server(side), _) => {
                 owned(side)
