@@ -285,8 +285,10 @@ mod tests {
         assert!(ledger.holds(0, &keys[0]));
     }
 
+    /// Learned from ghostferry #195: a re-verification queue that grew while a human
+    /// decided about the cutover.
     #[test]
-    fn past_the_budget_the_table_needs_a_full_pass() {
+    fn the_queue_of_changed_rows_is_bounded_while_a_human_waits() {
         let (ledger, relation) = setup(200);
         ledger.restart(&[0]);
         for i in 0..100 {

@@ -16,13 +16,17 @@ use crate::{
 const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A device with its memory in files: `side` and `paused` beside this program. What `behave` says
-/// for an action is done before: `refuse`, `hang`, `shrug`, or `refuse-twice`.
+/// for an action is done before: `refuse`, `hang`, `shrug`, or `refuse-twice`; `mute` does what is
+/// asked and never says so. What was asked is in `calls`.
 const DEVICE: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 read -r question
+echo "$CUTOVER_ACTION" >>calls
+mute=
 case $(sed -n "s/^$CUTOVER_ACTION //p" behave) in
 refuse) echo "not today" >&2; exit 1 ;;
 hang) exec sleep 60 ;;
+mute) mute=yes ;;
 shrug) echo '{"side": null, "paused": null}'; exit 0 ;;
 refuse-twice)
     echo x >>"refused-$CUTOVER_ACTION"
@@ -34,17 +38,18 @@ pause) echo true >paused ;;
 point_at) echo "$CUTOVER_SIDE" >side; echo false >paused ;;
 examine) echo '{"findings": []}' ;;
 esac
+[ -z "$mute" ] || exec sleep 60
 "#;
 
 /// A world with two switches: the pooler that clients use, and a device of ours.
-struct TwoSwitches {
-    world: World,
-    load: Load,
-    run: Run,
+pub(crate) struct TwoSwitches {
+    pub(crate) world: World,
+    pub(crate) load: Load,
+    pub(crate) run: Run,
 }
 
 impl TwoSwitches {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let device = "  - command: { argv: [/bin/sh, FOLDER/device.sh], timeout: 1s }\n";
         let world =
             World::with(Options { more_switches: device.into(), ..Options::default() }).await;
@@ -59,11 +64,11 @@ impl TwoSwitches {
         Self { world, load, run }
     }
 
-    fn behave(&self, text: &str) {
+    pub(crate) fn behave(&self, text: &str) {
         fs::write(self.world.desk.folder().join("behave"), text).expect("a file");
     }
 
-    fn device(&self) -> (String, String) {
+    pub(crate) fn device(&self) -> (String, String) {
         let read = |name| {
             let text = fs::read_to_string(self.world.desk.folder().join(name)).expect("a file");
             text.trim().to_owned()
@@ -71,7 +76,7 @@ impl TwoSwitches {
         (read("side"), read("paused"))
     }
 
-    async fn is_on(&self, owner: Side) {
+    pub(crate) async fn is_on(&self, owner: Side) {
         self.world.traffic_flows(&self.load, SERVED_WITHIN).await;
         self.world.only_takes_writes(owner).await;
         assert_eq!(self.device(), (owner.as_str().to_owned(), "false".to_owned()));
@@ -79,7 +84,7 @@ impl TwoSwitches {
 }
 
 /// Waits until the journal of moves holds such a fact.
-async fn comes_to(desk: &Desk, such: impl Fn(&Value) -> bool) {
+pub(crate) async fn comes_to(desk: &Desk, such: impl Fn(&Value) -> bool) {
     wait_until("the move to come so far", COMMAND_WITHIN, async || {
         desk.facts("moves.journal").iter().any(&such)
     })

@@ -11,6 +11,7 @@ mod ends;
 mod failed_switch;
 mod killed_before_moves;
 mod killed_in_moves;
+mod lessons;
 mod moves_under_load;
 mod program;
 mod restarts;
