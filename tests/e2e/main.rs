@@ -15,6 +15,7 @@ mod lessons;
 mod moves_under_load;
 mod program;
 mod restarts;
+mod shapes;
 mod tampered;
 mod versions;
 mod watched;

@@ -84,6 +84,8 @@ pub(super) enum Reason {
     Contradiction,
     /// Relations with different columns or keys write to one row or table.
     Shapes,
+    /// A row has no column that could be listed.
+    NoColumns,
 }
 
 /// What a table needs.
@@ -175,6 +177,7 @@ impl<'a> Pending<'a> {
             return Err(Reason::Shapes);
         }
         match step.change {
+            _ if shape.columns.is_empty() => Err(Reason::NoColumns),
             Change::Insert { new } if shape.key.is_empty() => {
                 if !self.rows.is_empty() {
                     return Err(Reason::Shapes);

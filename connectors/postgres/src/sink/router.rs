@@ -45,14 +45,14 @@ SELECT w.n, c.relkind = 'p', a.attname::text,
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
 JOIN pg_namespace s ON s.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-CROSS JOIN LATERAL (
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN LATERAL (
   WITH RECURSIVE b(oid, base) AS (
     SELECT y.oid, y.typbasetype FROM pg_type y WHERE y.oid = a.atttypid
     UNION ALL
     SELECT y.oid, y.typbasetype FROM b JOIN pg_type y ON y.oid = b.base WHERE b.base <> 0
   ) SELECT y.oid, y.typtype FROM b JOIN pg_type y ON y.oid = b.oid WHERE b.base = 0
-) AS t
+) AS t ON true
 ORDER BY w.n, a.attnum";
 
 /// Describes tables for building statements, in the order given.
@@ -76,9 +76,9 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         let Some(slot) = at else { continue };
         let known = slot.get_or_insert_with(Facts::default);
         known.partitioned = row.get(1);
-        if let Some(operator) = row.get::<_, Option<String>>(3) {
-            known.equality.push((row.get(2), operator));
-        }
+        // A table without columns has one row of nothing but its kind.
+        let (column, operator): (Option<String>, Option<String>) = (row.get(2), row.get(3));
+        known.equality.extend(column.zip(operator));
     }
     tables
         .iter()

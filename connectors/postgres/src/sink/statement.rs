@@ -60,6 +60,9 @@ pub(super) fn copy_in(target: &Target, columns: &[u16]) -> String {
 
 /// One new row.
 pub(super) fn insert_one(target: &Target, columns: &[u16]) -> String {
+    if columns.is_empty() {
+        return format!("INSERT INTO {} DEFAULT VALUES", target.quoted);
+    }
     let values: Vec<String> =
         columns.iter().enumerate().map(|(i, c)| parameter(target, i, *c)).collect();
     format!(
@@ -75,7 +78,8 @@ pub(super) fn insert_one(target: &Target, columns: &[u16]) -> String {
 pub(super) enum Find {
     /// By its key columns.
     Key(Vec<u16>),
-    /// By all its columns: column, and whether it is NULL. Of equal rows one is taken.
+    /// By all its columns: column, and whether it is NULL. Of equal rows one is taken; without
+    /// columns all rows are equal.
     Whole(Vec<(u16, bool)>),
 }
 
@@ -130,10 +134,10 @@ impl Find {
                         }
                     })
                     .collect();
+                let same = if tests.is_empty() { "true".into() } else { tests.join(" AND ") };
                 let from = format!(
-                    "(SELECT tableoid AS o, ctid AS c FROM {} WHERE {} LIMIT 1) AS f",
-                    target.only,
-                    tests.join(" AND ")
+                    "(SELECT tableoid AS o, ctid AS c FROM {} WHERE {same} LIMIT 1) AS f",
+                    target.only
                 );
                 let one = "t.tableoid OPERATOR(pg_catalog.=) f.o \
                            AND t.ctid OPERATOR(pg_catalog.=) f.c";
@@ -252,8 +256,11 @@ fn list(target: &Target, columns: &[u16]) -> String {
 /// The COPY statement for whole rows of a table in one of COPY's formats.
 pub(super) fn copy_table(table: &cutover_core::model::schema::Table, binary: bool) -> String {
     let columns: Vec<String> = table.carried().map(|c| sql::ident(&c.name)).collect();
+    // Nothing may stand between parentheses, and without them it means all that are not computed.
+    let columns =
+        if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) };
     let format = if binary { " WITH (FORMAT binary)" } else { "" };
-    format!("COPY {} ({}) FROM STDIN{format}", sql::table(&table.name), columns.join(", "))
+    format!("COPY {}{columns} FROM STDIN{format}", sql::table(&table.name))
 }
 
 #[cfg(test)]

@@ -1,0 +1,69 @@
+//! Every shape a table can have: checked, copied, followed, compared, moved, written on the other
+//! side, and brought back.
+
+mod tables;
+
+use cutover_core::model::side::Side;
+
+use crate::{program::COMMAND_WITHIN, world::World};
+
+/// A table (or a few that belong together) and what clients do to it. `{n}` is the round: 1 on
+/// blue while the stream runs, 2 on green after the switch, 3 on blue after the rollback.
+pub(crate) struct Shape {
+    /// Made by the shop, before the run.
+    pub(crate) ddl: &'static str,
+    /// Filled before the run.
+    pub(crate) rows: &'static str,
+    /// Each in a transaction of its own.
+    pub(crate) changes: &'static [&'static str],
+}
+
+/// Makes and fills the shapes on blue.
+async fn make(world: &World, shapes: &[Shape]) {
+    let client = world.direct(Side::Blue).await;
+    client.batch_execute("CREATE SCHEMA shapes; SET search_path = shapes").await.expect("a schema");
+    for shape in shapes {
+        for text in [shape.ddl, shape.rows] {
+            client.batch_execute(text).await.unwrap_or_else(|e| panic!("{e:?}: {text}"));
+        }
+    }
+    client.batch_execute("ANALYZE").await.expect("statistics");
+}
+
+/// What clients do in one round.
+async fn change(world: &World, owner: Side, shapes: &[Shape], round: u32) {
+    let client = world.direct(owner).await;
+    client.batch_execute("SET search_path = shapes").await.expect("a search path");
+    for text in shapes.iter().flat_map(|s| s.changes) {
+        let text = text.replace("{n}", &round.to_string());
+        client.batch_execute(&text).await.unwrap_or_else(|e| panic!("{owner}: {e:?}: {text}"));
+    }
+}
+
+/// The whole way: copy, stream, verify, switch, writes on green, rollback, writes on blue.
+async fn travel(world: &World, shapes: &[Shape]) {
+    let mut run = world.desk.run();
+    run.ready().await;
+    change(world, Side::Blue, shapes, 1).await;
+    world.sides_are_equal().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
+    change(world, Side::Green, shapes, 2).await;
+    world.sides_are_equal().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.moves("rollback").await.exits(0);
+    change(world, Side::Blue, shapes, 3).await;
+    world.sides_are_equal().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_shape_travels_there_and_back() {
+    let world = World::new().await;
+    make(&world, tables::ALL).await;
+    world.desk.ask(&["check"]).await.exits(0);
+    travel(&world, tables::ALL).await;
+}
