@@ -497,6 +497,16 @@ impl Live {
             )
         });
         self.alarm("CUT0509", alarm);
+        let owner = self.owner();
+        let unfollowed = self.ports.side(owner).primary.unfollowed().await?;
+        let alarm = (unfollowed > 0).then(|| {
+            (
+                format!("{unfollowed} large object(s) on {owner} would be lost by a move"),
+                "keep the contents in a bytea column (lo_get), then remove them with lo_unlink"
+                    .to_owned(),
+            )
+        });
+        self.alarm("CUT0130", alarm);
         Ok(())
     }
 

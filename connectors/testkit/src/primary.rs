@@ -58,6 +58,7 @@ struct State {
     installed: bool,
     closed: bool,
     counters: BTreeMap<String, Counter>,
+    unfollowed: u64,
     open: Vec<OpenTransaction>,
     fingerprint: BTreeMap<String, String>,
 }
@@ -84,6 +85,11 @@ impl FakePrimary {
     /// Sets a counter as a client's insert would.
     pub fn set_counter(&self, counter: Counter) {
         lock(&self.state).counters.insert(counter.name.to_string(), counter);
+    }
+
+    /// Sets how many things there are that no change log carries.
+    pub fn set_unfollowed(&self, count: u64) {
+        lock(&self.state).unfollowed = count;
     }
 
     /// Sets the transactions that are open; one that `blocks_fence` makes closing fail.
@@ -182,6 +188,10 @@ impl Primary for FakePrimary {
     async fn counters(&self, _: &Selection) -> Result<Vec<Counter>> {
         let all = |state: &mut State| Ok(state.counters.values().cloned().collect());
         self.carry_out(PrimaryCall::Counters, all).await
+    }
+
+    async fn unfollowed(&self) -> Result<u64> {
+        Ok(lock(&self.state).unfollowed)
     }
 
     async fn advance(&self, counters: &[Counter]) -> Result<()> {

@@ -70,8 +70,17 @@ pub struct Parts {
     pub guard: Option<Summons>,
 }
 
-/// Counters of the origin, being read.
-type Reading = JoinHandle<Result<Vec<Counter>>>;
+/// Counters of the origin, and how many things no log carries, being read.
+type Reading = JoinHandle<Result<(Vec<Counter>, u64)>>;
+
+/// What is read of the origin behind the fence.
+async fn read_origin(origin: &dyn Primary, selection: &Selection) -> Result<(Vec<Counter>, u64)> {
+    // One after the other: a second session would have to be opened inside the pause.
+    Ok((origin.counters(selection).await?, origin.unfollowed().await?))
+}
+
+/// Things that no change log carries.
+const LARGE_OBJECTS: &str = "CUT0130";
 
 /// The ground over real ports, for one move.
 pub struct LiveGround {
@@ -237,7 +246,7 @@ impl Ground for LiveGround {
         parts.origin.close_to_clients(&parts.run, within).await?;
         // Reading has no effect, so it needs no journal line and can begin at once.
         let (origin, selection) = (parts.origin.clone(), parts.selection.clone());
-        let reading = tokio::spawn(async move { origin.counters(&selection).await });
+        let reading = tokio::spawn(async move { read_origin(&*origin, &selection).await });
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
         Ok(Details::new())
     }
@@ -282,10 +291,18 @@ impl Ground for LiveGround {
             Some(reading) => reading.await.ok().and_then(Result::ok),
             None => None,
         };
-        let counters = match read {
-            Some(counters) => counters,
-            None => parts.origin.counters(&parts.selection).await?,
+        let (counters, unfollowed) = match read {
+            Some(read) => read,
+            None => read_origin(&*parts.origin, &parts.selection).await?,
         };
+        if unfollowed > 0 {
+            return Err(Failure::definite(
+                LARGE_OBJECTS,
+                format!("{unfollowed} large object(s) on {} would be lost", parts.from),
+                "keep the contents in a bytea column (lo_get), then remove them with lo_unlink, and \
+                 try again",
+            ));
+        }
         parts.target.advance(&counters).await?;
         Ok(details(json!({ "counters": counters.len() })))
     }

@@ -324,6 +324,18 @@ async fn counters_that_could_not_be_read_ahead_are_read_again() {
 }
 
 #[tokio::test]
+async fn what_no_log_carries_is_found_behind_the_fence() {
+    let world = world();
+    world.origin.set_unfollowed(1);
+    let report = world.go(false).await;
+    let found = report.facts.iter().any(|f| {
+        matches!(f, Fact::Step { step: Step::Counters, outcome: Outcome::Failed { code: Some(c), .. }, .. }
+            if c == "CUT0130")
+    });
+    assert!(found && world.free_on(Side::Blue), "{:?}", report.facts);
+}
+
+#[tokio::test]
 async fn a_process_without_streams_can_free_the_traffic_and_nothing_else() {
     let world = world();
     let run = RunId::new("shop").unwrap();

@@ -1,11 +1,16 @@
 //! Every shape a table can have: checked, copied, followed, compared, moved, written on the other
 //! side, and brought back.
 
+mod beside;
 mod tables;
 
 use cutover_core::model::side::Side;
+use cutover_sandbox::find_postgres;
 
-use crate::{program::COMMAND_WITHIN, world::World};
+use crate::{
+    program::COMMAND_WITHIN,
+    world::{Options, World},
+};
 
 /// A table (or a few that belong together) and what clients do to it. `{n}` is the round: 1 on
 /// blue while the stream runs, 2 on green after the switch, 3 on blue after the rollback.
@@ -65,5 +70,23 @@ async fn every_shape_travels_there_and_back() {
     let world = World::new().await;
     make(&world, tables::ALL).await;
     world.desk.ask(&["check"]).await.exits(0);
+    travel(&world, tables::ALL).await;
+}
+
+/// The newest server refuses what older ones let pass, so it is green here even where the oldest and
+/// the newest that are complete are others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_shape_travels_to_the_newest_server_and_back() {
+    let all = find_postgres();
+    let newest = all.iter().max_by_key(|i| i.major).expect("a server").clone();
+    let oldest = all
+        .iter()
+        .filter(|i| i.major < newest.major && i.program("pg_dump").is_some())
+        .max_by_key(|i| i.major)
+        .expect("an older complete server")
+        .clone();
+    let world =
+        World::with(Options { versions: Some((oldest, newest)), ..Options::default() }).await;
+    make(&world, tables::ALL).await;
     travel(&world, tables::ALL).await;
 }

@@ -63,6 +63,12 @@ pub trait Primary: Send + Sync {
     /// State of every sequence that belongs to the selection.
     async fn counters(&self, selection: &Selection) -> Result<Vec<Counter>>;
 
+    /// How many things clients have written that no change log carries and that would be lost
+    /// (PostgreSQL: large objects).
+    async fn unfollowed(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Moves every counter to at least the given state, never backwards, in one round trip.
     async fn advance(&self, counters: &[Counter]) -> Result<()>;
 

@@ -94,6 +94,7 @@ const CHECKS: &[Check] = &[
     check!(rights::statistics, START),
     check!(rights::row_security, START),
     check!(tables::identity, BOTH),
+    check!(tables::computed_identity, BOTH),
     check!(tables::unlogged, START),
     check!(tables::foreign, START),
     check!(tables::large_objects, BOTH),

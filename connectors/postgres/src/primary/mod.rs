@@ -86,6 +86,19 @@ impl Primary for Database {
         counters::read(self, selection).await
     }
 
+    async fn unfollowed(&self) -> Result<u64> {
+        let doing = format!("counting the large objects of {}", self.side);
+        let mut warm = self.question().await?;
+        let ask = async {
+            let count = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
+            let statement = warm.prepared(count).await?;
+            warm.session.query_one(&statement, &[]).await
+        };
+        let row = ask.await.map_err(|e| port_error(doing, e))?;
+        self.kept.questions.put(warm);
+        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+
     async fn advance(&self, counters: &[Counter]) -> Result<()> {
         counters::advance(self, counters).await
     }
@@ -115,6 +128,7 @@ impl Primary for Database {
         self.control().await?;
         let warm = self.question().await?;
         self.kept.questions.put(warm);
-        counters::warm_up(self).await
+        counters::warm_up(self).await?;
+        self.unfollowed().await.map(drop)
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use cutover_core::{
     model::{
         run::RunId,
-        schema::{Table, TableName},
+        schema::{Generated, RowIdentity, Table, TableName},
     },
     port::Result,
 };
@@ -25,8 +25,20 @@ const COMMENT: &str = "cutover tables";
 
 /// The options that the stream relies on. Leaves arrive under their own names, so that a
 /// TRUNCATE of one partition is not lost.
-const OPTIONS: &str =
-    "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
+fn options(whole_rows: bool) -> String {
+    let computed = if whole_rows { ", publish_generated_columns = stored" } else { "" };
+    format!(
+        "publish = 'insert, update, delete, truncate', publish_via_partition_root = false{computed}"
+    )
+}
+
+/// Whether stored generated columns must be published as well: from 18 on the server refuses
+/// updates and deletes by clients where the identity is the whole row and the publication leaves a
+/// part of it out.
+fn needs_whole_rows(version: u32, tables: &[Table]) -> bool {
+    let computed = |t: &Table| t.columns.iter().any(|c| c.generated == Generated::Stored);
+    version >= 180_000 && tables.iter().any(|t| t.identity == RowIdentity::Full && computed(t))
+}
 
 /// A publication as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +46,7 @@ struct Published {
     tables: BTreeSet<u32>,
     recorded: BTreeSet<u32>,
     options_fit: bool,
+    whole_rows: bool,
     for_all: bool,
 }
 
@@ -74,6 +87,8 @@ impl Database {
         let name = names.publication();
         let session = self.session("publication").await?;
         let err = |e| port_error(&doing, e);
+        let whole_rows = needs_whole_rows(session.version(), tables);
+        let options = options(whole_rows);
         let lists: Vec<String> = roots(tables).into_iter().map(sql::table).collect();
         match read(&session, name).await.map_err(err)? {
             None if followed => return Err(stops::no_publication(doing, name)),
@@ -81,8 +96,8 @@ impl Database {
                 if !there.left().is_empty() {
                     return Err(self.left(&session, doing, &there).await);
                 }
-                if !there.options_fit {
-                    let alter = format!("ALTER PUBLICATION {} SET ({OPTIONS})", sql::ident(name));
+                if !there.options_fit || (whole_rows && !there.whole_rows) {
+                    let alter = format!("ALTER PUBLICATION {} SET ({options})", sql::ident(name));
                     session.batch_execute(&alter).await.map_err(err)?;
                 }
                 if !there.for_all {
@@ -95,7 +110,7 @@ impl Database {
                 let list = lists.iter().map(|t| format!("ONLY {t}")).collect::<Vec<_>>().join(", ");
                 let tables = if list.is_empty() { list } else { format!("FOR TABLE {list}") };
                 let create =
-                    format!("CREATE PUBLICATION {} {tables} WITH ({OPTIONS})", sql::ident(name));
+                    format!("CREATE PUBLICATION {} {tables} WITH ({options})", sql::ident(name));
                 session.batch_execute(&create).await.map_err(err)?;
             }
         }
@@ -194,11 +209,13 @@ async fn read(
     } else {
         "true"
     };
+    let whole_rows = if session.version() >= 180_000 { "p.pubgencols = 's'" } else { "false" };
     let query = format!(
         "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate \
            AND NOT p.pubviaroot AND {whole}, \
          p.puballtables, obj_description(p.oid, 'pg_publication'), \
-         ARRAY(SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid) \
+         ARRAY(SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid), \
+         {whole_rows} \
          FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
     );
     Ok(session.query_opt(&query, &[&name]).await?.map(|row| Published {
@@ -206,6 +223,7 @@ async fn read(
         for_all: row.get(1),
         recorded: recorded(row.get(2)),
         tables: row.get::<_, Vec<u32>>(3).into_iter().collect(),
+        whole_rows: row.get(4),
     }))
 }
 
@@ -219,6 +237,7 @@ mod tests {
             tables: [2, 3].into(),
             recorded: recorded(Some("cutover tables 1 2")),
             options_fit: true,
+            whole_rows: false,
             for_all: false,
         };
         assert_eq!(there.left(), [1]);

@@ -1,5 +1,6 @@
 //! The tables: what cannot be followed, cannot be written, or is not carried.
 
+pub(super) mod computed_identity;
 pub(super) mod deferrable;
 pub(super) mod existing_rows;
 pub(super) mod extra_columns;
