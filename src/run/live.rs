@@ -24,6 +24,7 @@ use super::{
     status::{Alarm, LagView, MoveView, Readiness},
 };
 use crate::{
+    cutover::ground::live::unfollowed,
     error::{Exit, Failure},
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
@@ -498,14 +499,8 @@ impl Live {
         });
         self.alarm("CUT0509", alarm);
         let owner = self.owner();
-        let unfollowed = self.ports.side(owner).primary.unfollowed().await?;
-        let alarm = (unfollowed > 0).then(|| {
-            (
-                format!("{unfollowed} large object(s) on {owner} would be lost by a move"),
-                "keep the contents in a bytea column (lo_get), then remove them with lo_unlink"
-                    .to_owned(),
-            )
-        });
+        let count = self.ports.side(owner).primary.unfollowed().await?;
+        let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
         self.alarm("CUT0130", alarm);
         Ok(())
     }

@@ -79,8 +79,17 @@ async fn read_origin(origin: &dyn Primary, selection: &Selection) -> Result<(Vec
     Ok((origin.counters(selection).await?, origin.unfollowed().await?))
 }
 
-/// Things that no change log carries.
-const LARGE_OBJECTS: &str = "CUT0130";
+/// Why a move may not go on when there are `count` things on `side` that no change log carries.
+#[must_use]
+pub fn unfollowed(count: u64, side: Side) -> Option<Failure> {
+    let failure = Failure::definite(
+        "CUT0130",
+        format!("{count} large object(s) on {side} would be lost"),
+        "keep the contents in a bytea column (lo_get), then remove them with lo_unlink, and try \
+         again",
+    );
+    (count > 0).then_some(failure)
+}
 
 /// The ground over real ports, for one move.
 pub struct LiveGround {
@@ -291,17 +300,12 @@ impl Ground for LiveGround {
             Some(reading) => reading.await.ok().and_then(Result::ok),
             None => None,
         };
-        let (counters, unfollowed) = match read {
+        let (counters, count) = match read {
             Some(read) => read,
             None => read_origin(&*parts.origin, &parts.selection).await?,
         };
-        if unfollowed > 0 {
-            return Err(Failure::definite(
-                LARGE_OBJECTS,
-                format!("{unfollowed} large object(s) on {} would be lost", parts.from),
-                "keep the contents in a bytea column (lo_get), then remove them with lo_unlink, and \
-                 try again",
-            ));
+        if let Some(failure) = unfollowed(count, parts.from) {
+            return Err(failure);
         }
         parts.target.advance(&counters).await?;
         Ok(details(json!({ "counters": counters.len() })))
