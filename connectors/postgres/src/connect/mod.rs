@@ -8,6 +8,7 @@ mod der;
 mod error;
 mod replication;
 mod session;
+mod socket;
 mod stream;
 mod tls;
 

@@ -3,7 +3,7 @@
 //! Login as the driver does it, simple queries and replication commands, and the two-way copy
 //! that a started stream is. Reads frames; does not know what is inside of them.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use cutover_core::port::{PortError, Result};
@@ -285,6 +285,12 @@ impl CopyBoth {
         self.wire.fill().await
     }
 
+    /// Lets bytes gather for `pause`: the next [`CopyBoth::fill`] gets them all at once.
+    /// Cancel-safe.
+    pub(crate) async fn rest(&mut self, pause: Duration) -> std::result::Result<(), WireError> {
+        Ok(self.wire.stream.rest(pause).await?)
+    }
+
     /// Appends all whole frames that were read.
     pub(crate) fn frames(&mut self, out: &mut Vec<Frame>) -> std::result::Result<(), WireError> {
         let buffer = &mut self.wire.read;
@@ -349,6 +355,7 @@ impl Wire {
     }
 
     async fn fill(&mut self) -> std::result::Result<usize, WireError> {
+        self.stream.take_up()?;
         if self.read.capacity() - self.read.len() < READ / 4 {
             self.read.reserve(READ);
         }

@@ -20,7 +20,9 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::{
     config::{Host, PgConfig, SslMode},
-    der, tls,
+    der,
+    socket::Socket,
+    tls,
 };
 
 /// Why no usable stream came about.
@@ -45,12 +47,10 @@ pub(crate) struct Stream {
 }
 
 enum Kind {
-    /// Plain TCP.
-    Tcp(TcpStream),
-    /// A Unix socket.
-    Unix(UnixStream),
+    /// Plain TCP, or a Unix socket.
+    Plain(Socket),
     /// TLS over TCP.
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<Socket>>),
 }
 
 impl Stream {
@@ -66,7 +66,7 @@ impl Stream {
                         Some(e),
                     )
                 })?;
-                Ok(Kind::Unix(stream).into())
+                Ok(Kind::Plain(Socket::Unix(stream)).into())
             }
             Host::Tcp(host) => {
                 let stream =
@@ -95,6 +95,27 @@ impl Stream {
         }
     }
 
+    /// The socket below.
+    fn socket(&mut self) -> &mut Socket {
+        match &mut self.kind {
+            Kind::Plain(socket) => socket,
+            Kind::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    /// Lets bytes gather for `pause` without a wake-up for each packet. When the future is dropped,
+    /// [`Stream::take_up`] is needed before the next byte.
+    pub(crate) async fn rest(&mut self, pause: Duration) -> io::Result<()> {
+        self.socket().lay_aside()?;
+        tokio::time::sleep(pause).await;
+        self.take_up()
+    }
+
+    /// Ends a rest that was cut short. Harmless otherwise.
+    pub(crate) fn take_up(&mut self) -> io::Result<()> {
+        self.socket().take_up()
+    }
+
     /// Whether the bytes are encrypted.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self.kind, Kind::Tls(_))
@@ -117,7 +138,7 @@ async fn secure(
     at: &str,
 ) -> Result<Stream, OpenError> {
     if config.ssl_mode == SslMode::Disable {
-        return Ok(Kind::Tcp(stream).into());
+        return Ok(Kind::Plain(Socket::Tcp(stream)).into());
     }
     let broke = |e: io::Error| {
         OpenError::Unreachable(format!("{at} closed the connection at once: {e}"), Some(e))
@@ -128,7 +149,9 @@ async fn secure(
     // One byte and no more: what follows must already be TLS.
     match stream.read_u8().await.map_err(broke)? {
         b'S' => {}
-        b'N' if config.ssl_mode == SslMode::Prefer => return Ok(Kind::Tcp(stream).into()),
+        b'N' if config.ssl_mode == SslMode::Prefer => {
+            return Ok(Kind::Plain(Socket::Tcp(stream)).into());
+        }
         b'N' => {
             return Err(OpenError::Tls(
                 format!(
@@ -148,7 +171,7 @@ async fn secure(
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| OpenError::Tls(format!("{host:?} is not a host name"), None))?;
     let stream = tokio_rustls::TlsConnector::from(Arc::new(client))
-        .connect(name, stream)
+        .connect(name, Socket::Tcp(stream))
         .await
         .map_err(|e| OpenError::Tls(format!("TLS with {at} failed: {e}"), Some(e)))?;
     Ok(Kind::Tls(Box::new(stream)).into())
@@ -177,8 +200,7 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         let before = buf.filled().len();
         let done = match &mut this.kind {
-            Kind::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Kind::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
         };
         if !this.greeted && matches!(done, Poll::Ready(Ok(()))) {
@@ -199,24 +221,21 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().kind {
-            Kind::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Kind::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Kind::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Kind::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().kind {
-            Kind::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Kind::Unix(s) => Pin::new(s).poll_flush(cx),
+            Kind::Plain(s) => Pin::new(s).poll_flush(cx),
             Kind::Tls(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().kind {
-            Kind::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Kind::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Kind::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Kind::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }

@@ -1,36 +1,57 @@
 //! When to let bytes gather before the next read.
 //!
 //! Reading each row as it arrives costs a wake-up per row on both sides: half the throughput and
-//! most of the processor time. Under load a short wait after a short read gathers many rows; an
-//! idle stream never waits, because the end of a move goes through it.
+//! most of the processor time. Under load a short rest after a short read gathers many rows; an
+//! idle stream never rests, because the end of a move goes through it.
 
 use std::time::{Duration, Instant};
 
 /// A read of at least this size means that there is more already.
 const LONG: usize = 32 * 1024;
 
-/// Messages per second from which gathering pays.
-const LOAD: f64 = 20_000.0;
+/// Messages per second from which resting pays.
+const BUSY: f64 = 2_000.0;
+
+/// Messages per second which only a backlog brings: then the consumer gets more at once, too.
+const BACKLOG: f64 = 20_000.0;
+
+/// Transactions that the server sends so long after their commit are a backlog as well, however
+/// slowly they come.
+const OLD: Duration = Duration::from_millis(50);
 
 /// The rate is measured over windows of this length.
 const WINDOW: Duration = Duration::from_millis(10);
 
-/// How long bytes gather.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How long bytes gather when the stream is busy, and when it has a backlog.
+const REST: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
+
+/// How much comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Load {
+    Calm,
+    Busy,
+    Backlog,
+}
 
 /// Measures the load.
 pub(super) struct Pace {
     since: Instant,
     messages: usize,
-    loaded: bool,
+    rate: Load,
+    old: bool,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, messages: 0, loaded: false }
+        Self { since: now, messages: 0, rate: Load::Calm, old: false }
     }
 
-    /// After a read of `bytes` with `messages`: how long to wait before the next one.
+    /// A transaction begins that was sent so long after its commit.
+    pub(super) fn begins(&mut self, age: Duration) {
+        self.old = age >= OLD;
+    }
+
+    /// After a read of `bytes` with `messages`: how long to rest before the next one.
     pub(super) fn after(
         &mut self,
         bytes: usize,
@@ -40,11 +61,38 @@ impl Pace {
         self.messages += messages;
         let passed = now.saturating_duration_since(self.since);
         if passed >= WINDOW {
-            self.loaded = self.messages as f64 / passed.as_secs_f64() >= LOAD;
+            self.rate = match self.messages as f64 / passed.as_secs_f64() {
+                rate if rate >= BACKLOG => Load::Backlog,
+                rate if rate >= BUSY => Load::Busy,
+                _ => Load::Calm,
+            };
             self.since = now;
             self.messages = 0;
         }
-        (self.loaded && bytes < LONG).then_some(PAUSE)
+        match self.load() {
+            _ if bytes >= LONG => None,
+            Load::Calm => None,
+            Load::Busy => Some(REST.0),
+            Load::Backlog => Some(REST.1),
+        }
+    }
+
+    /// How much came lately.
+    pub(super) fn load(&self) -> Load {
+        if self.old { Load::Backlog } else { self.rate }
+    }
+}
+
+/// How long after its commit a transaction was sent, when `frame` (with its header) begins one.
+/// Both times are the server's.
+pub(super) fn age(frame: &[u8]) -> Option<Duration> {
+    let time = |at: usize| Some(i64::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+    match frame.get(25) {
+        Some(b'B') => {
+            let age = time(17)?.saturating_sub(time(34)?);
+            Some(Duration::from_micros(u64::try_from(age).unwrap_or(0)))
+        }
+        _ => None,
     }
 }
 
@@ -53,7 +101,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_loaded_stream_waits() {
+    fn the_age_of_a_transaction() {
+        let mut frame = vec![b'w'];
+        for field in [1_i64, 2, 5_000_000] {
+            frame.extend(field.to_be_bytes());
+        }
+        frame.push(b'B');
+        frame.extend(7_i64.to_be_bytes());
+        frame.extend(4_000_000_i64.to_be_bytes());
+        assert_eq!(age(&frame), Some(Duration::from_secs(1)));
+        assert_eq!(age(&frame[..30]), None);
+        frame[25] = b'I';
+        assert_eq!(age(&frame), None);
+    }
+
+    #[test]
+    fn only_a_loaded_stream_rests() {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let mut pace = Pace::new(start);
@@ -62,13 +125,20 @@ mod tests {
             assert_eq!(pace.after(500, 5, at(i * 3)), None);
         }
         // 200,000 rows a second.
-        let mut waits = 0;
+        let mut rests = 0;
         for i in 300..400 {
-            waits += usize::from(pace.after(10_000, 200, at(i)).is_some());
+            rests += usize::from(pace.after(10_000, 200, at(i)).is_some());
         }
-        assert!(waits > 80, "{waits}");
+        assert!(rests > 80, "{rests}");
+        assert_eq!(pace.load(), Load::Backlog);
         assert_eq!(pace.after(LONG, 2_000, at(401)), None, "there is more already");
         // The load ends; the next event comes alone.
         assert_eq!(pace.after(100, 1, at(500)), None);
+        assert_eq!(pace.load(), Load::Calm);
+        // A server that is short of time sends slowly what is old.
+        pace.begins(Duration::from_secs(1));
+        assert_eq!(pace.after(100, 1, at(600)), Some(REST.1));
+        pace.begins(Duration::from_millis(1));
+        assert_eq!(pace.after(100, 1, at(700)), None);
     }
 }

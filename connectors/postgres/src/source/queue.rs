@@ -6,19 +6,24 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use cutover_core::{
     model::event::Event,
     port::{PortError, Result},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout_at};
 
 /// Bytes that may wait for the consumer.
 const CAPACITY: usize = 32 << 20;
 
 /// Bytes that the consumer gets at once.
 const PORTION: usize = 4 << 20;
+
+/// In a backlog the consumer waits for so many bytes, at most for so long: each of its calls costs
+/// round trips and a commit, and many changes of one row become one.
+const GATHER: (usize, Duration) = (1 << 20, Duration::from_millis(20));
 
 /// What reader, watcher and consumer share.
 #[derive(Default)]
@@ -34,11 +39,29 @@ pub(super) struct Shared {
 struct Queue {
     batches: VecDeque<(Vec<Event>, usize)>,
     bytes: usize,
+    /// There is a backlog: more comes at once.
+    gather: bool,
+    /// Since when something waits.
+    since: Option<Instant>,
     /// Comes after what is queued.
     end: Option<PortError>,
     /// Comes before what is queued: what follows in the queue may be incomplete.
     stop: Option<PortError>,
     over: bool,
+}
+
+impl Queue {
+    /// Whether more is waited for before the consumer gets anything.
+    fn gathers(&self) -> bool {
+        self.gather && self.bytes < GATHER.0 && self.end.is_none()
+    }
+}
+
+/// What the consumer finds.
+enum Taken {
+    Done(Result<()>),
+    Nothing,
+    Gathering(Instant),
 }
 
 impl Shared {
@@ -62,9 +85,24 @@ impl Shared {
         }
         queue.bytes += bytes;
         queue.batches.push_back((std::mem::take(events), bytes));
+        let first = queue.since.is_none();
+        queue.since.get_or_insert_with(Instant::now);
+        // The first one starts the consumer's clock.
+        let wake = first || !queue.gathers();
         drop(queue);
-        self.filled.notify_one();
+        if wake {
+            self.filled.notify_one();
+        }
         true
+    }
+
+    /// Whether there is a backlog, so that the consumer shall get more at once.
+    pub(super) fn gather(&self, gather: bool) {
+        let mut queue = self.queue();
+        if std::mem::replace(&mut queue.gather, gather) && !gather {
+            drop(queue);
+            self.filled.notify_one();
+        }
     }
 
     /// The stream is over; what is queued is delivered first.
@@ -82,22 +120,39 @@ impl Shared {
     /// Waits for events and appends them. Cancel-safe: nothing is taken before the last await.
     pub(super) async fn next(&self, out: &mut Vec<Event>) -> Result<()> {
         loop {
-            if let Some(done) = self.take(out) {
-                self.drained.notify_one();
-                return done;
+            let until = match self.take(out) {
+                Taken::Done(done) => {
+                    self.drained.notify_one();
+                    return done;
+                }
+                Taken::Nothing => None,
+                Taken::Gathering(until) => Some(until),
+            };
+            match until {
+                None => self.filled.notified().await,
+                // A timeout is as good as a word: then it is time.
+                Some(until) => {
+                    timeout_at(until.into(), self.filled.notified()).await.unwrap_or_default();
+                }
             }
-            self.filled.notified().await;
         }
     }
 
-    fn take(&self, out: &mut Vec<Event>) -> Option<Result<()>> {
+    fn take(&self, out: &mut Vec<Event>) -> Taken {
         let mut queue = self.queue();
         if let Some(why) = queue.stop.take() {
             queue.over = true;
-            return Some(Err(why));
+            return Taken::Done(Err(why));
         }
         if queue.over {
-            return Some(Err(PortError::transient("reading the change stream", "it has ended")));
+            let ended = PortError::transient("reading the change stream", "it has ended");
+            return Taken::Done(Err(ended));
+        }
+        if let Some(since) = queue.since
+            && queue.gathers()
+            && since.elapsed() < GATHER.1
+        {
+            return Taken::Gathering(since + GATHER.1);
         }
         let mut taken = 0;
         while taken < PORTION {
@@ -111,11 +166,12 @@ impl Shared {
             }
         }
         if taken > 0 {
-            return Some(Ok(()));
+            queue.since = (!queue.batches.is_empty()).then(Instant::now);
+            return Taken::Done(Ok(()));
         }
-        let why = queue.end.take()?;
+        let Some(why) = queue.end.take() else { return Taken::Nothing };
         queue.over = true;
-        Some(Err(why))
+        Taken::Done(Err(why))
     }
 
     pub(super) fn confirm(&self, lsn: u64) {

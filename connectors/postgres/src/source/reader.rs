@@ -10,11 +10,11 @@ use cutover_core::{
     model::event::Event,
     port::{PortError, Result},
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     assemble::{Assembler, Committed, EPOCH, Step, Trouble},
-    pace::Pace,
+    pace::{Load, Pace, age},
     position::lsn_text,
     queue::Shared,
     stops,
@@ -97,6 +97,9 @@ impl Reader {
             for frame in frames.drain(..) {
                 match frame {
                     Frame::Data(data) => {
+                        if let Some(age) = age(&data) {
+                            pace.begins(age);
+                        }
                         let from = events.len();
                         if let Some(next) =
                             self.data(data, &mut events, &mut clock, &mut idle).await?
@@ -134,8 +137,10 @@ impl Reader {
             }
             self.deliver(&mut events, bytes, &mut clock).await?;
             self.assembler.in_flight.shrink().await?;
-            if let Some(pause) = pace.after(n, count, std::time::Instant::now()) {
-                sleep(pause).await;
+            let rest = pace.after(n, count, std::time::Instant::now());
+            self.shared.gather(pace.load() == Load::Backlog);
+            if let Some(rest) = rest {
+                self.connection.rest(rest).await.map_err(|e| self.failed(e))?;
             }
         }
     }
