@@ -18,6 +18,8 @@ use crate::{
 };
 
 const WITHIN: Duration = Duration::from_secs(900);
+/// A table of more than this is copied in several ranges by raw COPY.
+const LARGE: u64 = 64 << 20;
 /// pgbench's tables, a wide one with large values, and many rows with several indexes.
 const TABLES: [&str; 6] = [
     "pgbench_accounts",
@@ -27,6 +29,8 @@ const TABLES: [&str; 6] = [
     "wide",
     "narrow",
 ];
+
+const ONE: [&str; 1] = ["one"];
 
 /// Fills `bench` on blue: about 21 MiB per unit of scale.
 pub(crate) async fn fill(blue: &Postgres, scale: u32) -> Result<u64> {
@@ -65,6 +69,118 @@ pub(crate) async fn fill(blue: &Postgres, scale: u32) -> Result<u64> {
     bytes(blue, "pg_table_size").await
 }
 
+/// One table of about 21 MiB per unit of scale, with its primary key.
+async fn fill_one(blue: &Postgres, scale: u32) -> Result<u64> {
+    blue.create_database("bench").await?;
+    let rows = scale * 100_000;
+    blue.execute(
+        "bench",
+        &format!(
+            "CREATE TABLE one (id bigint PRIMARY KEY, a int, b numeric, c timestamptz, d text);
+             INSERT INTO one SELECT i, i % 1000, i * 1.25,
+                 '2026-01-01'::timestamptz + i * interval '1 second', repeat(md5(i::text), 4)
+             FROM generate_series(1, {rows}) i"
+        ),
+    )
+    .await?;
+    blue.execute("bench", "VACUUM (ANALYZE)").await?;
+    bytes(blue, "pg_table_size").await
+}
+
+/// Rows alone: COPY to COPY by psql, ranges of large tables beside each other, no index.
+async fn raw(blue: &Postgres, green: &Postgres, tables: &[&str], workers: usize) -> Result<()> {
+    green.create_database("raw").await?;
+    let mut jobs = Vec::new();
+    for table in tables {
+        let columns = "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), \
+                       ', ') FROM pg_attribute WHERE attnum > 0 AND attrelid = ";
+        let columns = one(blue, "bench", &format!("{columns} '{table}'::regclass")).await?;
+        green.execute("raw", &format!("CREATE TABLE {table} ({columns})")).await?;
+        let asked = format!(
+            "SELECT pg_relation_size('{table}'), relpages FROM pg_class WHERE oid = '{table}'::regclass"
+        );
+        let row = blue.connect("bench").await?.query_one(&asked, &[]).await?;
+        let (size, pages): (i64, i32) = (row.get(0), row.get(1));
+        let parts = if size as u64 > LARGE { 2 * workers as u64 } else { 1 };
+        let each = u64::from(pages.unsigned_abs()).div_ceil(parts);
+        for part in 0..parts {
+            let from = part * each;
+            let to = if part + 1 == parts { u64::from(u32::MAX) } else { from + each };
+            jobs.push(format!(
+                "psql -qX '{}' -c \"COPY (SELECT * FROM {table} WHERE ctid >= '({from},0)' AND ctid \
+                 < '({to},0)') TO STDOUT (FORMAT binary)\" | psql -qX '{}' -c \"COPY {table} FROM \
+                 STDIN (FORMAT binary)\"",
+                blue.url("bench"),
+                green.url("raw"),
+            ));
+        }
+    }
+    for server in [blue, green] {
+        server.execute("postgres", "CHECKPOINT").await?;
+    }
+    let began = Instant::now();
+    let mut running = tokio::task::JoinSet::new();
+    for job in jobs {
+        while running.len() >= workers {
+            running.join_next().await.ok_or("no job")???;
+        }
+        running.spawn(shell(job));
+    }
+    while let Some(done) = running.join_next().await {
+        done??;
+    }
+    println!("raw COPY  {:>6.1} s: rows alone", began.elapsed().as_secs_f64());
+    same_rows(blue, green, "raw", tables).await?;
+    green.execute("postgres", "DROP DATABASE raw").await?;
+    Ok(())
+}
+
+async fn shell(command: String) -> std::result::Result<(), String> {
+    let done = Command::new("bash")
+        .args(["-o", "pipefail", "-c", &command])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| e.to_string())?;
+    if done.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+}
+
+/// Everything: `pg_dump -j` into a folder, then `pg_restore -j` from it.
+async fn dump_and_restore(
+    blue: &Postgres,
+    green: &Postgres,
+    tables: &[&str],
+    workers: usize,
+) -> Result<()> {
+    green.create_database("restored").await?;
+    let folder = tempfile::tempdir()?;
+    let dump = folder.path().join("dump");
+    let path = dump.to_str().ok_or("no path")?;
+    let jobs = workers.to_string();
+    for server in [blue, green] {
+        server.execute("postgres", "CHECKPOINT").await?;
+    }
+    let began = Instant::now();
+    tool("pg_dump", blue, "bench", &["-Fd", "-Z0", "-j", &jobs, "-f", path]).await?;
+    let dumped = began.elapsed();
+    let target = format!("-d{}", green.url("restored"));
+    tool("pg_restore", green, path, &["--no-owner", "-j", &jobs, &target]).await?;
+    tool("vacuumdb", green, "restored", &["--analyze-only", "-q", "-j", &jobs]).await?;
+    println!(
+        "pg_dump, pg_restore, analyze {:.1} s: dump {:.1}",
+        began.elapsed().as_secs_f64(),
+        dumped.as_secs_f64()
+    );
+    same_rows(blue, green, "restored", tables).await?;
+    green.execute("postgres", "DROP DATABASE restored").await?;
+    Ok(())
+}
+
 /// Bytes of all tables by this function.
 pub(crate) async fn bytes(blue: &Postgres, function: &str) -> Result<u64> {
     let sql = format!(
@@ -78,12 +194,20 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let scale: u32 = argument(arguments, 0, 50)?;
     let workers: usize = argument(arguments, 1, 2)?;
     let rounds: usize = argument(arguments, 2, 2)?;
+    let which: String = argument(arguments, 3, "several".into())?;
     let (blue, green) = both().await?;
-    let tables = fill(&blue, scale).await? >> 20;
+    let (bytes_of_tables, names): (u64, &[&str]) = match which.as_str() {
+        "several" => (fill(&blue, scale).await?, &TABLES),
+        "one" => (fill_one(&blue, scale).await?, &ONE),
+        _ => return Err("several or one?".into()),
+    };
+    let tables = bytes_of_tables >> 20;
     let indexes = bytes(&blue, "pg_indexes_size").await? >> 20;
     let peer = pgcopydb().ok_or("pgcopydb is missing: scripts/setup bench")?;
     println!("{}", machine(&blue, &green));
     println!("{tables} MiB of tables, {indexes} MiB of indexes, {workers} workers; {}", peer.1);
+    raw(&blue, &green, names, workers).await?;
+    dump_and_restore(&blue, &green, names, workers).await?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         // Whoever is second finds the pages of blue warm: both are warm, and they take turns.
@@ -98,7 +222,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
             } else {
                 theirs.push(clone(&peer.0, &blue, &green, &database, workers).await?);
             }
-            same_rows(&blue, &green, &database, &TABLES).await?;
+            same_rows(&blue, &green, &database, names).await?;
             let counted = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'";
             let made = one(&green, &database, counted).await?;
             if made != one(&blue, "bench", counted).await? {

@@ -1,4 +1,4 @@
-//! Processor time, so that what others do on the machine can be told apart.
+//! Processor time, so that what others do on the machine can be told apart; and memory.
 
 use cutover_sandbox::Postgres;
 
@@ -62,4 +62,12 @@ fn stats() -> Vec<Stat> {
             })
         })
         .collect()
+}
+
+/// The most memory that a process had at once, in MiB.
+pub(crate) fn peak_mib(pid: Option<u32>) -> crate::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.ok_or("no process")?))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
+    let kib: f64 = line.split_whitespace().next().unwrap_or_default().parse()?;
+    Ok(kib / 1024.0)
 }

@@ -1,6 +1,6 @@
 //! Measures the program against its peers on throwaway servers; `scripts/bench/*` start it.
 //!
-//! `cargo run --release --example bench -- moves|copy|drain|verify [ARGUMENTS]`
+//! `cargo run --release --example bench -- moves|copy|drain|large|steady|verify [ARGUMENTS]`
 //!
 //! Uses the program beside it (`target/release/cutover`, or `$CUTOVER`) through its own commands,
 //! as a user would. Not part of the product, and no test: it fails only when rows differ, a
@@ -11,9 +11,12 @@ mod copy;
 mod cpu;
 mod drain;
 mod figures;
+mod large;
 mod moves;
+mod plot;
 mod program;
 mod servers;
+mod steady;
 mod verify;
 
 use std::{env, error::Error, process::ExitCode};
@@ -21,11 +24,16 @@ use std::{env, error::Error, process::ExitCode};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "\
-bench moves  [MOVES EACH WAY] [TX/S] [CLIENTS]   pause of moves under load
-bench copy   [SCALE] [WORKERS] [ROUNDS]          first copy, beside pgcopydb clone
+bench moves  [MOVES EACH WAY] [TX/S] [CLIENTS] [MORE TABLES] [MORE SEQUENCES]
+                                                 pause of moves under load
+bench copy   [SCALE] [WORKERS] [ROUNDS] [several|one]
+                                                 first copy, beside pgcopydb clone, raw COPY,
+                                                 pg_dump and pg_restore
 bench drain  [TRANSACTIONS] [tpcb|mixed|both]    backlog, beside CREATE SUBSCRIPTION
+bench large  [ROWS]                              one large transaction, beside the same
+bench steady [TX/S] [SECONDS]                    lag, cost on blue and memory under load
 bench verify [SCALE] [WORKERS]                   full comparison
-Servers: the oldest and the newest complete PostgreSQL here, or $BENCH_BLUE and $BENCH_GREEN \
+With $BENCH_PLOTS, a folder, moves and steady draw their times there. Servers: the oldest and the newest complete PostgreSQL here, or $BENCH_BLUE and $BENCH_GREEN \
 (major versions).";
 
 #[tokio::main]
@@ -38,6 +46,8 @@ async fn main() -> ExitCode {
             "moves" => moves::run(&rest).await,
             "copy" => copy::run(&rest).await,
             "drain" => drain::run(&rest).await,
+            "large" => large::run(&rest).await,
+            "steady" => steady::run(&rest).await,
             "verify" => verify::run(&rest).await,
             _ => Err(USAGE.into()),
         }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::{
     Result, argument,
     figures::{load, machine, quantile},
+    plot,
     program::Program,
     servers::installs,
 };
@@ -26,10 +27,25 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let each: usize = argument(arguments, 0, 20)?;
     let rate: f64 = argument(arguments, 1, 300.0)?;
     let clients: usize = argument(arguments, 2, 32)?;
+    let tables: usize = argument(arguments, 3, 0)?;
+    let sequences: usize = argument(arguments, 4, 0)?;
     let (blue, green) = installs()?;
     let size = ShopSize::demo();
     let stage = shop::Stage::set(&StageOptions { blue, green, size, durable: true }).await?;
     println!("{}", machine(&stage.blue, &stage.green));
+    for i in 0..tables.max(sequences) {
+        let id = if i < sequences { "bigserial" } else { "bigint" };
+        stage
+            .blue
+            .execute(
+                "shop",
+                &format!(
+                    "CREATE TABLE more_{i} (id {id} PRIMARY KEY, note text);
+                     INSERT INTO more_{i} SELECT i, 'note' FROM generate_series(1, 10) i"
+                ),
+            )
+            .await?;
+    }
     let yaml = format!(
         "run: bench\n\
          state_dir: ./state\n\
@@ -106,16 +122,30 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
         };
         let (pauses, waits) = (of(|m| m.pause_ms), of(|m| m.longest_ms));
         println!(
-            "{kind:<8} {:>3} moves: pause median {:.1} ms, p90 {:.1}, worst {:.1}; longest client \
+            "{kind:<8} {:>3} moves: pause median {:.1} ms, p90 {:.1}, p99 {:.1}, worst {:.1}; longest client \
              wait median {:.1} ms, worst {:.1}",
             pauses.len(),
             quantile(&pauses, 0.5),
             quantile(&pauses, 0.9),
+            quantile(&pauses, 0.99),
             quantile(&pauses, 1.0),
             quantile(&waits, 0.5),
             quantile(&waits, 1.0),
         );
     }
+    let pauses = |kind: &str| -> Vec<f64> {
+        moves.iter().filter(|m| m.kind == kind).map(|m| m.pause_ms).collect()
+    };
+    let longest: Vec<f64> = moves.iter().map(|m| m.longest_ms).collect();
+    plot::shares(
+        &format!("moves-{rate}-{tables}"),
+        &format!("{} moves at {rate} transactions/s from {clients} clients, ms", moves.len()),
+        &[
+            ("pause, switch", &pauses("switch")),
+            ("pause, rollback", &pauses("rollback")),
+            ("longest client wait", &longest),
+        ],
+    )?;
     println!(
         "{} moves refused before any client waited, {} taken back",
         refused.iter().filter(|p| p.is_none()).count(),

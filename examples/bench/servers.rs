@@ -36,6 +36,7 @@ pub(crate) async fn both() -> Result<(Postgres, Postgres)> {
             .set("max_wal_size", "8GB")
             .set("checkpoint_timeout", "30min")
             .set("autovacuum", "off")
+            .set("track_commit_timestamp", "on")
             .set("max_connections", "200")
     };
     Ok((Postgres::start(&blue, options()).await?, Postgres::start(&green, options()).await?))

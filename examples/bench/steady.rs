@@ -1,0 +1,203 @@
+//! Following a steady load: lag from COMMIT to COMMIT, what it costs blue, and memory.
+
+use std::time::Duration;
+
+use cutover_sandbox::Postgres;
+
+use crate::{
+    Result, argument,
+    cpu::{Cpu, peak_mib},
+    figures::{load, machine, quantile},
+    plot,
+    program::{Program, Running},
+    servers::{both, one, tool, yaml},
+};
+
+/// pgbench's TPC-B, and a row whose commit can be found again on the other side.
+const SCRIPT: &str = "\
+\\set aid random(1, 100000 * :scale)
+\\set bid random(1, 1 * :scale)
+\\set tid random(1, 10 * :scale)
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime)
+  VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+INSERT INTO ticks DEFAULT VALUES;
+COMMIT;
+";
+const SCALE: &str = "50";
+const WITHIN: Duration = Duration::from_secs(600);
+
+struct Bench {
+    blue: Postgres,
+    green: Postgres,
+    script: tempfile::NamedTempFile,
+    seconds: u32,
+}
+
+/// What pgbench and the processor clock say about a stretch of load.
+struct Stretch {
+    tps: f64,
+    latency_ms: f64,
+    cpu: Cpu,
+}
+
+pub(crate) async fn run(arguments: &[String]) -> Result<()> {
+    let rate: u32 = argument(arguments, 0, 1000)?;
+    let seconds: u32 = argument(arguments, 1, 30)?;
+    let (blue, green) = both().await?;
+    println!("{}", machine(&blue, &green));
+    blue.create_database("bench").await?;
+    green.create_database("ours").await?;
+    tool("pgbench", &blue, "bench", &["-i", "-q", "-s", SCALE]).await?;
+    blue.execute(
+        "bench",
+        "CREATE TABLE ticks (id bigserial PRIMARY KEY);
+         ALTER TABLE pgbench_history REPLICA IDENTITY FULL;
+         VACUUM (ANALYZE)",
+    )
+    .await?;
+    let script = tempfile::NamedTempFile::new()?;
+    std::fs::write(script.path(), SCRIPT)?;
+    let bench = Bench { blue, green, script, seconds };
+    let limits = [Some(rate), None];
+
+    // Warm both ways alike.
+    bench.stretch(None, None).await?;
+    let mut alone = Vec::new();
+    for limit in limits {
+        alone.push(bench.told("alone", limit, None).await?);
+    }
+    let mut silent = Vec::new();
+    for continuous in [false, true] {
+        let text = yaml(&bench.blue, &bench.green, "ours", 2);
+        let text = text.replace("continuous: false", &format!("continuous: {continuous}"));
+        let program = Program::new(&text, &[])?;
+        let running = program.start()?;
+        let streaming = |s: &serde_json::Value| {
+            s["phase"] == "streaming" && s["lag"]["bytes"].as_u64().is_some_and(|b| b < 1 << 20)
+        };
+        program.until("streaming", WITHIN, streaming).await?;
+        let what = if continuous { "followed and compared" } else { "followed" };
+        if continuous {
+            program.command(&["verify"]).await?;
+        }
+        for (i, limit) in limits.into_iter().enumerate() {
+            let first: i64 = one(&bench.blue, "bench", "SELECT coalesce(max(id), 0) FROM ticks")
+                .await?
+                .parse()?;
+            let with = bench.told(what, limit, Some(&running)).await?;
+            let per = |s: &Stretch| s.cpu.blue / s.tps;
+            println!(
+                "  against the same load alone: {:+.1} % transactions, {:+.1} % processor of blue \
+                 per transaction",
+                (with.tps / alone[i].tps - 1.0) * 100.0,
+                (per(&with) / per(&alone[i]) - 1.0) * 100.0
+            );
+            if continuous {
+                let before: &Stretch = &silent[i];
+                println!(
+                    "  against following without comparing: {:+.1} % transactions, {:+.1} % \
+                     processor of blue per transaction",
+                    (with.tps / before.tps - 1.0) * 100.0,
+                    (per(&with) / per(before) - 1.0) * 100.0
+                );
+            } else {
+                silent.push(with);
+            }
+            let lags = bench.lag(first).await?;
+            let name = format!("lag-{}-{}", limit.unwrap_or(0), if continuous { 2 } else { 1 });
+            let load = limit.map_or("no limit".to_owned(), |r| format!("{r} transactions/s"));
+            plot::shares(
+                &name,
+                &format!("commit to commit, {load}, {what}, ms"),
+                &[("lag", &lags)],
+            )?;
+        }
+        println!("  memory of cutover run, at most: {:.0} MiB", peak_mib(running.id())?);
+        let verdict = program.command(&["verify"]).await?;
+        println!("  {} rows {}", verdict["rows"], verdict["verdict"].as_str().unwrap_or("?"));
+        if verdict["verdict"] != "equal" {
+            return Err("the sides differ".into());
+        }
+        program.command(&["abort", "--yes"]).await?;
+        drop(running);
+        bench.green.execute("postgres", "DROP DATABASE ours").await?;
+        bench.green.create_database("ours").await?;
+    }
+    println!("load {}", load());
+    Ok(())
+}
+
+impl Bench {
+    async fn told(&self, what: &str, limit: Option<u32>, by: Option<&Running>) -> Result<Stretch> {
+        let s = self.stretch(limit, by).await?;
+        let load = limit.map_or("as fast as it goes".to_owned(), |r| format!("at {r}/s"));
+        println!(
+            "{what}, {load}: {:.0} transactions/s, latency {:.2} ms; processor seconds: blue \
+             {:.1}, green {:.1}, cutover {:.1}",
+            s.tps, s.latency_ms, s.cpu.blue, s.cpu.green, s.cpu.program
+        );
+        Ok(s)
+    }
+
+    async fn stretch(&self, limit: Option<u32>, by: Option<&Running>) -> Result<Stretch> {
+        self.blue.execute("postgres", "CHECKPOINT").await?;
+        let (seconds, rate) = (self.seconds.to_string(), limit.unwrap_or(0).to_string());
+        let file = self.script.path().to_str().ok_or("no path")?;
+        let define = format!("scale={SCALE}");
+        let mut options =
+            vec!["-n", "-c", "32", "-j", "2", "-T", &seconds, "-D", &define, "-f", file];
+        if limit.is_some() {
+            options.extend(["-R", &rate]);
+        }
+        let pid = by.and_then(Running::id);
+        let before = Cpu::now(&self.blue, &self.green, pid);
+        let said = tool("pgbench", &self.blue, "bench", &options).await?;
+        let cpu = Cpu::now(&self.blue, &self.green, pid).since(before);
+        let number = |label: &str| -> Result<f64> {
+            let line = said.lines().find_map(|l| l.strip_prefix(label)).ok_or("pgbench?")?;
+            Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
+        };
+        Ok(Stretch { tps: number("tps = ")?, latency_ms: number("latency average = ")?, cpu })
+    }
+
+    /// From the commit on blue to the commit on green of every tick after `first`.
+    async fn lag(&self, first: i64) -> Result<Vec<f64>> {
+        let last: i64 = one(&self.blue, "bench", "SELECT max(id) FROM ticks").await?.parse()?;
+        let there = format!("SELECT EXISTS (SELECT FROM ticks WHERE id = {last})");
+        let deadline = std::time::Instant::now() + WITHIN;
+        while one(&self.green, "ours", &there).await? != "t" {
+            if std::time::Instant::now() > deadline {
+                return Err("the last row does not arrive".into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let sql = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8 \
+                   FROM ticks WHERE id > $1 ORDER BY id";
+        let blue = self.blue.connect("bench").await?.query(sql, &[&first]).await?;
+        let green = self.green.connect("ours").await?.query(sql, &[&first]).await?;
+        let lags: Vec<f64> = blue
+            .iter()
+            .zip(&green)
+            .filter(|(a, b)| a.get::<_, i64>(0) == b.get::<_, i64>(0))
+            .map(|(a, b)| (b.get::<_, i64>(1) - a.get::<_, i64>(1)) as f64 / 1000.0)
+            .collect();
+        if lags.len() != blue.len() || blue.len() != green.len() {
+            return Err("the sides differ".into());
+        }
+        println!(
+            "  lag of {} transactions: median {:.1} ms, p90 {:.1}, p99 {:.1}, worst {:.1}",
+            lags.len(),
+            quantile(&lags, 0.5),
+            quantile(&lags, 0.9),
+            quantile(&lags, 0.99),
+            quantile(&lags, 1.0)
+        );
+        Ok(lags)
+    }
+}
