@@ -254,7 +254,8 @@ impl Live {
 
     pub(super) fn add_move(&self, view: MoveView, predicted_ms: f64) {
         let mut state = self.state();
-        if let Some(real) = view.pause_ms {
+        // A pause that was cut short, or waited out its budget, says nothing about the next one.
+        if let Some(real) = view.pause_ms.filter(|_| view.ending != "aborted") {
             state.measured.history.push((predicted_ms, real));
         }
         state.moves.push(view);

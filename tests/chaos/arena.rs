@@ -69,6 +69,9 @@ impl Arena {
             })
             .await
             .expect("the new database");
+            // Without it a crash takes the sequences of a copied database back to where they were in
+            // the template: the copy of a page logs no value ahead, and `nextval` relies on one.
+            server.execute("postgres", "CHECKPOINT").await.expect("a checkpoint");
             let grant = format!("GRANT CREATE ON DATABASE {new} TO cutover");
             server.execute("postgres", &grant).await.expect("a grant");
         }

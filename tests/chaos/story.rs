@@ -25,9 +25,9 @@ use crate::{
 pub(crate) const MOVES: &str = "moves.journal";
 const RUN: &str = "run.journal";
 /// How long a run may take to get up again after everything was mended.
-const UP_WITHIN: Duration = Duration::from_secs(120);
+const UP_WITHIN: Duration = Duration::from_secs(300);
 /// How long a moment may take to come.
-const COMES_WITHIN: Duration = Duration::from_secs(60);
+const COMES_WITHIN: Duration = Duration::from_secs(120);
 /// How long both sides may take to become equal when clients are quiet.
 const EQUAL_WITHIN: Duration = Duration::from_secs(30);
 /// How often anything may have to be begun again.

@@ -265,3 +265,25 @@ async fn a_full_disk_after_the_decision_is_waited_for_by_the_guard() {
     two.run.ready().await;
     two.world.close_the_books(two.load, Side::Green).await;
 }
+
+/// A move that waited for a writer until its budget was used up must not count as experience with
+/// pauses: the next one would be refused for its estimate, and so would all after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_was_taken_back_does_not_spoil_the_estimate_of_the_next() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let writer = world.direct(Side::Blue).await;
+    let switch = world.desk.begin(&["switch"]);
+    comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "guard").await;
+    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
+    writer.batch_execute(write).await.expect("a write");
+    let taken_back = switch.await.expect("the command ends");
+    drop(writer);
+    taken_back.exits(1);
+    assert!(taken_back.value["pause_ms"].is_number(), "nobody was held: {}", taken_back.said);
+    let status = run.ready().await;
+    let parts = status["pause_estimate"]["parts"].as_array().expect("an estimate");
+    assert!(parts.iter().all(|part| part["name"] != "experience"), "{parts:#?}");
+    world.desk.moves("switch").await.exits(0);
+}
