@@ -231,3 +231,26 @@ fn an_empty_file_misses_its_keys_and_a_missing_file_says_so() {
     assert_eq!(failure.code.as_deref(), Some("CUT0001"));
     assert_eq!(failure.exit, crate::error::Exit::Usage);
 }
+
+/// What fuzzing starts from, and what it found (`fuzz/`), also cut off in the middle.
+#[test]
+fn the_corpus_is_accepted_or_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/configuration");
+    let environment = |name: &str| (name == "PW").then(|| "secret".to_owned());
+    let (mut accepted, mut refused) = (0, 0);
+    for entry in std::fs::read_dir(folder).expect("the corpus") {
+        let text =
+            String::from_utf8_lossy(&std::fs::read(entry.unwrap().path()).unwrap()).into_owned();
+        let half = text.chars().take(text.chars().count() / 2).collect::<String>();
+        for text in [text, half] {
+            match super::parse(std::path::Path::new("cutover.yaml"), &text, &environment) {
+                Ok(_) => accepted += 1,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(accepted > 0 && refused > 10, "{accepted} accepted, {refused} refused");
+}

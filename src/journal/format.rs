@@ -295,4 +295,29 @@ mod tests {
         let newer = format!("{newer} {:08x}\n", crc32fast::hash(newer.as_bytes()));
         assert_eq!(parse(newer.as_bytes(), "moves/1"), Err(Wrong::Version("9 moves/1".into())));
     }
+
+    /// What fuzzing starts from, and what it found (`fuzz/`).
+    #[test]
+    fn the_corpus_is_read_or_refused_and_can_be_written_on() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/journal");
+        let (mut read, mut refused) = (0, 0);
+        for entry in std::fs::read_dir(folder).expect("the corpus") {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            let Ok(parsed) = parse(&bytes, "moves/1") else {
+                refused += 1;
+                continue;
+            };
+            read += 1;
+            if parsed.end == 0 {
+                continue;
+            }
+            let mut next = bytes[..parsed.end].to_vec();
+            if parsed.unterminated {
+                next.push(b'\n');
+            }
+            next.extend(line(parsed.chain, b"[]").0);
+            assert_eq!(parse(&next, "moves/1").unwrap().lines.len(), parsed.lines.len() + 1);
+        }
+        assert!(read > 3 && refused > 3, "{read} read, {refused} refused");
+    }
 }

@@ -341,3 +341,22 @@ proptest! {
         let _whatever = decode(&Bytes::from(bytes), streamed);
     }
 }
+
+/// What fuzzing starts from, and what it found (`fuzz/`), with every beginning of it.
+#[test]
+fn the_corpus_is_decoded_or_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/pgoutput");
+    let (mut decoded, mut refused) = (0, 0);
+    for entry in std::fs::read_dir(folder).expect("the corpus") {
+        let message = std::fs::read(entry.unwrap().path()).unwrap();
+        for end in 0..=message.len() {
+            for streamed in [false, true] {
+                match decode(&Bytes::copy_from_slice(&message[..end]), streamed) {
+                    Ok(_) => decoded += 1,
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+    }
+    assert!(decoded > 20 && refused > 20, "{decoded} decoded, {refused} refused");
+}
