@@ -84,16 +84,19 @@ pub trait Watch: Send + Sync {
     async fn done(&self, table: &TableName) -> Result<()>;
 }
 
+/// Types whose binary form is missing, holds numbers that differ from server to server, or (an
+/// empty vector or query) is not read back by the server that wrote it. Beginnings of names.
+const TEXT_ONLY: &[&str] = &["reg", "aclitem", "int2vector", "oidvector", "tsquery"];
+
 /// Which form the rows of `source` travel in. Binary is piped through without decoding where both
 /// sides have the same built-in types: the binary form of user-defined types and of arrays of them
-/// holds numbers that differ from server to server, and so does that of the `reg*` types.
+/// holds numbers that differ from server to server.
 #[must_use]
 pub fn format(source: &Table, target: &Table, accepted: &[CopyFormat]) -> CopyFormat {
     let portable = |c: &cutover_core::model::schema::Column| {
         target.column(&c.name).is_some_and(|t| t.declared_type == c.declared_type)
             && !c.base_type.contains('.')
-            && !c.base_type.starts_with("reg")
-            && c.base_type != "aclitem"
+            && !TEXT_ONLY.iter().any(|name| c.base_type.starts_with(name))
     };
     if accepted.contains(&CopyFormat::PostgresBinary) && source.carried().all(portable) {
         return CopyFormat::PostgresBinary;
@@ -276,6 +279,9 @@ mod tests {
             (&["integer", "public.mood"], CopyFormat::PostgresText),
             (&["public.mood[]"], CopyFormat::PostgresText),
             (&["regclass"], CopyFormat::PostgresText),
+            (&["aclitem[]"], CopyFormat::PostgresText),
+            (&["oidvector"], CopyFormat::PostgresText),
+            (&["tsquery[]"], CopyFormat::PostgresText),
         ] {
             assert_eq!(format(&table("t", types), &table("t", types), &both), want, "{types:?}");
         }

@@ -457,7 +457,7 @@ impl Proof {
             let mut streams = Vec::new();
             for source in sources {
                 let range = if named {
-                    snapshot.keys_range(source, keys)
+                    snapshot.keys_range(source, keys).await?
                 } else {
                     Range { condition: String::new(), bytes: source.bytes }
                 };

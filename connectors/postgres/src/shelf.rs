@@ -17,12 +17,26 @@ use crate::connect::Session;
 pub(crate) struct Warm {
     pub(crate) session: Session,
     statements: HashMap<String, Statement>,
-    operators: HashMap<TableName, Arc<[String]>>,
+    keys: HashMap<TableName, Arc<[KeyPart]>>,
+}
+
+/// How a column of a key is compared with a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyPart {
+    /// `OPERATOR(schema.=)` of the index: an extension's type may have its own outside of the
+    /// search path.
+    pub(crate) operator: String,
+    /// What stands between the text and its cast: a cast of a text may call a function instead of
+    /// the type's input.
+    pub(crate) via: String,
+    /// What stands behind both sides of the comparison: nothing, or a cast to the enum of a
+    /// domain, which the operators of enums do not know.
+    pub(crate) compared_as: String,
 }
 
 impl Warm {
     pub(crate) fn new(session: Session) -> Self {
-        Self { session, statements: HashMap::new(), operators: HashMap::new() }
+        Self { session, statements: HashMap::new(), keys: HashMap::new() }
     }
 
     /// The statement, prepared once per session.
@@ -35,20 +49,20 @@ impl Warm {
         Ok(statement)
     }
 
-    /// The operators that compare a table's key, when they were looked up before.
-    pub(crate) fn operators(&self, table: &TableName) -> Option<Arc<[String]>> {
-        self.operators.get(table).cloned()
+    /// How a table's key is compared, when that was looked up before.
+    pub(crate) fn key(&self, table: &TableName) -> Option<Arc<[KeyPart]>> {
+        self.keys.get(table).cloned()
     }
 
-    /// Keeps them for the next time.
-    pub(crate) fn remember_operators(
+    /// Keeps it for the next time.
+    pub(crate) fn remember_key(
         &mut self,
         table: &TableName,
-        operators: Vec<String>,
-    ) -> Arc<[String]> {
-        let operators: Arc<[String]> = operators.into();
-        self.operators.insert(table.clone(), Arc::clone(&operators));
-        operators
+        parts: Vec<KeyPart>,
+    ) -> Arc<[KeyPart]> {
+        let parts: Arc<[KeyPart]> = parts.into();
+        self.keys.insert(table.clone(), Arc::clone(&parts));
+        parts
     }
 }
 

@@ -48,7 +48,7 @@ pub trait Snapshot: RowReader {
     async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>>;
 
     /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.
-    fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Range;
+    async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range>;
 
     /// Starts to read one range of the carried columns.
     async fn read(

@@ -25,6 +25,8 @@ pub(crate) const REFUSED: &str = "CUT0016";
 pub(crate) const DISK_FULL: &str = "CUT0017";
 /// A limit in the server's configuration is reached.
 pub(crate) const LIMIT_REACHED: &str = "CUT0018";
+/// A value or row is larger than a message can be.
+pub(crate) const TOO_LARGE: &str = "CUT0019";
 
 /// What a server said, without row values: PostgreSQL puts keys into DETAIL and input into some
 /// messages, and both are left out.
@@ -140,6 +142,16 @@ pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
             "raise the named limit in postgresql.conf (max_replication_slots, max_wal_senders, \
              max_active_replication_origins) and restart the server, or drop what is not used",
         ),
+        "54000" | "XX000"
+            if code == "54000" || what.contains("invalid memory alloc request size") =>
+        {
+            definite(
+                TOO_LARGE,
+                "a row does not fit into one message of the server (1 GiB; a bytea counts twice): \
+                 find it (WHERE octet_length(column) > 500000000), make it smaller or exclude its \
+                 table; when the stream met it, `cutover abort` and begin a new run after that",
+            )
+        }
         "57014" | "40001" | "40P01" | "55P03" | "55006" | "25P03" | "25P04" => {
             PortError::transient(doing, e)
         }

@@ -140,7 +140,7 @@ pub(super) fn row_refused(table: &TableName, place: &Place, what: String) -> Por
         applying(table, place),
         format!("this side does not accept a row: {what}; nothing of the batch was written"),
         "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
-         partitions, domains), then start the run again; the server's log has the details",
+         partitions, domains, enum labels), then start the run again; the server's log has the details",
     )
 }
 

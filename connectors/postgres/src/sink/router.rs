@@ -25,7 +25,9 @@ const MOST_SHAPES: usize = 10_000;
 
 /// Kind of table and equality operators of its columns. Domains count as what they are built on.
 /// A type is listed when values of it can always be compared; arrays, ranges and composites can
-/// only if their parts can, so they are not.
+/// only if their parts can, so they are not. Then, whether a cast of a text would call a function
+/// and not the type's input (`regclass` does, and then knows neither `-` nor numbers) where a cast
+/// of a bpchar would not. Last, the enum of a domain: equality of enums does not know domains.
 const FACTS: &str = "
 SELECT w.n, c.relkind = 'p', a.attname::text,
   (SELECT pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
@@ -41,7 +43,13 @@ SELECT w.n, c.relkind = 'p', a.attname::text,
         WHEN t.oid = 'pg_catalog.varchar'::regtype THEN 'pg_catalog.text'::regtype
         WHEN t.oid = 'pg_catalog.cidr'::regtype THEN 'pg_catalog.inet'::regtype
         ELSE t.oid END
-    LIMIT 1)
+    LIMIT 1),
+  EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = t.oid AND x.castmethod = 'f'
+             AND x.castsource = 'pg_catalog.text'::regtype)
+  AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = t.oid
+             AND x.castsource = 'pg_catalog.bpchar'::regtype),
+  CASE WHEN t.typtype = 'e' AND t.oid <> a.atttypid
+       THEN pg_catalog.format_type(t.oid, NULL) END
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
 JOIN pg_namespace s ON s.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
@@ -77,8 +85,16 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         let known = slot.get_or_insert_with(Facts::default);
         known.partitioned = row.get(1);
         // A table without columns has one row of nothing but its kind.
-        let (column, operator): (Option<String>, Option<String>) = (row.get(2), row.get(3));
-        known.equality.extend(column.zip(operator));
+        let Some(column) = row.get::<_, Option<String>>(2) else { continue };
+        if row.get(4) {
+            known.by_input.push(column.clone());
+        }
+        if let Some(of) = row.get::<_, Option<String>>(5) {
+            known.compared_as.push((column.clone(), of));
+        }
+        if let Some(operator) = row.get::<_, Option<String>>(3) {
+            known.equality.push((column, operator));
+        }
     }
     tables
         .iter()

@@ -37,6 +37,8 @@ pub(super) struct TargetColumn {
     pub(super) wire: Wire,
     /// Equality of the type as an operator, when every two values of the type can be compared.
     pub(super) equality: Option<String>,
+    /// What stands behind both sides of a comparison: nothing, or a cast.
+    pub(super) compared_as: String,
     pub(super) identity_always: bool,
     pub(super) generated: bool,
 }
@@ -47,6 +49,10 @@ pub(super) struct Facts {
     pub(super) partitioned: bool,
     /// Column name and its equality operator.
     pub(super) equality: Vec<(String, String)>,
+    /// Columns whose texts must be cast by way of `bpchar` to be read by the type's input.
+    pub(super) by_input: Vec<String>,
+    /// Columns that must be cast before they are compared, and the type.
+    pub(super) compared_as: Vec<(String, String)>,
 }
 
 impl Target {
@@ -57,13 +63,22 @@ impl Target {
             .map(|c| TargetColumn {
                 name: c.name.clone(),
                 quoted: sql::ident(&c.name),
-                cast: c.base_type.clone(),
+                cast: match facts.by_input.contains(&c.name) {
+                    true => format!("pg_catalog.bpchar::{}", c.base_type),
+                    false => c.base_type.clone(),
+                },
                 wire: Wire::of(&c.base_type),
                 equality: facts
                     .equality
                     .iter()
                     .find(|(name, _)| *name == c.name)
                     .map(|(_, operator)| operator.clone()),
+                compared_as: facts
+                    .compared_as
+                    .iter()
+                    .find(|(name, _)| *name == c.name)
+                    .map(|(_, of)| format!("::{of}"))
+                    .unwrap_or_default(),
                 identity_always: c.identity == Identity::Always,
                 generated: c.generated != Generated::No,
             })
@@ -230,7 +245,7 @@ pub(super) mod tests {
         };
         let equality =
             table.columns.iter().map(|c| (c.name.clone(), "pg_catalog.=".into())).collect();
-        Target::new(&table, &Facts { partitioned: false, equality })
+        Target::new(&table, &Facts { equality, ..Facts::default() })
     }
 
     #[test]

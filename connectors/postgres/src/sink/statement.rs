@@ -99,11 +99,7 @@ impl Find {
                 let tests: Vec<String> = columns
                     .iter()
                     .enumerate()
-                    .map(|(i, c)| {
-                        let column = target.column(*c);
-                        let equals = equals(target, *c);
-                        format!("t.{} {equals} {}", column.quoted, parameter(target, i, *c))
-                    })
+                    .map(|(i, c)| equal(target, *c, "t.", &parameter(target, i, *c)))
                     .collect();
                 (String::new(), tests.join(" AND "))
             }
@@ -120,16 +116,15 @@ impl Find {
                         let value = parameter(target, next, *c);
                         next += 1;
                         // Equality may be coarser than the text (1.0 and 1.00); it is there for
-                        // the sake of an index.
+                        // the sake of an index. `concat` gives what the type's output gives; a
+                        // cast to text may cut (bpchar) or add something (xml).
                         let text = format!(
-                            "{}::pg_catalog.text COLLATE pg_catalog.\"C\" \
-                             OPERATOR(pg_catalog.=) {value}::pg_catalog.text",
+                            "pg_catalog.concat({}) COLLATE pg_catalog.\"C\" \
+                             OPERATOR(pg_catalog.=) pg_catalog.concat({value})",
                             column.quoted
                         );
                         match &column.equality {
-                            Some(operator) => {
-                                format!("{} OPERATOR({operator}) {value} AND {text}", column.quoted)
-                            }
+                            Some(_) => format!("{} AND {text}", equal(target, *c, "", &value)),
                             None => text,
                         }
                     })
@@ -230,18 +225,18 @@ fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
     let tests: Vec<String> = columns
         .iter()
         .enumerate()
-        .map(|(i, c)| {
-            let value = element(target, first + i, *c);
-            format!("t.{} {} {value}", target.column(*c).quoted, equals(target, *c))
-        })
+        .map(|(i, c)| equal(target, *c, "t.", &element(target, first + i, *c)))
         .collect();
     tests.join(" AND ")
 }
 
-/// Arrays, ranges and composites have no operator of their own; the one of `pg_catalog` is right.
-fn equals(target: &Target, column: u16) -> String {
-    let operator = target.column(column).equality.as_deref().unwrap_or("pg_catalog.=");
-    format!("OPERATOR({operator})")
+/// The column equals a value of its type. Arrays, ranges and composites have no operator of their
+/// own; the one of `pg_catalog` is right.
+fn equal(target: &Target, column: u16, before: &str, value: &str) -> String {
+    let column = target.column(column);
+    let operator = column.equality.as_deref().unwrap_or("pg_catalog.=");
+    let of = &column.compared_as;
+    format!("{before}{}{of} OPERATOR({operator}) {value}{of}", column.quoted)
 }
 
 fn parameter(target: &Target, index: usize, column: u16) -> String {
@@ -315,8 +310,8 @@ mod tests {
             delete_one(&t, &whole),
             "DELETE FROM ONLY \"S\".\"t\" AS t USING (SELECT tableoid AS o, ctid AS c \
              FROM ONLY \"S\".\"t\" WHERE \"k\" OPERATOR(pg_catalog.=) $1::pg_catalog.text::text \
-             AND \"k\"::pg_catalog.text COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) \
-             $1::pg_catalog.text::text::pg_catalog.text AND \"a\" IS NOT DISTINCT FROM NULL LIMIT 1) AS f \
+             AND pg_catalog.concat(\"k\") COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) \
+             pg_catalog.concat($1::pg_catalog.text::text) AND \"a\" IS NOT DISTINCT FROM NULL LIMIT 1) AS f \
              WHERE t.tableoid OPERATOR(pg_catalog.=) f.o AND t.ctid OPERATOR(pg_catalog.=) f.c"
         );
     }

@@ -13,7 +13,12 @@ use cutover_core::{
 };
 use tokio_postgres::{Error, Row, types::ToSql};
 
-use crate::{database::Database, shelf::Warm, sql};
+use crate::{
+    database::Database,
+    shelf::{KeyPart, Warm},
+    sql,
+};
+use std::sync::Arc;
 
 /// What to say while digests of a table are read.
 pub(super) fn doing(db: &Database, table: &Table) -> String {
@@ -38,13 +43,14 @@ fn hash<'a>(columns: impl Iterator<Item = &'a str>) -> String {
     format!("hashtextextended((ROW({}))::text COLLATE \"C\", 0)", columns.join(", "))
 }
 
-/// The key as an array of texts; the hash of the row for a table without key.
+/// The key as an array of texts; the hash of the row for a table without key. `concat` gives what
+/// the type's output gives, as the stream does; a cast to text may not (`true` for `t`).
 fn key_texts(table: &Table) -> String {
     match table.key() {
         [] => format!("ARRAY[({})::text]", row_hash(table)),
         key => {
             let texts: Vec<String> =
-                key.iter().map(|c| format!("{}::text", sql::ident(c))).collect();
+                key.iter().map(|c| format!("concat({})", sql::ident(c))).collect();
             format!("ARRAY[{}]", texts.join(", "))
         }
     }
@@ -89,9 +95,8 @@ fn rows_statement(table: &Table, buckets: u32) -> String {
     )
 }
 
-/// One parameter per key column: an array of texts. `equal` holds the operator of the index per
-/// key column, since an extension's type may have its own outside of the search path.
-fn keyed_statement(table: &Table, equal: &[String]) -> String {
+/// One parameter per key column: an array of texts.
+fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
     let parameters: Vec<String> =
         (1..=table.key().len()).map(|i| format!("${i}::text[]")).collect();
     let names: Vec<String> = (1..=table.key().len()).map(|i| format!("k{i}")).collect();
@@ -102,8 +107,13 @@ fn keyed_statement(table: &Table, equal: &[String]) -> String {
         .zip(&names)
         .enumerate()
         .map(|(i, ((column, of), name))| {
-            let operator = equal.get(i).map_or("=", String::as_str);
-            format!("t.{} {operator} w.{name}::{of}", sql::ident(column))
+            let column = sql::ident(column);
+            match parts.get(i) {
+                None => format!("t.{column} = w.{name}::{of}"),
+                Some(KeyPart { operator, via, compared_as }) => {
+                    format!("t.{column}{compared_as} {operator} w.{name}{via}::{of}{compared_as}")
+                }
+            }
         })
         .collect();
     // The columns of `w` cannot hide those of the table: expressions on `t` are made in a
@@ -120,14 +130,29 @@ fn keyed_statement(table: &Table, equal: &[String]) -> String {
     )
 }
 
-/// Operators of the unique index whose columns are the key, in key order.
-async fn key_operators(warm: &mut Warm, table: &Table) -> Result<Vec<String>, Error> {
+/// How the key is compared: by the operators of the unique index whose columns are the key, in
+/// key order.
+pub(super) async fn key_parts(warm: &mut Warm, table: &Table) -> Result<Arc<[KeyPart]>, Error> {
+    if let Some(known) = warm.key(&table.name) {
+        return Ok(known);
+    }
     let statement = warm
         .prepared(
-            "SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) \
+            "SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
+                    CASE WHEN EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
+                              AND x.castmethod = 'f' AND x.castsource = 'text'::regtype) \
+                          AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
+                              AND x.castsource = 'bpchar'::regtype) \
+                         THEN '::bpchar' ELSE '' END, \
+                    CASE WHEN f.typtype = 'e' AND f.oid <> f1.oid \
+                         THEN '::' || format_type(f.oid, NULL) ELSE '' END \
              FROM pg_index i \
              CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) \
                   WITH ORDINALITY AS k(attnum, class, at) \
+             JOIN pg_attribute f0 ON f0.attrelid = i.indrelid AND f0.attnum = k.attnum \
+             JOIN pg_type f1 ON f1.oid = f0.atttypid \
+             JOIN pg_type f ON f.oid = CASE f1.typbasetype WHEN 0 THEN f1.oid \
+                                       ELSE f1.typbasetype END \
              JOIN pg_opclass c ON c.oid = k.class \
              JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 \
                   AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype \
@@ -144,7 +169,10 @@ async fn key_operators(warm: &mut Warm, table: &Table) -> Result<Vec<String>, Er
         .await?;
     let (name, key) = (sql::table(&table.name), table.key());
     let rows = warm.session.query(&statement, &[&name, &key]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let part =
+        |row: &Row| KeyPart { operator: row.get(0), via: row.get(1), compared_as: row.get(2) };
+    let parts = rows.iter().map(part).collect();
+    Ok(warm.remember_key(&table.name, parts))
 }
 
 /// Digest of a range per bucket.
@@ -186,14 +214,8 @@ pub(super) async fn keyed(
     table: &Table,
     keys: &[RowKey],
 ) -> Result<Vec<RowDigest>, Error> {
-    let equal = match warm.operators(&table.name) {
-        Some(known) => known,
-        None => {
-            let operators = key_operators(warm, table).await?;
-            warm.remember_operators(&table.name, operators)
-        }
-    };
-    let statement = warm.prepared(&keyed_statement(table, &equal)).await?;
+    let parts = key_parts(warm, table).await?;
+    let statement = warm.prepared(&keyed_statement(table, &parts)).await?;
     let columns: Vec<Vec<&str>> = (0..table.key().len())
         .map(|i| keys.iter().map(|k| k.0.get(i).map_or("", String::as_str)).collect())
         .collect();

@@ -152,8 +152,16 @@ impl Snapshot for PgSnapshot {
         Ok(range::by_pages(number(0), number(1), target_bytes))
     }
 
-    fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Range {
-        range::of_keys(table, keys)
+    async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {
+        if table.key().is_empty() {
+            return Ok(range::of_keys(table, keys, &[]));
+        }
+        let mut warm = self.view.session().await?;
+        let parts = digest::key_parts(&mut warm, table)
+            .await
+            .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
+        self.view.idle.put(warm);
+        Ok(range::of_keys(table, keys, &parts))
     }
 
     async fn read(

@@ -6,7 +6,7 @@ use cutover_core::{
 };
 
 use super::digest;
-use crate::sql;
+use crate::{shelf::KeyPart, sql};
 
 /// The whole table.
 pub(super) fn whole(bytes: u64) -> Range {
@@ -38,8 +38,9 @@ pub(super) fn by_pages(pages: u64, bytes: u64, target: u64) -> Vec<Range> {
         .collect()
 }
 
-/// Exactly the rows with these keys; for a table without key, with these hashes.
-pub(super) fn of_keys(table: &Table, keys: &[RowKey]) -> Range {
+/// Exactly the rows with these keys; for a table without key, with these hashes. `parts` says how
+/// the key is compared.
+pub(super) fn of_keys(table: &Table, keys: &[RowKey], parts: &[KeyPart]) -> Range {
     let condition = if keys.is_empty() {
         "false".to_owned()
     } else if table.key().is_empty() {
@@ -47,10 +48,31 @@ pub(super) fn of_keys(table: &Table, keys: &[RowKey]) -> Range {
             keys.iter().map(|k| format!("{}::int8", sql::literal(&k.0.concat()))).collect();
         format!("{} IN ({})", digest::row_hash(table), hashes.join(", "))
     } else {
-        let columns: Vec<String> = table.key().iter().map(|c| sql::ident(c)).collect();
         let types: Vec<&str> = digest::key_types(table);
         let rows: Vec<String> = keys.iter().map(|key| literals(key, &types)).collect();
-        format!("({}) IN ({})", columns.join(", "), rows.join(", "))
+        let names: Vec<String> = (1..=types.len()).map(|i| format!("k{i}")).collect();
+        // The columns have the table's name before them, so that those of `w` do not hide them.
+        let tests: Vec<String> = table
+            .key()
+            .iter()
+            .zip(&names)
+            .enumerate()
+            .map(|(i, (column, name))| {
+                let column = format!("{}.{}", sql::table(&table.name), sql::ident(column));
+                match parts.get(i) {
+                    None => format!("{column} = w.{name}"),
+                    Some(KeyPart { operator, compared_as, .. }) => {
+                        format!("{column}{compared_as} {operator} w.{name}{compared_as}")
+                    }
+                }
+            })
+            .collect();
+        format!(
+            "EXISTS (SELECT FROM (VALUES {}) AS w({}) WHERE {})",
+            rows.join(", "),
+            names.join(", "),
+            tests.join(" AND ")
+        )
     };
     Range { condition, bytes: 0 }
 }
@@ -127,10 +149,12 @@ mod tests {
     #[test]
     fn conditions_on_keys() {
         let key = |parts: &[&str]| RowKey(parts.iter().map(ToString::to_string).collect());
-        let condition = |t: &Table, keys: &[RowKey]| of_keys(t, keys).condition;
+        let condition = |t: &Table, keys: &[RowKey]| of_keys(t, keys, &[]).condition;
         assert_eq!(
             condition(&table(&["c", "A b"]), &[key(&["it's", "1"]), key(&["x", "2"])]),
-            "(\"c\", \"A b\") IN (('it''s'::text, '1'::integer), ('x'::text, '2'::integer))"
+            "EXISTS (SELECT FROM (VALUES ('it''s'::text, '1'::integer), \
+             ('x'::text, '2'::integer)) AS w(k1, k2) \
+             WHERE \"s\".\"t\".\"c\" = w.k1 AND \"s\".\"t\".\"A b\" = w.k2)"
         );
         assert_eq!(condition(&table(&["c"]), &[]), "false");
         assert!(condition(&table(&[]), &[key(&["-5"])]).ends_with(" IN ('-5'::int8)"));

@@ -188,7 +188,7 @@ async fn rows_by_their_keys() {
             let digests = snapshot
                 .bucket_digests(
                     &table,
-                    &snapshot.keys_range(&table, std::slice::from_ref(&last)),
+                    &snapshot.keys_range(&table, std::slice::from_ref(&last)).await.unwrap(),
                     1,
                 )
                 .await
@@ -216,7 +216,7 @@ async fn rows_by_their_keys() {
         let keyless = home.table("keyless").await;
         let row = live.bucket_rows(&keyless, 1, &[0]).await.unwrap().remove(0);
         let snapshot = home.db.snapshot().await.unwrap();
-        let range = snapshot.keys_range(&keyless, std::slice::from_ref(&row.key));
+        let range = snapshot.keys_range(&keyless, std::slice::from_ref(&row.key)).await.unwrap();
         let same = snapshot.bucket_digests(&keyless, &range, 1).await.unwrap()[0];
         assert!(same.rows >= 1);
         assert_eq!(same.sum, i128::from(row.hash) * i128::from(same.rows));
