@@ -8,6 +8,7 @@ from_debian() {
     case $major in
     15) release=bookworm ;;
     17) release=trixie ;;
+    18) release=sid ;;
     *) return 1 ;;
     esac
     fetch_debian "$release" "pg$major" "usr/lib/postgresql/$major/bin" \

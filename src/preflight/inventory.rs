@@ -31,7 +31,10 @@ pub(super) fn compare(
             .into_iter()
             .flatten()
             .collect();
+    findings.extend(locale(blue, green));
+    findings.extend(settings(blue, green));
     findings.extend(extensions(blue, green));
+    findings.extend(extension_versions(blue, green));
     findings.extend(roles(blue, green, creates));
     findings.extend(types(blue, green, creates));
     findings.extend(collations(blue, green, tables, creates));
@@ -117,6 +120,97 @@ fn encoding(blue: &Inventory, green: &Inventory) -> Option<Finding> {
         )
     } else {
         found("CUT0164", Severity::Error, Side::Green, what, remedy)
+    })
+}
+
+/// Rows are the same under any order, and every comparison of ours is by bytes or inside of one
+/// server; what an application sees is not.
+fn locale(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    // `en_US.UTF-8` and `en_US.utf8` are two spellings of one locale.
+    let plain = |locale: &str| locale.to_lowercase().replace(['-', '_'], "");
+    if plain(&blue.locale) != plain(&green.locale) {
+        return Some(found(
+            "CUT0190",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "text is sorted by {} on green and by {} on blue: ORDER BY, comparisons and upper \
+                 and lower case may give other results after the move",
+                green.locale, blue.locale
+            ),
+            format!(
+                "recreate the database on green with the locale of blue (CREATE DATABASE {} ... \
+                 TEMPLATE template0), or make sure that the application does not depend on it",
+                ident(&green.database)
+            ),
+        ));
+    }
+    let (b, g) = (blue.locale_version.as_ref()?, green.locale_version.as_ref()?);
+    (b != g).then(|| {
+        found(
+            "CUT0190",
+            Severity::Info,
+            Side::Green,
+            format!("the rules by which text is sorted have version {g} on green and {b} on blue"),
+            "indexes are built anew on green and need nothing; ranges of partitions and CHECK \
+             constraints over text may mean something else",
+        )
+    })
+}
+
+/// `pg_dump` of one database leaves out what ALTER DATABASE and ALTER ROLE IN DATABASE set.
+fn settings(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    let names: Vec<&String> = blue
+        .settings
+        .iter()
+        .filter(|(name, digest)| green.settings.get(*name) != Some(digest))
+        .map(|(name, _)| name)
+        .collect();
+    (!names.is_empty()).then(|| {
+        found(
+            "CUT0191",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "{} of blue's database missing or different on green: {}",
+                number(names.len(), "setting"),
+                list(&names)
+            ),
+            format!(
+                "see them on blue with \\drds, and set them on green: ALTER DATABASE {} SET NAME = \
+                 VALUE; ALTER ROLE ROLE IN DATABASE {} SET NAME = VALUE;",
+                ident(&green.database),
+                ident(&green.database)
+            ),
+        )
+    })
+}
+
+/// Values of an extension's types, and its functions, may differ between its versions.
+fn extension_versions(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    let numbers = |v: &str| -> Vec<u64> {
+        v.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
+    };
+    let different: Vec<(String, bool)> = blue
+        .extension_versions
+        .iter()
+        .filter_map(|(name, b)| Some((name, b, green.extension_versions.get(name)?)))
+        .filter(|(_, b, g)| b != g)
+        .map(|(name, b, g)| {
+            (format!("{name} ({b} on blue, {g} on green)"), numbers(g) < numbers(b))
+        })
+        .collect();
+    let older = different.iter().any(|(_, older)| *older);
+    let names: Vec<&String> = different.iter().map(|(name, _)| name).collect();
+    (!names.is_empty()).then(|| {
+        found(
+            "CUT0192",
+            if older { Severity::Warning } else { Severity::Info },
+            Side::Green,
+            format!("extensions of two versions: {}", list(&names)),
+            "read their release notes; a newer one on green is usual, an older one may lack what \
+             is used: ALTER EXTENSION NAME UPDATE;",
+        )
     })
 }
 
@@ -304,6 +398,37 @@ mod tests {
             let got = check(|b| b.encoding = blue.into(), |g| g.encoding = green.into(), true);
             assert_eq!(got, [("CUT0164".into(), want)], "{blue} {green}");
         }
+    }
+
+    #[test]
+    fn sorting_settings_and_versions_of_extensions() {
+        let one = |code: &str, severity| vec![(code.to_owned(), severity)];
+        let locale =
+            |b: &str, g: &str| check(|i| i.locale = b.into(), |i| i.locale = g.into(), true);
+        assert_eq!(locale("libc en_US.UTF-8", "libc en_US.utf8"), []);
+        assert_eq!(locale("libc C", "icu en"), one("CUT0190", Severity::Warning));
+        let version = |b: Option<&str>, g: Option<&str>| {
+            let (b, g) = (b.map(str::to_owned), g.map(str::to_owned));
+            check(|i| i.locale_version = b, |i| i.locale_version = g, true)
+        };
+        assert_eq!(version(Some("2.36"), Some("2.41")), one("CUT0190", Severity::Info));
+        assert_eq!(version(None, Some("2.41")), []);
+        let map = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+        let setting = |b: &str, g: &str| {
+            check(|i| i.settings = map("work_mem", b), |i| i.settings = map("work_mem", g), true)
+        };
+        assert_eq!(setting("1", "1"), []);
+        assert_eq!(setting("1", "2"), one("CUT0191", Severity::Warning));
+        let extension = |b: &str, g: &str| {
+            check(
+                |i| i.extension_versions = map("hstore", b),
+                |i| i.extension_versions = map("hstore", g),
+                true,
+            )
+        };
+        assert_eq!(extension("1.9", "1.9"), []);
+        assert_eq!(extension("1.9", "1.10"), one("CUT0192", Severity::Info));
+        assert_eq!(extension("1.10", "1.9"), one("CUT0192", Severity::Warning));
     }
 
     #[test]

@@ -249,6 +249,7 @@ impl Preparation {
         if standing.copy_ended.is_some() {
             return Ok(());
         }
+        self.same_history().await?;
         self.progress.say("copying rows");
         let all = copy::jobs(&mapping.forward, blue);
         for job in &all {
@@ -284,9 +285,27 @@ impl Preparation {
         };
         let sink = Arc::clone(&self.ports.green.sink);
         copy::copy(&self.run, todo, snapshot, sink, options, noter).await?;
+        self.same_history().await?;
         let until = self.ports.blue.source.head().await?;
         self.book.note(Fact::CopyEnded { until })?;
         Ok(())
+    }
+
+    /// Rows are copied from one history only. Which transactions a snapshot of a server contains
+    /// that was lost, nobody can ask any more.
+    async fn same_history(&self) -> Result<(), RunError> {
+        let Some(start) = self.book.standing().start else { return Ok(()) };
+        let now = self.ports.blue.source.rebase(&start).await?;
+        if now == start {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "blue failed over while rows were copied: the copy began at {start}, and that place is \
+             {now} now"
+        ))
+        .code("CUT0518")
+        .remedy("end this run with `cutover abort` and start a new one")
+        .into())
     }
 
     async fn definitions_after_rows(&self) -> Result<(), RunError> {

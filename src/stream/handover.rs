@@ -78,6 +78,17 @@ impl Handover {
         Self { tables, until, current: None }
     }
 
+    /// From here on no transaction can be contained in any snapshot.
+    #[must_use]
+    pub fn until(&self) -> Option<&Position> {
+        self.until.as_ref()
+    }
+
+    /// The same place under the name it has in the source's history now.
+    pub fn rebase(&mut self, until: Position) {
+        self.until = Some(until);
+    }
+
     /// Whether the event must be applied. Has to see every event in order.
     pub fn keep(&mut self, event: &Event) -> bool {
         if self.tables.is_empty() {

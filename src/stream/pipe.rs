@@ -320,11 +320,30 @@ impl Worker {
 
     async fn open(&mut self) -> Result<Open> {
         let mut writer = self.config.sink.writer(&self.config.run, &self.config.routes).await?;
-        let durable = writer.progress().await?;
+        let durable = self.rebase(&mut *writer).await?;
         let stream = self.config.source.stream(&self.config.run, durable.as_ref()).await?;
         self.state.applied(durable.clone(), None);
         let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
         Ok(Open { stream, writer, batcher, seen: durable.clone(), durable, in_pieces: false })
+    }
+
+    /// What the sink holds, named as the source names it now: after a failover the same places
+    /// have other names, if the server that took over has them at all.
+    async fn rebase(&mut self, writer: &mut dyn SinkWriter) -> Result<Option<Position>> {
+        let source = Arc::clone(&self.config.source);
+        if let Some(until) = self.config.handover.until() {
+            // Copied rows count as well: they may be ahead of what was streamed.
+            let now = source.rebase(until).await?;
+            self.config.handover.rebase(now);
+        }
+        let Some(durable) = writer.progress().await? else { return Ok(None) };
+        let now = source.rebase(&durable).await?;
+        if now != durable {
+            tracing::warn!(from = %self.config.from, position = %now,
+                "another server took over and holds all that was followed: going on there");
+            writer.rebase(&now).await?;
+        }
+        Ok(Some(now))
     }
 
     async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {

@@ -4,12 +4,16 @@
 mod changes;
 #[path = "capture/connections.rs"]
 mod connections;
+#[path = "capture/failover.rs"]
+mod failover;
 #[path = "capture/network.rs"]
 mod network;
 #[path = "capture/origins.rs"]
 mod origins;
 #[path = "capture/positions.rs"]
 mod positions;
+#[path = "capture/prepared.rs"]
+mod prepared;
 #[path = "capture/rate.rs"]
 mod rate;
 #[path = "capture/snapshots.rs"]

@@ -24,5 +24,5 @@ pub use find::{
     PgInstall, Program, find_pgbouncer, find_postgres, find_program, postgres, servers_folders,
 };
 pub use pgbouncer::{PgBouncer, PgBouncerDatabase, PgBouncerOptions};
-pub use postgres::{PgOptions, Postgres, StopMode, TlsOptions};
+pub use postgres::{PgOptions, Postgres, STANDBY_SLOT, StopMode, TlsOptions};
 pub use wait::{wait_for, wait_until};

@@ -71,6 +71,9 @@ impl Source for Canned {
     async fn snapshot_at_position(&self) -> Result<(Position, Box<dyn Snapshot>)> {
         Err(refused())
     }
+    async fn rebase(&self, _: &Position) -> Result<Position> {
+        Err(refused())
+    }
     async fn stream(&self, _: &RunId, _: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
         Err(refused())
     }

@@ -1,5 +1,7 @@
 //! What a database has beside its tables, so that two databases can be compared in one place.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::schema::TableName;
@@ -20,8 +22,17 @@ pub struct Inventory {
     pub database: String,
     /// Character encoding of the database.
     pub encoding: String,
+    /// How text is sorted by default: provider and locale.
+    pub locale: String,
+    /// Version of that locale's rules on the server, when it says.
+    pub locale_version: Option<String>,
+    /// Settings of the database itself and of roles in it: where and name, to a digest of the
+    /// value. The value may be a secret.
+    pub settings: BTreeMap<String, String>,
     /// Installed extensions.
     pub extensions: Vec<String>,
+    /// Their versions.
+    pub extension_versions: BTreeMap<String, String>,
     /// Extensions that could be installed.
     pub available_extensions: Vec<String>,
     /// Roles that own or are granted something among the selected objects.

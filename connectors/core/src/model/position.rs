@@ -36,6 +36,18 @@ impl Position {
         }
     }
 
+    /// Whether both are the same place of the log, `self` in a later history. Says nothing about
+    /// whether that history contains the place.
+    #[must_use]
+    pub fn renames(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Postgres { timeline: later, lsn: mine },
+                Self::Postgres { timeline: earlier, lsn: theirs },
+            ) => later > earlier && mine == theirs,
+        }
+    }
+
     /// Bytes of log from `earlier` to `self`; 0 when `earlier` is later, `None` when the two
     /// cannot be compared.
     #[must_use]
@@ -75,6 +87,9 @@ mod tests {
         assert!(c.covers(&a).is_err());
         assert_eq!(a.bytes_since(&b), Some(10));
         assert_eq!(a.bytes_since(&c), None);
+        let renamed = Position::Postgres { timeline: 2, lsn: 20 };
+        assert!(renamed.renames(&a) && !a.renames(&renamed));
+        assert!(!c.renames(&a) && !a.renames(&a));
         assert_eq!(a.to_string(), "0/14 (timeline 1)");
     }
 }

@@ -100,6 +100,15 @@ pub trait SinkWriter: Send {
     /// Stores a position without rows, so that the source can forget an idle stretch of log.
     async fn store(&mut self, position: &Position) -> Result<()>;
 
+    /// Stores the name that the place of [`SinkWriter::progress`] has in the history that the
+    /// source has now, as [`crate::port::source::Source::rebase`] gave it. Only called before the
+    /// first events.
+    ///
+    /// # Errors
+    ///
+    /// Definite when it is another place.
+    async fn rebase(&mut self, position: &Position) -> Result<()>;
+
     /// Repair: removes the rows with these keys and writes `rows` instead, in one transaction.
     /// Without keys the whole table is replaced. Marked as ours like everything the writer does.
     /// Only called between transactions, while the stream stands still. Returns rows written.

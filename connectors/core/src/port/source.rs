@@ -37,10 +37,19 @@ pub trait Source: Send + Sync {
     /// [`Event::Commit`] position is covered by the returned one. Leaves nothing on the server.
     async fn snapshot_at_position(&self) -> Result<(Position, Box<dyn Snapshot>)>;
 
+    /// The same place in the history that the server has now. Differs from `position` only after
+    /// a failover, and only when the server that took over holds everything up to there.
+    ///
+    /// # Errors
+    ///
+    /// Definite when the server's history parted before `position`: what the other side holds
+    /// never happened here.
+    async fn rebase(&self, position: &Position) -> Result<Position>;
+
     /// Streams changes after `from`, or after the last confirmed position when `None`.
     ///
     /// Transactions that a sink of this run wrote on this database are left out; they still move
-    /// the position. Call [`Source::capture`] first.
+    /// the position. Call [`Source::capture`] first, and [`Source::rebase`] for `from`.
     async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>>;
 
     /// Where the log ends now.

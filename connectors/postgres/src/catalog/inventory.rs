@@ -1,5 +1,7 @@
 //! What a database has beside its tables.
 
+use std::collections::BTreeMap;
+
 use cutover_core::{
     model::{inventory::Inventory, selection::Selection},
     port::Result,
@@ -27,6 +29,10 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         let mut inventory = facts(session).await?;
         inventory.extensions =
             texts(session, "SELECT extname::text FROM pg_extension", &[]).await?;
+        inventory.extension_versions =
+            pairs(session, "SELECT extname::text, extversion FROM pg_extension").await?;
+        inventory.settings = pairs(session, SETTINGS).await?;
+        (inventory.locale, inventory.locale_version) = locale(session).await?;
         inventory.available_extensions =
             texts(session, "SELECT DISTINCT name::text FROM pg_available_extensions", &[]).await?;
         inventory.needed_roles = texts(session, &needed_roles(), &[&schemas]).await?;
@@ -64,6 +70,46 @@ async fn facts(session: &Session) -> std::result::Result<Inventory, Error> {
         ..Inventory::default()
     })
 }
+
+/// How text is sorted by default, in words, and the version of those rules.
+async fn locale(session: &Session) -> std::result::Result<(String, Option<String>), Error> {
+    // Names of columns changed with nearly every version.
+    let (provider, name, version) = match session.version() {
+        170_000.. => ("datlocprovider", "datlocale", "pg_database_collation_actual_version(oid)"),
+        150_000.. => {
+            ("datlocprovider", "daticulocale", "pg_database_collation_actual_version(oid)")
+        }
+        _ => ("'c'", "NULL", "NULL::text"),
+    };
+    let sql = format!(
+        "SELECT CASE {provider} WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END \
+                || ' ' || coalesce({name}, datcollate)::text || ' (characters: ' || datctype || ')', \
+                {version} FROM pg_database WHERE datname = current_database()"
+    );
+    let row = session.query_one(&sql, &[]).await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Two columns of text.
+async fn pairs(
+    session: &Session,
+    sql: &str,
+) -> std::result::Result<BTreeMap<String, String>, Error> {
+    let rows = session.query(sql, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Settings that are stored with the database, but for our own role's.
+const SETTINGS: &str = "SELECT CASE WHEN s.setrole = 0 THEN '' \
+                                    ELSE 'role ' || quote_ident(r.rolname) || ': ' END \
+                               || split_part(c.setting, '=', 1), \
+                               encode(sha256(convert_to(c.setting, 'UTF8')), 'hex') \
+                        FROM pg_db_role_setting s \
+                        JOIN pg_database d ON d.oid = s.setdatabase \
+                        CROSS JOIN unnest(s.setconfig) c(setting) \
+                        LEFT JOIN pg_roles r ON r.oid = s.setrole \
+                        WHERE d.datname = current_database() \
+                          AND r.rolname IS DISTINCT FROM current_user";
 
 /// Names of all schemas of users, sorted.
 pub(crate) async fn schemas(session: &Session) -> std::result::Result<Vec<String>, Error> {

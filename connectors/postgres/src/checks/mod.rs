@@ -82,6 +82,7 @@ const CHECKS: &[Check] = &[
     check!(server::connections, BOTH),
     check!(server::lock_table, BOTH),
     check!(server::synchronous, BOTH),
+    check!(server::failover, START),
     check!(server::defaults, START),
     check!(rights::replication, START),
     check!(rights::database, START),

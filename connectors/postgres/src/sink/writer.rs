@@ -184,6 +184,25 @@ impl Writer {
         Ok(())
     }
 
+    async fn write_progress(&mut self, position: &Position) -> Result<()> {
+        if self.open.is_some() || self.broken {
+            return Err(refusal::not_a_stream(
+                "a position cannot be stored while a transaction is open",
+            ));
+        }
+        let text = super::setup::position_text(position)?;
+        let rows = self
+            .session
+            .execute_raw(&self.store, [text])
+            .await
+            .map_err(|e| super::setup::progress_error(&self.at, e))?;
+        if rows != 1 {
+            return Err(super::setup::not_prepared(&self.at));
+        }
+        self.durable = Some(position.clone());
+        Ok(())
+    }
+
     async fn command(&self, text: &str) -> Result<()> {
         self.session.batch_execute(text).await.map_err(|e| port_error(self.writing(), e))
     }
@@ -212,27 +231,22 @@ impl SinkWriter for Writer {
     }
 
     async fn store(&mut self, position: &Position) -> Result<()> {
-        if self.open.is_some() || self.broken {
-            return Err(refusal::not_a_stream(
-                "a position cannot be stored while a transaction is open",
-            ));
-        }
         if let Some(durable) = &self.durable
             && durable.covers(position).map_err(|e| refusal::wrong_history(e.to_string()))?
         {
             return Ok(());
         }
-        let text = super::setup::position_text(position)?;
-        let rows = self
-            .session
-            .execute_raw(&self.store, [text])
-            .await
-            .map_err(|e| super::setup::progress_error(&self.at, e))?;
-        if rows != 1 {
-            return Err(super::setup::not_prepared(&self.at));
+        self.write_progress(position).await
+    }
+
+    async fn rebase(&mut self, position: &Position) -> Result<()> {
+        match &self.durable {
+            Some(durable) if position.renames(durable) => self.write_progress(position).await,
+            durable => Err(refusal::wrong_history(format!(
+                "{position} does not follow from {}",
+                durable.as_ref().map_or("nothing".to_owned(), ToString::to_string)
+            ))),
         }
-        self.durable = Some(position.clone());
-        Ok(())
     }
 
     async fn replace(

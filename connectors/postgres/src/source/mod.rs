@@ -5,6 +5,7 @@
 //! cannot be healed by trying again is a named stop (`stops`). Applies nothing.
 
 mod assemble;
+mod history;
 mod inflight;
 mod pace;
 mod position;
@@ -98,6 +99,10 @@ impl Source for Database {
         Ok((position, Box::new(snapshot)))
     }
 
+    async fn rebase(&self, position: &Position) -> Result<Position> {
+        self.rebase_position(position).await
+    }
+
     async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
         Ok(Box::new(self.open_stream(run, from).await?))
     }
@@ -126,12 +131,23 @@ impl Source for Database {
 }
 
 impl Database {
+    /// A run does not begin on a standby.
     async fn refuse_standby(&self, session: &Session) -> Result<()> {
         let doing = self.doing("beginning to follow changes");
+        if self.in_recovery(session).await? { Err(stops::standby(doing)) } else { Ok(()) }
+    }
+
+    /// In the middle of a failover the address may lead to a standby for a while.
+    async fn await_promotion(&self, session: &Session) -> Result<()> {
+        let doing = self.doing("opening the change stream");
+        if self.in_recovery(session).await? { Err(stops::not_promoted(doing)) } else { Ok(()) }
+    }
+
+    async fn in_recovery(&self, session: &Session) -> Result<bool> {
         let row = session
             .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
             .await
-            .map_err(|e| port_error(&doing, e))?;
-        if row.get(0) { Err(stops::standby(doing)) } else { Ok(()) }
+            .map_err(|e| port_error(self.doing("asking whether it is a standby"), e))?;
+        Ok(row.get(0))
     }
 }

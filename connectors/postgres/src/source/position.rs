@@ -69,7 +69,7 @@ impl Database {
             .await
             .map_err(|e| port_error(&doing, e))?;
         if row.get(0) {
-            return Err(stops::standby(doing));
+            return Err(stops::not_promoted(doing));
         }
         let insert = row.get::<_, Option<&str>>(1).and_then(parse_lsn);
         let timeline = row.get::<_, Option<&str>>(2).and_then(timeline_of);

@@ -94,6 +94,14 @@ impl Database {
         }
     }
 
+    /// Whether the slot exists, in whatever state.
+    pub(super) async fn slot_exists(&self, session: &Session, name: &str) -> Result<bool> {
+        let row = read(session, name)
+            .await
+            .map_err(|e| port_error(self.doing("looking at the replication slot"), e))?;
+        Ok(row.is_some())
+    }
+
     /// The slot's confirmed position, once nobody reads it and it may be read from `from`.
     pub(super) async fn slot_for_reading(
         &self,

@@ -16,6 +16,8 @@ pub(super) const SLOT_AHEAD: &str = "CUT0209";
 pub(super) const PREPARED: &str = "CUT0210";
 pub(super) const STANDBY: &str = "CUT0211";
 pub(super) const SLOT_WAITS: &str = "CUT0212";
+pub(super) const COMMITS_LOST: &str = "CUT0216";
+pub(super) const SLOT_NOT_SYNCED: &str = "CUT0217";
 
 /// What helps when changes are gone: nothing but the rows again.
 const START_AGAIN: &str = "changes are missing and cannot be had again: end this run with `cutover abort` and start a \
@@ -92,10 +94,43 @@ pub(super) fn other_timeline(doing: String, from: &Position, now: u32) -> PortEr
     PortError::definite(
         OTHER_TIMELINE,
         doing,
-        format!("the log is on timeline {now} and we stopped at {from}: another server took over"),
-        "make sure that no committed change was lost in the failover, then end this run with \
-         `cutover abort` and start a new one",
+        format!("the log is on timeline {now}, whose history does not contain {from}"),
+        "find out which server answers at this address and whether it was restored from a backup; \
+         if it is the right one, end this run with `cutover abort` and start a new one",
     )
+}
+
+pub(super) fn commits_lost(doing: String, from: &Position, parted: &str, now: u32) -> PortError {
+    PortError::definite(
+        COMMITS_LOST,
+        doing,
+        format!(
+            "another server took over (timeline {now}) and holds the log up to {parted} only: the \
+             other side is ahead of it, at {from}"
+        ),
+        "the other side may hold transactions that the failover lost: decide which of the two is \
+         right, then end this run with `cutover abort` and start a new one; \
+         synchronized_standby_slots on the primary (17 and later) prevents this",
+    )
+}
+
+pub(super) fn slot_not_synced(doing: String, slot: &str, now: u32) -> PortError {
+    PortError::definite(
+        SLOT_NOT_SYNCED,
+        doing,
+        format!(
+            "another server took over (timeline {now}) and does not have replication slot {slot}"
+        ),
+        format!(
+            "{START_AGAIN}; from 17 on a standby takes the slot along with sync_replication_slots \
+             = on, hot_standby_feedback = on, primary_slot_name, and dbname in primary_conninfo"
+        ),
+    )
+}
+
+/// While a failover goes on: it is over soon, or somebody reads the log.
+pub(super) fn not_promoted(doing: String) -> PortError {
+    PortError::transient(doing, "the server is a standby (or in recovery): waiting for promotion")
 }
 
 pub(super) fn slot_ahead(doing: String, slot: &str, slot_at: &str, from: &Position) -> PortError {

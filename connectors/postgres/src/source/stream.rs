@@ -67,13 +67,16 @@ impl Database {
         let names = Names::of(run);
         let name = names.slot();
         let session = self.session("watch").await?;
-        self.refuse_standby(&session).await?;
+        self.await_promotion(&session).await?;
         self.check_publication(&session, run).await?;
         let confirmed = self.slot_for_reading(&session, name, from).await?;
         let mut replication = self.replication("stream").await?;
         let (timeline, interval) = identify(&mut replication, doing()).await?;
         let start = match from {
-            Some(from @ Position::Postgres { timeline: t, .. }) if *t != timeline => {
+            Some(Position::Postgres { timeline: t, .. }) if *t < timeline => {
+                return Err(PortError::transient(doing(), "another server takes over just now"));
+            }
+            Some(from @ Position::Postgres { timeline: t, .. }) if *t > timeline => {
                 return Err(stops::other_timeline(doing(), from, timeline));
             }
             Some(Position::Postgres { lsn, .. }) => *lsn,

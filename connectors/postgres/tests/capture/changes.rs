@@ -234,3 +234,21 @@ async fn values_are_rendered_under_the_pinned_settings() {
         w.release().await;
     }
 }
+
+/// Why the stream carries text: bytes mean something only together with the type that sent them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn binary_would_be_another_value_where_types_differ() {
+    let w = World::newest("meaning").await;
+    w.sql("create table sent (id int primary key); create table taken (id float4)").await;
+    let mut tap = w.tap().await;
+    w.sql("insert into sent values (7)").await;
+    assert_eq!(show(&w.drain(&mut tap).await), ["begin", "+ public.sent 7", "commit"]);
+    let file = w.server.data_dir().join("values");
+    for (format, want) in [("text", "t"), ("binary", "f")] {
+        let file = file.display();
+        w.sql(&format!("copy sent to '{file}' (format {format})")).await;
+        w.sql(&format!("truncate taken; copy taken from '{file}' (format {format})")).await;
+        assert_eq!(w.text("select id = 7 from taken").await, want, "{format}");
+    }
+    w.release().await;
+}

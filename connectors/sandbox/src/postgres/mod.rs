@@ -4,11 +4,13 @@
 //! logical replication. Everything is gone when the value is dropped or the process ends.
 
 mod options;
+mod standby;
 mod sysid;
 mod template;
 mod tls;
 
 pub use options::{PgOptions, TlsOptions};
+pub use standby::STANDBY_SLOT;
 
 use std::{
     fs,

@@ -2,6 +2,7 @@
 
 pub(super) mod connections;
 pub(super) mod defaults;
+pub(super) mod failover;
 pub(super) mod lock_table;
 pub(super) mod origins;
 pub(super) mod retention;

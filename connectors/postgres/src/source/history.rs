@@ -1,0 +1,101 @@
+//! Timelines: whether the history of the server that answers now contains a position.
+//!
+//! A promoted standby goes on with the log under a new timeline, and knows where each one parted
+//! from its predecessor (documentation, "Timelines"; `TIMELINE_HISTORY` of the replication
+//! protocol).
+
+use cutover_core::{
+    model::position::Position,
+    port::{PortError, Result},
+};
+
+use super::{
+    position::{lsn_text, parse_lsn},
+    stops,
+};
+use crate::{database::Database, sql::Names};
+
+/// What a history says about a position on an earlier timeline.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It happened here as well.
+    Contained,
+    /// The history left that timeline earlier, here.
+    PartedAt(u64),
+    /// The history never was on that timeline.
+    Foreign,
+}
+
+/// Judges by the text of a history file: one line per timeline left, with the place where.
+fn judge(history: &str, timeline: u32, lsn: u64) -> Option<Verdict> {
+    for line in history.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        let mut fields = line.split_whitespace();
+        let left: u32 = fields.next()?.parse().ok()?;
+        let at = parse_lsn(fields.next()?)?;
+        if left == timeline {
+            return Some(if lsn <= at { Verdict::Contained } else { Verdict::PartedAt(at) });
+        }
+    }
+    Some(Verdict::Foreign)
+}
+
+impl Database {
+    /// See [`cutover_core::port::source::Source::rebase`].
+    pub(super) async fn rebase_position(&self, position: &Position) -> Result<Position> {
+        let doing = || self.doing("looking for our place in the log");
+        let Position::Postgres { timeline, lsn } = *position;
+        let Position::Postgres { timeline: now, .. } = self.log_end().await?;
+        if now == timeline {
+            return Ok(position.clone());
+        }
+        if now < timeline {
+            return Err(stops::other_timeline(doing(), position, now));
+        }
+        let mut replication = self.replication("history").await?;
+        let rows = replication
+            .query(&format!("TIMELINE_HISTORY {now}"))
+            .await
+            .map_err(|e| e.into_port(doing()))?;
+        let history = rows.into_iter().next().and_then(|mut row| row.pop().flatten());
+        match judge(history.as_deref().unwrap_or_default(), timeline, lsn) {
+            Some(Verdict::Contained) => {}
+            Some(Verdict::PartedAt(at)) => {
+                return Err(stops::commits_lost(doing(), position, &lsn_text(at), now));
+            }
+            Some(Verdict::Foreign) => return Err(stops::other_timeline(doing(), position, now)),
+            None => {
+                return Err(PortError::transient(doing(), "the server's history is not readable"));
+            }
+        }
+        let session = self.control().await?;
+        let names = Names::of(&self.run);
+        if !self.slot_exists(&session, names.slot()).await? {
+            return Err(stops::slot_not_synced(doing(), names.slot(), now));
+        }
+        Ok(Position::Postgres { timeline: now, lsn })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_contains_what_was_before_it_parted() {
+        // As PostgreSQL writes it, after two failovers.
+        let history = "1\t0/3000148\tno recovery target specified\n\n\
+                       3\t0/5000000\tbefore 2000-01-01\n";
+        for (timeline, lsn, want) in [
+            (1, 0x0300_0148, Verdict::Contained),
+            (1, 0x0300_0149, Verdict::PartedAt(0x0300_0148)),
+            (2, 0x0300_0000, Verdict::Foreign),
+            (3, 0x0400_0000, Verdict::Contained),
+            (3, 0x0500_0001, Verdict::PartedAt(0x0500_0000)),
+        ] {
+            assert_eq!(judge(history, timeline, lsn), Some(want), "{timeline} {lsn:x}");
+        }
+        assert_eq!(judge("# nothing\n", 1, 0), Some(Verdict::Foreign));
+        assert_eq!(judge("1\tnowhere\n", 1, 0), None);
+        assert_eq!(judge("?", 1, 0), None);
+    }
+}
