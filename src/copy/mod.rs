@@ -8,7 +8,7 @@
 mod rate;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -43,15 +43,16 @@ pub struct Job {
 /// Groups routes by target.
 #[must_use]
 pub fn jobs(routes: &[Route], sources: &[Table]) -> Vec<Job> {
+    let by_name: HashMap<&TableName, &Table> = sources.iter().map(|t| (&t.name, t)).collect();
+    let mut places: HashMap<&TableName, usize> = HashMap::new();
     let mut jobs: Vec<Job> = Vec::new();
     for route in routes {
-        let Some(source) = sources.iter().find(|t| t.name == route.source) else { continue };
-        match jobs.iter_mut().find(|j| j.target.name == route.target.name) {
-            Some(job) => job.sources.push(source.clone()),
-            None => {
-                jobs.push(Job { target: route.target.clone(), sources: vec![source.clone()] });
-            }
-        }
+        let Some(source) = by_name.get(&route.source) else { continue };
+        let place = *places.entry(&route.target.name).or_insert_with(|| {
+            jobs.push(Job { target: route.target.clone(), sources: Vec::new() });
+            jobs.len() - 1
+        });
+        jobs[place].sources.push((*source).clone());
     }
     jobs
 }

@@ -1,10 +1,10 @@
 //! Every column survives the journey. Pure: two lists of tables in, findings out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use cutover_core::model::{
     finding::{Finding, Severity},
-    schema::{Column, Generated, Identity, Table, TableName},
+    schema::{Column, Counterparts, Generated, Identity, Table, TableName},
     side::Side,
 };
 
@@ -20,12 +20,24 @@ use super::{
 /// With `creates`, tables that `to` lacks are made by the schema copy and are no finding.
 #[must_use]
 pub fn compare(from: &[Table], to: &[Table], side: Side, creates: bool) -> Vec<Finding> {
-    let theirs: BTreeMap<&TableName, &Table> = to.iter().map(|t| (&t.name, t)).collect();
+    let theirs = Counterparts::new(to);
+    // Leaves that go to one table are compared with it once for all that is the same.
+    let mut said = BTreeSet::new();
     let mut findings = Vec::new();
     let mut missing = Vec::new();
     for table in from {
-        match theirs.get(&table.name) {
-            Some(other) => compare_table(table, other, side, &mut findings),
+        match theirs.of(table) {
+            Some(other) if other.name == table.name => {
+                compare_table(table, &other, side, &mut findings);
+            }
+            Some(other) => {
+                // Findings are about the table that takes the rows.
+                let alike = Table { name: other.name.clone(), ..table.clone() };
+                let mut more = Vec::new();
+                compare_table(&alike, &other, side, &mut more);
+                more.retain(|f| said.insert((f.code.clone(), f.what.clone())));
+                findings.extend(more);
+            }
             None => missing.push(&table.name),
         }
     }
@@ -261,6 +273,25 @@ pub(super) mod tests {
         let mut c = column("c", declared);
         change(&mut c);
         table(vec![c])
+    }
+
+    #[test]
+    fn leaves_are_compared_with_the_table_that_takes_their_rows() {
+        let leaf = |name: &str, columns| Table {
+            name: TableName::new("app", name),
+            root: Some(TableName::new("app", "p")),
+            ..table(columns)
+        };
+        let blue = [leaf("p1", vec![column("c", "text")]), leaf("p2", vec![column("c", "text")])];
+        let all = |green: &[Table]| compare(&blue, green, Side::Green, false);
+        let plain = |columns| Table { name: TableName::new("app", "p"), ..table(columns) };
+        assert!(all(&[plain(vec![column("c", "text")])]).is_empty());
+        assert!(all(&[leaf("other", vec![column("c", "text")])]).is_empty());
+        // Once for all leaves, and about the table that is there.
+        let found = all(&[leaf("other", vec![column("c", "integer")])]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].what.contains("app.p "), "{}", found[0].what);
+        assert_eq!(all(&[])[0].code, "CUT0151");
     }
 
     #[test]

@@ -2,11 +2,9 @@
 //!
 //! A row that cannot go back does not stop the move to green, so these are warnings.
 
-use std::collections::BTreeSet;
-
 use cutover_core::model::{
     finding::{Finding, Severity},
-    schema::Table,
+    schema::{Counterparts, Table},
     side::Side,
 };
 
@@ -14,8 +12,8 @@ use super::{found, types};
 
 /// What would stop the stream from green to blue, for tables that both sides have.
 pub(super) fn compare(blue: &[Table], green: &[Table]) -> Vec<Finding> {
-    let known: BTreeSet<_> = blue.iter().map(|t| &t.name).collect();
-    let both: Vec<Table> = green.iter().filter(|t| known.contains(&t.name)).cloned().collect();
+    let known = Counterparts::new(blue);
+    let both: Vec<Table> = green.iter().filter(|t| known.of(t).is_some()).cloned().collect();
     types::compare(&both, blue, Side::Blue, true)
         .into_iter()
         .filter(|f| f.severity == Severity::Error && !symmetric(&f.code))

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cutover_core::{
-    model::schema::{RowIdentity, Table, TableName},
+    model::schema::{Counterparts, RowIdentity, Table, TableName},
     port::sink::Route,
 };
 
@@ -90,19 +90,11 @@ fn groups(tables: &[Table]) -> BTreeMap<&TableName, Vec<&Table>> {
 }
 
 fn routes(from: &[Table], to: &[Table]) -> Result<Vec<Route>, Unmatched> {
+    let counterparts = Counterparts::new(to);
     from.iter()
         .map(|source| {
-            let target = to
-                .iter()
-                .find(|t| t.name == source.name)
-                .or_else(|| to.iter().find(|t| &t.name == group(source)))
-                .cloned()
-                .or_else(|| {
-                    // Another way of partitioning: the root takes the rows.
-                    let leaf = to.iter().find(|t| group(t) == group(source))?;
-                    Some(Table { name: group(leaf).clone(), root: None, ..leaf.clone() })
-                })
-                .ok_or_else(|| Unmatched(source.name.clone()))?;
+            let target =
+                counterparts.of(source).ok_or_else(|| Unmatched(source.name.clone()))?.into_owned();
             Ok(Route { source: source.name.clone(), target })
         })
         .collect()

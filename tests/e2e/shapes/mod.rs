@@ -2,6 +2,7 @@
 //! side, and brought back.
 
 mod beside;
+mod partitions;
 mod tables;
 
 use cutover_core::model::side::Side;

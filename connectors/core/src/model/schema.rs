@@ -1,5 +1,7 @@
 //! Tables as a database's catalog describes them.
 
+use std::{borrow::Cow, collections::HashMap};
+
 use serde::{Deserialize, Serialize};
 
 /// Schema and name of a table, unquoted and case-exact.
@@ -120,5 +122,41 @@ impl Table {
             RowIdentity::Key(columns) => columns,
             _ => &self.primary_key,
         }
+    }
+}
+
+/// Which table of the other side takes the rows of a table: the one of the same name; else the one
+/// that is named like its root; else, where the other side is partitioned in another way, that
+/// root itself, described by one of its leaves.
+#[derive(Debug)]
+pub struct Counterparts<'a> {
+    by_name: HashMap<&'a TableName, &'a Table>,
+    /// The first leaf of each root.
+    by_root: HashMap<&'a TableName, &'a Table>,
+}
+
+impl<'a> Counterparts<'a> {
+    /// Tables of the other side.
+    #[must_use]
+    pub fn new(tables: &'a [Table]) -> Self {
+        let (mut by_name, mut by_root) = (HashMap::new(), HashMap::new());
+        for table in tables {
+            by_name.insert(&table.name, table);
+            if let Some(root) = &table.root {
+                by_root.entry(root).or_insert(table);
+            }
+        }
+        Self { by_name, by_root }
+    }
+
+    /// The counterpart of a table of this side; `None` when nothing takes its rows.
+    #[must_use]
+    pub fn of(&self, table: &Table) -> Option<Cow<'a, Table>> {
+        let group = table.root.as_ref().unwrap_or(&table.name);
+        let whole = self.by_name.get(&table.name).or_else(|| self.by_name.get(group));
+        whole.map(|table| Cow::Borrowed(*table)).or_else(|| {
+            let leaf = self.by_root.get(group)?;
+            Some(Cow::Owned(Table { name: group.clone(), root: None, ..(*leaf).clone() }))
+        })
     }
 }

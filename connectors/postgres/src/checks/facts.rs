@@ -1,7 +1,7 @@
 //! What many checks look at, read once: our role and the relations of user schemas.
 
 use cutover_core::{
-    model::{run::RunId, schema::TableName},
+    model::{run::RunId, schema::TableName, side::Side},
     port::examine::Question,
 };
 use tokio_postgres::Error;
@@ -142,7 +142,11 @@ async fn role(session: &Session) -> Result<Role, Error> {
 }
 
 async fn relations(session: &Session, question: &Question) -> Result<Vec<Relation>, Error> {
-    let names: Vec<&TableName> = question.tables.iter().map(|t| &t.name).collect();
+    let mut names: Vec<&TableName> = question.tables.iter().map(|t| &t.name).collect();
+    if question.side == Side::Green {
+        // It may be partitioned in another way than blue, whose tables these are.
+        names.extend(question.tables.iter().filter_map(|t| t.root.as_ref()));
+    }
     let touched: Vec<u32> =
         catalog::families(session, &names).await?.into_iter().map(|family| family.oid).collect();
     // Other tables may come and go meanwhile, so nothing here may fail for one that is gone.
@@ -170,19 +174,23 @@ async fn relations(session: &Session, question: &Question) -> Result<Vec<Relatio
         .iter()
         .map(|row| {
             let name = TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
-            let root: Option<(&str, &str)> =
-                row.get::<_, Option<&str>>(3).zip(row.get::<_, Option<&str>>(4));
+            let root = row
+                .get::<_, Option<&str>>(3)
+                .zip(row.get::<_, Option<&str>>(4))
+                .map(|(schema, table)| TableName::new(schema, table));
             let kind = match row.get(5) {
                 "p" => Kind::Partitioned,
                 "f" => Kind::Foreign,
                 "m" => Kind::MaterializedView,
                 _ => Kind::Table,
             };
+            let moved = kind == Kind::Table
+                && (moved.contains(&name) || root.as_ref().is_some_and(|r| moved.contains(r)));
             Relation {
                 oid: row.get(0),
-                moved: kind == Kind::Table && moved.contains(&name),
+                moved,
                 name,
-                root: root.map(|(schema, table)| TableName::new(schema, table)),
+                root,
                 kind,
                 unlogged: row.get(6),
                 owner: row.get(7),
@@ -192,7 +200,7 @@ async fn relations(session: &Session, question: &Question) -> Result<Vec<Relatio
                 hidden_schema: row.get(11),
                 restricted: row.get(12),
                 replica_identity: row.get::<_, &str>(13).chars().next().unwrap_or('d'),
-                touched: row.get(14),
+                touched: moved || row.get::<_, bool>(14),
             }
         })
         .collect())

@@ -15,7 +15,10 @@ mod apply;
 mod program;
 mod script;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -183,35 +186,39 @@ async fn scope(blue: &Session, selection: &Selection) -> Result<Scope> {
     let selected = catalog::tables(blue, selection).await?;
     let schemas = catalog::schemas(blue).await.map_err(|e| port_error(doing, e))?;
     let all = catalog::tables(blue, &Selection::default()).await?;
-    let parents = parents(blue).await?;
-    Ok(Scope { arguments: arguments(selection, &schemas, &selected, &all, &parents), selected })
+    let parents = named(blue, "c.relkind = 'p' AND NOT c.relispartition").await?;
+    let others = named(blue, "c.relkind IN ('f', 'm', 'v')").await?;
+    let arguments = arguments(selection, &schemas, &selected, &all, &parents, &others);
+    Ok(Scope { arguments, selected })
 }
 
-/// Partitioned tables.
-async fn parents(blue: &Session) -> Result<Vec<TableName>> {
+/// Relations of users for which `condition` is true.
+async fn named(blue: &Session, condition: &str) -> Result<Vec<TableName>> {
     let statement = format!(
         "SELECT n.nspname::text, c.relname::text FROM pg_class c \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind = 'p' AND NOT c.relispartition AND {}",
+         WHERE {condition} AND {}",
         catalog::USER_SCHEMA
     );
     let rows = blue
         .query(&statement, &[])
         .await
-        .map_err(|e| port_error("reading the partitioned tables of blue", e))?;
+        .map_err(|e| port_error("reading the names of blue's relations", e))?;
     Ok(rows
         .iter()
         .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
         .collect())
 }
 
-/// Pure: selection → arguments of `pg_dump`.
+/// Pure: selection → arguments of `pg_dump`. `parents` are partitioned tables; `named` are views and
+/// foreign tables, which stay behind only when a pattern to exclude names them.
 fn arguments(
     selection: &Selection,
     schemas: &[String],
     selected: &[Table],
     all: &[Table],
     parents: &[TableName],
+    named: &[TableName],
 ) -> Vec<String> {
     let mut arguments = vec!["--exclude-schema=cutover_*".to_owned()];
     let wanted: Vec<&String> =
@@ -221,13 +228,15 @@ fn arguments(
         arguments.push("--extension=*".to_owned());
         arguments.extend(wanted.iter().map(|s| format!("--schema={}", sql::ident(s))));
     }
-    let is_selected = |name: &TableName| selected.iter().any(|t| t.name == *name);
+    let moved: HashSet<&TableName> = selected.iter().map(|t| &t.name).collect();
+    let roots: HashSet<&TableName> = selected.iter().filter_map(|t| t.root.as_ref()).collect();
     let mut excluded: Vec<&TableName> =
-        all.iter().map(|t| &t.name).filter(|name| !is_selected(name)).collect();
+        all.iter().map(|t| &t.name).filter(|name| !moved.contains(name)).collect();
     // A parent goes when none of its partitions is moved and it is not selected itself.
-    excluded.extend(parents.iter().filter(|parent| {
-        !selection.selects(parent) && !selected.iter().any(|t| t.root.as_ref() == Some(*parent))
-    }));
+    excluded.extend(
+        parents.iter().filter(|parent| !selection.selects(parent) && !roots.contains(parent)),
+    );
+    excluded.extend(named.iter().filter(|other| selection.excludes(other)));
     let inside = |name: &&TableName| wanted.contains(&&name.schema);
     arguments.extend(
         excluded.into_iter().filter(inside).map(|t| format!("--exclude-table={}", sql::table(t))),
@@ -288,8 +297,9 @@ mod tests {
             .cloned()
             .collect();
         let schemas = ["a".to_owned(), "b".to_owned()];
+        let view = TableName::new("a", "Told");
         let mut said =
-            arguments(&selection, &schemas, &selected, &all, &[TableName::new("a", "p")]);
+            arguments(&selection, &schemas, &selected, &all, &[TableName::new("a", "p")], &[view]);
         assert_eq!(said.remove(0), "--exclude-schema=cutover_*");
         said
     }
@@ -297,7 +307,10 @@ mod tests {
     #[test]
     fn what_is_left_out() {
         assert_eq!(said("*.*", &[]), [""; 0]);
-        assert_eq!(said("*.*", &["a.T*"]), ["--exclude-table=\"a\".\"T 2\""]);
+        assert_eq!(
+            said("*.*", &["a.T*"]),
+            ["--exclude-table=\"a\".\"T 2\"", "--exclude-table=\"a\".\"Told\""]
+        );
         assert_eq!(
             said("a.*", &["a.p"]),
             [

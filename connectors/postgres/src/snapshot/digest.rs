@@ -131,7 +131,7 @@ fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
 }
 
 /// How the key is compared: by the operators of the unique index whose columns are the key, in
-/// key order.
+/// key order. Only a btree numbers its operators so; a key `WITHOUT OVERLAPS` has another index.
 pub(super) async fn key_parts(warm: &mut Warm, table: &Table) -> Result<Arc<[KeyPart]>, Error> {
     if let Some(known) = warm.key(&table.name) {
         return Ok(known);
@@ -154,6 +154,7 @@ pub(super) async fn key_parts(warm: &mut Warm, table: &Table) -> Result<Arc<[Key
              JOIN pg_type f ON f.oid = CASE f1.typbasetype WHEN 0 THEN f1.oid \
                                        ELSE f1.typbasetype END \
              JOIN pg_opclass c ON c.oid = k.class \
+             JOIN pg_am w ON w.oid = c.opcmethod AND w.amname = 'btree' \
              JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 \
                   AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype \
              JOIN pg_operator o ON o.oid = m.amopopr \
