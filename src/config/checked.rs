@@ -26,6 +26,8 @@ pub struct Config {
     pub tables: Selection,
     /// Where green's tables come from.
     pub schema: Schema,
+    /// What happens when definitions change during the run.
+    pub ddl: Ddl,
     /// How the initial rows are copied.
     pub copy: Copy,
     /// How the two sides are compared.
@@ -69,6 +71,18 @@ pub enum Schema {
     Provided,
     /// They are copied, then these commands run (`/bin/sh -c`); never empty.
     Run(Vec<String>),
+}
+
+/// What happens when definitions change on the side that owns the writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ddl {
+    /// The stream stops.
+    Stop,
+    /// What is safe is made on the other side too.
+    Apply,
+    /// The stream goes on.
+    Ignore,
 }
 
 /// How the initial rows are copied.

@@ -30,6 +30,7 @@ impl Config {
                 // A command may hold a password on its line.
                 Schema::Run(commands) => json!({ "run": format!("{} commands", commands.len()) }),
             },
+            "ddl": self.ddl,
             "copy": {
                 "workers": self.copy.workers,
                 "chunk": format_size(self.copy.chunk),

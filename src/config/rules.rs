@@ -11,8 +11,8 @@ use serde_saphyr::Spanned;
 use super::{
     Environment, Home,
     checked::{
-        Config, Copy, Credential, Database, Http, Log, LogFormat, Move, Rollback, Schema, Switch,
-        SwitchKind, Target, Verify,
+        Config, Copy, Credential, Database, Ddl, Http, Log, LogFormat, Move, Rollback, Schema,
+        Switch, SwitchKind, Target, Verify,
     },
     problem::{BAD_VALUE, ConfigError},
     raw::{self, Root, Text},
@@ -40,6 +40,7 @@ pub(super) fn check(
     }
     let tables = r.tables(root.tables.as_ref());
     let schema = r.schema(root.schema.as_ref());
+    let ddl = r.ddl(root.ddl.as_ref());
     let copy = r.copy(root.copy.as_ref());
     let continuous = r.flag("verify.continuous", |s: &raw::Verify| &s.continuous, &root.verify);
     let switches = r.switches(root.switch.as_deref().unwrap_or_default());
@@ -77,6 +78,7 @@ pub(super) fn check(
         green,
         tables,
         schema,
+        ddl,
         copy,
         verify: Verify { continuous },
         switches,
@@ -404,6 +406,19 @@ impl Reader<'_> {
                     "write it as 127.0.0.1:8484 or [::1]:8484",
                 );
                 None
+            }
+        }
+    }
+
+    fn ddl(&mut self, raw: Option<&Text>) -> Ddl {
+        let text = raw.and_then(|t| self.text("ddl", t));
+        match text.as_deref().unwrap_or_else(|| default_of("ddl")) {
+            "stop" => Ddl::Stop,
+            "apply" => Ddl::Apply,
+            "ignore" => Ddl::Ignore,
+            _ => {
+                self.refuse("ddl", raw, "is no such policy", "use stop, apply or ignore");
+                Ddl::Stop
             }
         }
     }

@@ -29,6 +29,9 @@ const COMPARE_BEFORE: Duration = Duration::from_secs(2);
 /// So few changed rows take no time in the pause.
 const FEW: u64 = 50;
 
+/// Why nothing is proven for a moment.
+const REDEFINED: &str = "definitions changed: tables are looked at anew, then compared";
+
 #[async_trait]
 impl work::Pipes for Live {
     async fn arm_reverse(&self, from: Side) -> Result<Position> {
@@ -65,6 +68,9 @@ impl work::Proof for Live {
     }
 
     async fn nearly_ready(&self) -> Result<Option<String>> {
+        if self.redefined() {
+            return Ok(Some(REDEFINED.into()));
+        }
         let view = self.proof.view();
         if view.different > 0 {
             return Ok(Some(format!(
@@ -87,9 +93,15 @@ impl work::Proof for Live {
     }
 
     async fn behind_fence(&self, within: Duration) -> Result<Certificate> {
-        tokio::time::timeout(within, self.proof.behind_fence())
+        let doing = "comparing what is left behind the fence";
+        let certificate = tokio::time::timeout(within, self.proof.behind_fence())
             .await
-            .map_err(|e| PortError::transient("comparing what is left behind the fence", e))?
+            .map_err(|e| PortError::transient(doing, e))?;
+        // What was drained may have brought it.
+        if self.redefined() {
+            return Err(PortError::transient(doing, REDEFINED));
+        }
+        certificate
     }
 }
 

@@ -28,7 +28,10 @@ use crate::{
     error::{Exit, Failure},
     observe::progress::Progress,
     preflight,
-    stream::handover::{Handover, Visibility},
+    stream::{
+        Policy,
+        handover::{Handover, Visibility},
+    },
     transform::{self, Mapping},
 };
 
@@ -49,6 +52,9 @@ pub enum Definitions {
     Provided,
 }
 
+/// How long transactions may stay open that may have written to a new table unseen.
+const BEGUN_WITHIN: Duration = Duration::from_secs(30);
+
 /// What preparation needs.
 pub struct Preparation {
     /// The run.
@@ -61,6 +67,8 @@ pub struct Preparation {
     pub book: Arc<Book>,
     /// Where green's tables come from.
     pub definitions: Definitions,
+    /// What happens when definitions change during the run.
+    pub policy: Policy,
     /// Workers of copy and indexes.
     pub workers: usize,
     /// Bytes of a range.
@@ -97,7 +105,8 @@ impl Preparation {
         self.begin().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
-        let first = self.capture(&blue).await?;
+        let blue = self.take_along(blue).await?;
+        let (first, told) = self.capture(&blue).await?;
         self.definitions_before_rows().await?;
         // The definitions of green may differ from blue's where the user provides them.
         let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
@@ -106,7 +115,7 @@ impl Preparation {
                 .code("CUT0301")
                 .remedy("create the table on green, or leave it out with `tables: exclude`")
         })?;
-        self.accept_definitions(&blue, &green).await?;
+        self.accept_definitions(&blue, &green, told).await?;
         // Green belongs to nobody but us from here on.
         self.fence_green(&green).await?;
         self.rows(&blue, &mapping, first).await?;
@@ -180,7 +189,8 @@ impl Preparation {
     }
 
     /// Blue keeps its log from here on; the snapshot is there only the first time.
-    async fn capture(&self, blue: &[Table]) -> Result<Option<Box<dyn Snapshot>>, RunError> {
+    /// Says also whether the stream tells of every change of definitions since then.
+    async fn capture(&self, blue: &[Table]) -> Result<(Option<Box<dyn Snapshot>>, bool), RunError> {
         let known = self.book.standing().start.is_some();
         let capture = self.ports.blue.source.capture(&self.run, blue, !known).await?;
         if !known {
@@ -191,7 +201,47 @@ impl Preparation {
                 definitions,
             })?;
         }
-        Ok(capture.snapshot)
+        if !capture.definitions {
+            tracing::info!(
+                "definitions that change on blue are noticed at the next row of another shape: \
+                 event triggers may not be created there (CUT0148)"
+            );
+        }
+        Ok((capture.snapshot, capture.definitions))
+    }
+
+    /// Tables that came into being on blue since green got its definitions: made on green as well,
+    /// left out, or left to be complained about. Blue's tables that the run goes on with.
+    async fn take_along(&self, blue: Vec<Table>) -> Result<Vec<Table>, RunError> {
+        let standing = self.book.standing();
+        if !standing.after_rows || self.policy == Policy::Stop {
+            return Ok(blue);
+        }
+        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        let (known, new): (Vec<Table>, Vec<Table>) =
+            blue.into_iter().partition(|t| transform::map(std::slice::from_ref(t), &green).is_ok());
+        // A table that was renamed is no new one.
+        let gone = standing
+            .definitions
+            .keys()
+            .any(|name| !known.iter().chain(&new).any(|t| t.name.to_string() == *name));
+        let names: Vec<TableName> = new.iter().map(|t| t.name.clone()).collect();
+        if names.is_empty() || self.policy == Policy::Ignore {
+            for name in names {
+                tracing::warn!(table = %name, "a table is new on blue, and that is ignored");
+            }
+            return Ok(known);
+        }
+        if !gone && self.may_copy(&standing) {
+            self.progress.say("creating new tables on green");
+            self.ports.schema.add(&names).await?;
+        }
+        Ok(known.into_iter().chain(new).collect())
+    }
+
+    /// Green may be filled from blue.
+    fn may_copy(&self, standing: &Standing) -> bool {
+        standing.owner == Side::Blue && standing.open_move.is_none()
     }
 
     async fn definitions_before_rows(&self) -> Result<(), RunError> {
@@ -214,7 +264,13 @@ impl Preparation {
 
     /// Tables that were altered while nobody worked on the run are accepted when both sides were
     /// altered alike.
-    async fn accept_definitions(&self, blue: &[Table], green: &[Table]) -> Result<(), RunError> {
+    /// With `told`, the stream tells of what is different still, in its place.
+    async fn accept_definitions(
+        &self,
+        blue: &[Table],
+        green: &[Table],
+        told: bool,
+    ) -> Result<(), RunError> {
         let known = self.book.standing().definitions;
         let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
         if now == known {
@@ -223,6 +279,9 @@ impl Preparation {
         let findings = preflight::compare_tables(blue, green, Side::Green, false);
         let report = preflight::Report::new(Scope::Start, findings);
         if report.blocks() {
+            if told {
+                return Ok(());
+            }
             return Err(RunError::Findings(Box::new(report)));
         }
         self.book.note(Fact::Redefined { definitions: now })?;
@@ -246,12 +305,24 @@ impl Preparation {
         first: Option<Box<dyn Snapshot>>,
     ) -> Result<(), RunError> {
         let standing = self.book.standing();
-        if standing.copy_ended.is_some() {
-            return Ok(());
+        let all = copy::jobs(&mapping.forward, blue);
+        // A table that came into being later is followed by now, but not from its beginning.
+        let late = standing.copy_ended.is_some();
+        if late {
+            let new = all.iter().any(|j| !standing.copied.contains_key(&j.target.name));
+            if !new || !self.may_copy(&standing) {
+                return Ok(());
+            }
+            if !self.ports.blue.source.begun_have_ended(BEGUN_WITHIN).await? {
+                return Err(PortError::transient(
+                    "copying a new table",
+                    "a transaction stays open on blue that may have written to it",
+                )
+                .into());
+            }
         }
         self.same_history().await?;
         self.progress.say("copying rows");
-        let all = copy::jobs(&mapping.forward, blue);
         for job in &all {
             let rows = job.sources.iter().filter_map(|s| s.estimated_rows).sum();
             let bytes = job.sources.iter().map(|s| s.bytes).sum();

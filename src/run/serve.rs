@@ -127,32 +127,37 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             .exit(Exit::No));
     }
 
-    let prepared = match prepare(&start.preparation, &mut inbox, &start.board).await? {
-        Ok(prepared) => prepared,
-        Err(Interrupted::Stop(responder)) => {
-            answer_stop(responder);
-            return Ok(Ended::Stopped);
+    loop {
+        let prepared = match prepare(&start.preparation, &mut inbox, &start.board).await? {
+            Ok(prepared) => prepared,
+            Err(Interrupted::Stop(responder)) => {
+                answer_stop(responder);
+                return Ok(Ended::Stopped);
+            }
+            Err(Interrupted::Abort(responder)) => {
+                return remove(&run, &ports, &book, false, Some(responder)).await;
+            }
+        };
+        start.preparation.progress.say("following changes");
+        let live = connect(&start, prepared).await.map_err(RunError::into_failure)?;
+        start.board.set_live(Arc::clone(&live));
+        let background = AbortOnDrop(tokio::spawn({
+            let live = Arc::clone(&live);
+            async move { live.background().await }
+        }));
+        let result = attend(&start, &live, &mut inbox, &mut lease).await;
+        drop(background);
+        start.board.clear_live();
+        let next = result?;
+        // Streams must be closed before their slots can be dropped or read again.
+        drop(live);
+        match next {
+            Next::End(ended) => return Ok(ended),
+            Next::Remove { finish, responder } => {
+                return remove(&run, &ports, &book, finish, responder).await;
+            }
+            Next::Again => tracing::info!("definitions changed: all tables are looked at anew"),
         }
-        Err(Interrupted::Abort(responder)) => {
-            return remove(&run, &ports, &book, false, Some(responder)).await;
-        }
-    };
-    start.preparation.progress.say("following changes");
-    let live = connect(&start, prepared).await.map_err(RunError::into_failure)?;
-    start.board.set_live(Arc::clone(&live));
-    let background = AbortOnDrop(tokio::spawn({
-        let live = Arc::clone(&live);
-        async move { live.background().await }
-    }));
-    let result = attend(&start, &live, &mut inbox, &mut lease).await;
-    drop(background);
-    start.board.clear_live();
-    let next = result?;
-    // Streams must be closed before their slots can be dropped.
-    drop(live);
-    match next {
-        Next::End(ended) => Ok(ended),
-        Next::Remove { finish, responder } => remove(&run, &ports, &book, finish, responder).await,
     }
 }
 
@@ -325,6 +330,7 @@ async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunErro
                 batch_bytes: BATCH_BYTES,
                 witness: Arc::clone(&proof) as _,
                 definitions: Arc::new(AtStart::new(primary, p.selection.clone(), known)),
+                policy: p.policy,
             },
             mode,
         ));
@@ -351,7 +357,12 @@ async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunErro
 
 enum Next {
     End(Ended),
-    Remove { finish: bool, responder: Option<Responder> },
+    /// Prepare and connect again: tables are not as they were.
+    Again,
+    Remove {
+        finish: bool,
+        responder: Option<Responder>,
+    },
 }
 
 /// Answers commands while the streams flow.
@@ -436,6 +447,7 @@ async fn attend(
             }
             _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
             _ = timer.tick(), if free => match goal.look(live) {
+                _ if live.redefined() => return Ok(Next::Again),
                 Wanted::Nothing => {}
                 Wanted::Reached => return Ok(Next::End(Ended::Reached)),
                 Wanted::Switch => work = Some(begin_unattended(live, Request::Switch)),

@@ -12,6 +12,9 @@ use super::{HoldPoint, MESSAGE_PREFIX, handover::Handover};
 pub(super) enum Cut {
     /// Apply these.
     Batch(Batch),
+    /// Definitions changed here: everything before was handed out, the beginning of the
+    /// transaction included, and its rest comes afterwards, by itself.
+    Definition(Vec<u8>),
     /// The hold point is reached: everything up to it was handed out, nothing behind it.
     Hold,
     /// More events are needed.
@@ -32,13 +35,19 @@ pub(super) struct Batch {
     pub(super) rows: u64,
 }
 
-/// One transaction, or one event outside of any.
+/// One transaction, or one event outside of any. A transaction that changes definitions is cut at
+/// these places.
 #[derive(Debug, Default)]
 struct Unit {
     events: Vec<Event>,
     bytes: usize,
     end: Option<Position>,
     markers: Vec<String>,
+    /// What its only event says.
+    definition: Option<Vec<u8>>,
+    /// Nothing may stand in the same batch: what follows may rest on definitions that this one
+    /// commits.
+    alone: bool,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +55,8 @@ pub(super) struct Batcher {
     ready: VecDeque<Unit>,
     tail: Unit,
     in_transaction: bool,
+    /// The transaction that is being read changes definitions.
+    defines: bool,
     bytes: usize,
     handover: Handover,
     selection: Selection,
@@ -74,6 +85,10 @@ impl Batcher {
             if !self.handover.keep(&event) || !self.selected(&event) {
                 continue;
             }
+            if let Event::Definition { content } = event {
+                self.define(content.to_vec());
+                continue;
+            }
             let bytes = event.bytes();
             self.bytes += bytes;
             self.tail.bytes += bytes;
@@ -86,6 +101,7 @@ impl Batcher {
                 Event::Commit { position } => {
                     self.in_transaction = false;
                     self.tail.end = Some(position.clone());
+                    self.tail.alone = std::mem::take(&mut self.defines);
                     complete = true;
                 }
                 Event::Idle { position } => self.tail.end = Some(position.clone()),
@@ -99,6 +115,17 @@ impl Batcher {
                 self.ready.push_back(std::mem::take(&mut self.tail));
             }
         }
+    }
+
+    /// Cuts the transaction that is being read.
+    fn define(&mut self, content: Vec<u8>) {
+        self.defines = true;
+        let before = Unit { alone: true, ..std::mem::take(&mut self.tail) };
+        // Empty when two changes follow each other, or when a piece was handed out before.
+        if !before.events.is_empty() {
+            self.ready.push_back(before);
+        }
+        self.ready.push_back(Unit { definition: Some(content), ..Unit::default() });
     }
 
     /// Bytes in hand.
@@ -119,16 +146,31 @@ impl Batcher {
         let mut batch = Batch::default();
         let mut bytes = 0;
         while let Some(unit) = self.ready.front() {
-            if beyond(hold, unit) {
-                return if batch.events.is_empty() { Cut::Hold } else { Cut::Batch(batch) };
+            let ends = match unit.end {
+                Some(_) => Some(unit),
+                // Where a transaction ends that is cut at definitions.
+                None => self.ready.iter().find(|u| u.end.is_some()),
+            };
+            match ends {
+                Some(unit) if beyond(hold, unit) => {
+                    return if batch.events.is_empty() { Cut::Hold } else { Cut::Batch(batch) };
+                }
+                None if hold.is_some() && self.in_transaction => {
+                    return if batch.events.is_empty() { Cut::Wait } else { Cut::Batch(batch) };
+                }
+                _ => {}
             }
-            if bytes > 0 && bytes + unit.bytes > budget {
+            let apart = unit.alone || unit.definition.is_some();
+            if !batch.events.is_empty() && (apart || bytes + unit.bytes > budget) {
                 return Cut::Batch(batch);
             }
             let Some(unit) = self.ready.pop_front() else { break };
+            if let Some(content) = unit.definition {
+                return Cut::Definition(content);
+            }
             bytes += unit.bytes;
             self.bytes -= unit.bytes;
-            let last = at_marker(hold, &unit);
+            let last = apart || at_marker(hold, &unit);
             batch.add(unit);
             if last {
                 return Cut::Batch(batch);
@@ -279,6 +321,48 @@ mod tests {
         assert_eq!(batch(b.cut(1 << 20, Some(&hold))).end, Some(at(19)));
         b.push([Event::Idle { position: at(20) }]);
         assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Hold));
+    }
+
+    fn definition(text: &'static str) -> Event {
+        Event::Definition { content: Bytes::from_static(text.as_bytes()) }
+    }
+
+    fn said(cut: Cut) -> Vec<u8> {
+        match cut {
+            Cut::Definition(content) => content,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_batch_never_spans_a_change_of_definitions() {
+        let mut b = Batcher::default();
+        b.push([begin(), row(1), commit(10), begin(), row(1), definition("a"), definition("b")]);
+        assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(10)));
+        let piece = batch(b.cut(1 << 20, None));
+        assert_eq!((piece.end, piece.rows), (None, 1));
+        assert_eq!(said(b.cut(1 << 20, None)), b"a");
+        assert_eq!(said(b.cut(1 << 20, None)), b"b");
+        assert!(matches!(b.cut(1 << 20, None), Cut::Wait));
+        b.push([row(1), commit(20), begin(), row(1), commit(30)]);
+        let rest = batch(b.cut(1 << 20, None));
+        assert_eq!((rest.end, rest.rows), (Some(at(20)), 1));
+        assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(30)));
+        assert_eq!(b.bytes(), 0);
+    }
+
+    #[test]
+    fn a_hold_is_kept_by_a_transaction_that_changes_definitions() {
+        let hold = HoldPoint::Position(at(15));
+        let mut b = Batcher::default();
+        b.push([begin(), row(1), commit(10), begin(), definition("a")]);
+        assert_eq!(batch(b.cut(1 << 20, Some(&hold))).end, Some(at(10)));
+        assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Wait), "nobody knows where it ends");
+        b.push([commit(20)]);
+        assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Hold));
+        assert_eq!(batch(b.cut(1 << 20, None)).end, None);
+        assert_eq!(said(b.cut(1 << 20, None)), b"a");
+        assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(20)));
     }
 
     #[test]

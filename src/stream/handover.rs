@@ -109,7 +109,7 @@ impl Handover {
                 }
                 true
             }
-            Event::Message { .. } => true,
+            Event::Definition { .. } | Event::Message { .. } => true,
         }
     }
 

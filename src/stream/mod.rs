@@ -7,6 +7,7 @@
 //! fence, and is an alarm. A move exchanges the modes of the two pipes; nothing else.
 
 mod batch;
+mod define;
 pub mod handover;
 mod pipe;
 mod state;
@@ -43,6 +44,17 @@ pub trait Definitions: Send + Sync {
     /// A definite error with a remedy when the definition has changed since: rows of the new shape
     /// must not be written into tables of the old one.
     async fn unchanged(&self, from: Side, table: &TableName) -> Result<()>;
+}
+
+/// What is done when definitions change on the side that owns the writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The stream stops right before the transaction.
+    Stop,
+    /// What is safe is made on the other side too, in its place; anything else stops the stream.
+    Apply,
+    /// The stream goes on as long as rows fit.
+    Ignore,
 }
 
 /// Prefix of our own messages in a change log. The content of a marker is its token.

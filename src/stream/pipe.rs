@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    Definitions, Health, Mode, PipeView, Witness,
+    Definitions, Health, Mode, PipeView, Policy, Witness,
     batch::{Batch, Batcher, Cut},
     handover::Handover,
     state::State,
@@ -64,6 +64,8 @@ pub struct PipeConfig {
     pub witness: Arc<dyn Witness>,
     /// Who knows whether definitions have changed.
     pub definitions: Arc<dyn Definitions>,
+    /// What to do when they do.
+    pub policy: Policy,
 }
 
 /// Where a pipe shall stand still.
@@ -209,21 +211,21 @@ fn gone(from: Side, e: oneshot::error::RecvError) -> PortError {
     PortError::transient(format!("talking to the stream from {from}"), e)
 }
 
-struct Worker {
-    config: PipeConfig,
-    state: Arc<State>,
+pub(super) struct Worker {
+    pub(super) config: PipeConfig,
+    pub(super) state: Arc<State>,
     inbox: mpsc::Receiver<Control>,
     hold: Option<HoldPoint>,
     held: bool,
     waiting: Option<oneshot::Sender<Result<()>>>,
     /// The last announced shape of each table.
-    shapes: HashMap<TableName, Arc<Relation>>,
+    pub(super) shapes: HashMap<TableName, Arc<Relation>>,
 }
 
 /// Sessions of one connection attempt.
-struct Open {
+pub(super) struct Open {
     stream: Box<dyn ChangeStream>,
-    writer: Box<dyn SinkWriter>,
+    pub(super) writer: Box<dyn SinkWriter>,
     batcher: Batcher,
     /// Everything up to here needs nothing more from us, but may not be stored on the sink yet.
     seen: Option<Position>,
@@ -291,6 +293,7 @@ impl Worker {
                             self.obey(control, Some(&mut open)).await;
                         }
                     }
+                    Cut::Definition(content) => self.define(&mut open, &content).await?,
                     Cut::Hold => self.reached(),
                     Cut::Wait => break,
                 }
@@ -350,7 +353,8 @@ impl Worker {
         let mode = self.state.mode();
         self.check_shapes(&batch).await?;
         self.witness(&batch, mode == Mode::Watch);
-        if mode == Mode::Apply && (batch.rows > 0 || open.in_pieces) {
+        // A piece without rows begins a transaction that changes definitions.
+        if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {
             if let Some(durable) = open.writer.apply(&batch.events).await? {
                 open.stream.confirm(&durable);
                 open.durable = Some(durable);

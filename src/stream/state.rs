@@ -13,6 +13,9 @@ use cutover_core::model::position::Position;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+/// Changes of definitions that are remembered.
+const DEFINITIONS: usize = 20;
+
 /// What a pipe does with what it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +81,10 @@ pub struct PipeView {
     pub foreign: u64,
     /// Lost connections since this process started.
     pub reconnects: u64,
+    /// Changes of definitions in the stream, oldest first: the last ones.
+    pub definitions: Vec<String>,
+    /// Changes of definitions after which tables have to be looked at anew.
+    pub redefined: u64,
 }
 
 /// Shared between the pipe's task and its handle.
@@ -101,6 +108,8 @@ struct Inner {
     received: Option<Position>,
     applied_commit_us: Option<i64>,
     heard: Option<Instant>,
+    definitions: Vec<String>,
+    redefined: u64,
     markers: HashMap<String, oneshot::Sender<()>>,
 }
 
@@ -114,6 +123,8 @@ impl State {
                 received: None,
                 applied_commit_us: None,
                 heard: None,
+                definitions: Vec::new(),
+                redefined: 0,
                 markers: HashMap::new(),
             }),
             transactions: AtomicU64::new(0),
@@ -149,6 +160,16 @@ impl State {
         if received.is_some() {
             inner.received = received;
         }
+    }
+
+    /// A change of definitions was passed; `anew`: tables are not as they were.
+    pub(super) fn defined(&self, what: String, anew: bool) {
+        let mut inner = self.lock();
+        inner.redefined += u64::from(anew);
+        if inner.definitions.len() >= DEFINITIONS {
+            inner.definitions.remove(0);
+        }
+        inner.definitions.push(what);
     }
 
     pub(super) fn applied(&self, position: Option<Position>, committed_at: Option<i64>) {
@@ -197,6 +218,8 @@ impl State {
             batches: load(&self.batches),
             foreign: load(&self.foreign),
             reconnects: load(&self.reconnects),
+            definitions: inner.definitions.clone(),
+            redefined: inner.redefined,
         }
     }
 }

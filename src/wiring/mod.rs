@@ -20,6 +20,7 @@ use cutover::{
         standing::Standing,
         status::Board,
     },
+    stream::Policy,
     web::{self, Web},
 };
 use cutover_core::{
@@ -86,6 +87,11 @@ pub(crate) fn start(config: &Config, until: Until) -> Result<Start, Failure> {
             ports,
             book,
             definitions,
+            policy: match config.ddl {
+                config::checked::Ddl::Stop => Policy::Stop,
+                config::checked::Ddl::Apply => Policy::Apply,
+                config::checked::Ddl::Ignore => Policy::Ignore,
+            },
             workers: config.copy.workers,
             chunk: config.copy.chunk,
             rate: config.copy.rate,

@@ -6,6 +6,7 @@
 //! - `sql`: quoting, and the names of what a run creates on a server.
 //! - `shelf`: sessions kept open between uses.
 //! - `catalog`: tables and inventory as the catalog describes them.
+//! - `ddl`: changes of definitions, seen by event triggers and made again on the other side.
 //! - `pgoutput`: message bytes to events, nothing else.
 //! - `source`: publication, slot, stream.
 //! - `snapshot`: reading rows and digests under one snapshot.
@@ -18,6 +19,7 @@ mod catalog;
 mod checks;
 pub mod connect;
 mod database;
+mod ddl;
 mod pgoutput;
 mod primary;
 pub mod schema;

@@ -88,6 +88,12 @@ impl Names {
         format!("{}_fence", self.base)
     }
 
+    /// Name of the event triggers' function, and prefix of the messages that it writes.
+    #[must_use]
+    pub fn definitions(&self) -> String {
+        format!("{}_ddl", self.base)
+    }
+
     /// Key of the advisory lock that is the lease of the run.
     #[must_use]
     pub fn lease_key(&self) -> i64 {

@@ -87,6 +87,10 @@ impl Source for Canned {
         unreachable!("preflight reads no rows")
     }
 
+    async fn describe(&self, _: &[TableName]) -> Result<Vec<u8>> {
+        Err(refused())
+    }
+
     async fn retained(&self, _: &RunId) -> Result<Option<u64>> {
         Err(refused())
     }

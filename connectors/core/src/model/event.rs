@@ -97,6 +97,12 @@ pub enum Event {
         /// `RESTART IDENTITY` was given.
         restart_identity: bool,
     },
+    /// Definitions changed at this place of its transaction. Only where the source was allowed to
+    /// watch statements; elsewhere another [`Relation`] tells of it.
+    Definition {
+        /// What the source says about it, for a sink of the same engine.
+        content: Bytes,
+    },
     /// A message somebody (often we ourselves: markers, heartbeats) put into the log.
     Message {
         /// Its prefix.
@@ -123,7 +129,7 @@ impl Event {
         size_of::<Self>()
             + match self {
                 Self::Row { change, .. } => change.bytes(),
-                Self::Message { content, .. } => content.len(),
+                Self::Definition { content } | Self::Message { content, .. } => content.len(),
                 _ => 0,
             }
     }

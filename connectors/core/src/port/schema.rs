@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::Result;
-use crate::model::selection::Selection;
+use crate::model::{schema::TableName, selection::Selection};
 
 /// Copies definitions, not rows.
 #[async_trait]
@@ -15,6 +15,10 @@ pub trait SchemaCopy: Send + Sync {
     /// Creates the rest in parallel: indexes, constraints, foreign keys, triggers, policies; then
     /// gathers statistics. Repeating it after a crash is harmless.
     async fn after_rows(&self, selection: &Selection, workers: usize) -> Result<()>;
+
+    /// Creates these tables with everything that belongs to them, when they came into being during
+    /// the run. Repeating it after a crash is harmless.
+    async fn add(&self, tables: &[TableName]) -> Result<()>;
 
     /// Gathers planner statistics of the target (also after `provided` schemas).
     async fn analyze(&self, workers: usize) -> Result<()>;

@@ -12,6 +12,7 @@ use crate::model::{
     position::Position,
     run::RunId,
     schema::{Table, TableName},
+    selection::Selection,
 };
 
 /// Where the rows of one source table go.
@@ -21,6 +22,41 @@ pub struct Route {
     pub source: TableName,
     /// The table on this side.
     pub target: Table,
+}
+
+/// What a change of definitions on the source means for a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redefined {
+    /// It concerns nothing that the run follows.
+    Unconcerned,
+    /// This side is like that already.
+    Alike {
+        /// The statement's tag and the objects.
+        what: String,
+        /// Followed tables whose rows may have another shape from here on.
+        tables: Vec<TableName>,
+    },
+    /// It was made here as well, in the transaction that is open.
+    Made {
+        /// The statement's tag and what was made.
+        what: String,
+        /// Followed tables whose rows may have another shape from here on.
+        tables: Vec<TableName>,
+    },
+    /// Tables are new on the source. None of their rows is in the stream yet.
+    New {
+        /// The statement's tag and the objects.
+        what: String,
+    },
+    /// This side is not like that.
+    Differs {
+        /// The statement's tag and the objects.
+        what: String,
+        /// What is different here.
+        why: String,
+        /// Followed tables that it is about.
+        tables: Vec<TableName>,
+    },
 }
 
 /// A database or log that accepts copied rows and streamed changes.
@@ -96,6 +132,22 @@ pub trait SinkWriter: Send {
     /// After any error the writer must be dropped and opened again; [`SinkWriter::progress`] of
     /// the new one says what was applied.
     async fn apply(&mut self, events: &[Event]) -> Result<Option<Position>>;
+
+    /// Looks at what [`Event::Definition`] says; with `make`, makes here what is safe, in the
+    /// transaction that the events before it have opened. With `now`, what the source said of the
+    /// same tables later counts instead. The writer knows the new shapes afterwards. Only called between the events before and behind it.
+    ///
+    /// # Errors
+    ///
+    /// Definite when this side cannot make what it should; as after any error, the writer must be
+    /// opened again.
+    async fn redefine(
+        &mut self,
+        content: &[u8],
+        now: Option<&[u8]>,
+        selection: &Selection,
+        make: bool,
+    ) -> Result<Redefined>;
 
     /// Stores a position without rows, so that the source can forget an idle stretch of log.
     async fn store(&mut self, position: &Position) -> Result<()>;

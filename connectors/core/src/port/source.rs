@@ -6,7 +6,11 @@ use async_trait::async_trait;
 
 use super::{Result, copy::Snapshot};
 use crate::model::{
-    event::Event, inventory::Inventory, position::Position, run::RunId, schema::Table,
+    event::Event,
+    inventory::Inventory,
+    position::Position,
+    run::RunId,
+    schema::{Table, TableName},
     selection::Selection,
 };
 
@@ -64,6 +68,9 @@ pub trait Source: Send + Sync {
     /// a commit is in the log before others can see its rows.
     async fn begun_have_ended(&self, within: Duration) -> Result<bool>;
 
+    /// What these tables are like now, in the words of [`Event::Definition`].
+    async fn describe(&self, tables: &[TableName]) -> Result<Vec<u8>>;
+
     /// Bytes of log that the server keeps for `run`, when it knows.
     async fn retained(&self, run: &RunId) -> Result<Option<u64>>;
 
@@ -75,6 +82,9 @@ pub trait Source: Send + Sync {
 pub struct Capture {
     /// The stream can start here.
     pub start: Position,
+    /// Changes of definitions since the capture began are in the stream, each at its place as
+    /// [`Event::Definition`]. `false` where watching statements is not allowed, or was interrupted.
+    pub definitions: bool,
     /// The rows as of `start`; `None` when capture existed already or none was asked for.
     pub snapshot: Option<Box<dyn Snapshot>>,
 }

@@ -17,7 +17,7 @@ use cutover_core::{
 
 pub(crate) use inventory::{inventory, schemas};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequence, sequences};
-pub(crate) use tables::{families, tables};
+pub(crate) use tables::{families, tables, tables_now};
 
 use crate::connect::{Session, port_error};
 

@@ -17,24 +17,29 @@ use crate::connect::Session;
 /// Describes the selected tables, sorted by name. `session` must not be in a transaction.
 pub(crate) async fn tables(session: &Session, selection: &Selection) -> Result<Vec<Table>> {
     let doing = "reading the tables of the catalog";
-    in_one_view(session, doing, async {
-        let relations = relations(session).await?;
-        let roots = roots(session, &relations).await?;
-        let mut found: HashMap<u32, Table> = relations
-            .iter()
-            .filter(|(_, relation)| !relation.partitioned)
-            .filter(|(oid, relation)| selection.selects_any(&relation.name, roots.get(oid)))
-            .map(|(oid, relation)| (*oid, relation.table(roots.get(oid).cloned())))
-            .collect();
-        let oids: Vec<u32> = found.keys().copied().collect();
-        let numbers = columns(session, &oids, &mut found).await?;
-        keys(session, &oids, &relations, &numbers, &mut found).await?;
-        sizes(session, &oids, &mut found).await?;
-        let mut tables: Vec<Table> = found.into_values().collect();
-        tables.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(tables)
-    })
-    .await
+    in_one_view(session, doing, tables_now(session, selection)).await
+}
+
+/// The same in the transaction that `session` is in.
+pub(crate) async fn tables_now(
+    session: &Session,
+    selection: &Selection,
+) -> std::result::Result<Vec<Table>, Error> {
+    let relations = relations(session).await?;
+    let roots = roots(session, &relations).await?;
+    let mut found: HashMap<u32, Table> = relations
+        .iter()
+        .filter(|(_, relation)| !relation.partitioned)
+        .filter(|(oid, relation)| selection.selects_any(&relation.name, roots.get(oid)))
+        .map(|(oid, relation)| (*oid, relation.table(roots.get(oid).cloned())))
+        .collect();
+    let oids: Vec<u32> = found.keys().copied().collect();
+    let numbers = columns(session, &oids, &mut found).await?;
+    keys(session, &oids, &relations, &numbers, &mut found).await?;
+    sizes(session, &oids, &mut found).await?;
+    let mut tables: Vec<Table> = found.into_values().collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tables)
 }
 
 /// A table and every table that a statement must name to write its rows: itself, and all

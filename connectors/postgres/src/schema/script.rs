@@ -62,7 +62,7 @@ impl Entry {
         }
     }
 
-    /// Whether it belongs on the other side: not the fence of a run, and not the comments of
+    /// Whether it belongs on the other side: not the triggers of a run, and not the comments of
     /// extensions, which only their owner may write and which come with them. Schemas are made
     /// before, because those that exist must not be an error.
     pub(super) fn travels(&self) -> bool {
@@ -72,8 +72,9 @@ impl Entry {
                 .rsplit(' ')
                 .next()
                 .is_some_and(|t| t.starts_with("cutover_") && t.ends_with("_fence"));
+        let event = self.kind == "EVENT TRIGGER" && self.name.starts_with("cutover_");
         let comment = self.kind == "COMMENT" && self.name.starts_with("EXTENSION ");
-        !fence && !comment
+        !fence && !event && !comment
     }
 
     /// Whether it takes long and may be made beside others of its kind.

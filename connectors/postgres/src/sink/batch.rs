@@ -68,14 +68,21 @@ pub(super) fn cut(events: &[Event], open: Option<u32>, durable: Option<&Position
                     at.position = Some(position.clone());
                 }
             }
-            (Event::Row { .. } | Event::Truncate { .. }, Some(_)) | (Event::Message { .. }, _) => {}
+            (Event::Row { .. } | Event::Truncate { .. } | Event::Definition { .. }, Some(_))
+            | (Event::Message { .. }, _) => {}
             (Event::Begin { .. }, Some(_)) => {
                 return Err(refusal::not_a_stream("a transaction begins inside of another"));
             }
             (Event::Idle { .. }, Some(_)) => {
                 return Err(refusal::not_a_stream("the stream is idle inside of a transaction"));
             }
-            (Event::Row { .. } | Event::Truncate { .. } | Event::Commit { .. }, None) => {
+            (
+                Event::Row { .. }
+                | Event::Truncate { .. }
+                | Event::Definition { .. }
+                | Event::Commit { .. },
+                None,
+            ) => {
                 return Err(refusal::not_a_stream("a change stands outside of a transaction"));
             }
         }

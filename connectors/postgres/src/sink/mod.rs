@@ -78,8 +78,7 @@ impl Sink for Database {
         let at = self.side.to_string();
         let session = self.session("apply").await?;
         setup::become_writer(&session, &at, &names).await?;
-        let router = router::Router::new(&session, routes).await?;
-        Ok(Box::new(writer::Writer::new(session, at, names, router).await?))
+        Ok(Box::new(writer::Writer::new(session, at, names, routes).await?))
     }
 
     async fn lease(&self, run: &RunId) -> Result<Box<dyn Lease>> {

@@ -8,11 +8,17 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{digest::RowKey, event::Event, position::Position, schema::Table},
+    model::{
+        digest::RowKey,
+        event::Event,
+        position::Position,
+        schema::{Table, TableName},
+        selection::Selection,
+    },
     port::{
         Result,
         copy::{CopyFormat, CopyStream},
-        sink::SinkWriter,
+        sink::{Redefined, Route, SinkWriter},
     },
 };
 use tokio_postgres::{Statement, types::Type};
@@ -25,6 +31,7 @@ use super::{
     router::Router,
 };
 use crate::{
+    catalog,
     connect::{Session, port_error},
     sql::Names,
 };
@@ -48,6 +55,10 @@ pub(super) struct Writer {
     /// A call failed or was not finished: what the server holds is not known any more.
     broken: bool,
     detours: Vec<Detour>,
+    /// Where rows go, for when tables change.
+    routes: Vec<Route>,
+    /// The open transaction of the source computed rows anew.
+    filled: bool,
 }
 
 /// Memory of a table's failures on the set-wise path.
@@ -86,8 +97,9 @@ impl Writer {
         session: Session,
         at: String,
         names: Names,
-        router: Router,
+        routes: &[Route],
     ) -> Result<Self> {
+        let router = Router::new(&session, routes).await?;
         let text = format!(
             "UPDATE {} SET position = $1, updated_at = pg_catalog.clock_timestamp()",
             names.progress()
@@ -109,6 +121,8 @@ impl Writer {
             open: None,
             broken: false,
             detours,
+            routes: routes.to_vec(),
+            filled: false,
         })
     }
 
@@ -129,6 +143,7 @@ impl Writer {
         {
             self.write(events, cut.skip..cut.closed, Some(&position), None).await?;
             self.open = None;
+            self.filled = false;
             self.durable = Some(position.clone());
             stored = Some(position);
         }
@@ -203,6 +218,29 @@ impl Writer {
         Ok(())
     }
 
+    /// Learns tables anew, also those that are new on both sides.
+    async fn learn(&mut self, selection: &Selection, changed: &[TableName]) -> Result<()> {
+        let reading = |e| port_error("reading the target tables", e);
+        let tables = catalog::tables_now(&self.session, selection).await.map_err(reading)?;
+        let find = |name: &TableName| tables.iter().find(|t| &t.name == name);
+        for route in &mut self.routes {
+            if let Some(table) = find(&route.target.name) {
+                route.target = table.clone();
+            }
+        }
+        for name in changed {
+            if !self.routes.iter().any(|r| &r.source == name)
+                && let Some(target) = find(name)
+            {
+                self.routes.push(Route { source: name.clone(), target: target.clone() });
+            }
+        }
+        self.router = Router::new(&self.session, &self.routes).await?;
+        self.cache = Cache::default();
+        self.detours = vec![Detour::default(); self.router.len()];
+        Ok(())
+    }
+
     async fn command(&self, text: &str) -> Result<()> {
         self.session.batch_execute(text).await.map_err(|e| port_error(self.writing(), e))
     }
@@ -228,6 +266,32 @@ impl SinkWriter for Writer {
         let result = self.apply_events(events).await;
         self.broken = result.is_err();
         result
+    }
+
+    async fn redefine(
+        &mut self,
+        content: &[u8],
+        now: Option<&[u8]>,
+        selection: &Selection,
+        make: bool,
+    ) -> Result<Redefined> {
+        if self.open.is_none() || std::mem::replace(&mut self.broken, true) {
+            return Err(refusal::not_a_stream("definitions change outside of a transaction"));
+        }
+        let made = crate::ddl::make(
+            &self.session,
+            &self.at,
+            (content, now),
+            selection,
+            make,
+            &mut self.filled,
+        )
+        .await?;
+        if let Redefined::Made { tables, .. } | Redefined::Alike { tables, .. } = &made {
+            self.learn(selection, tables).await?;
+        }
+        self.broken = false;
+        Ok(made)
     }
 
     async fn store(&mut self, position: &Position) -> Result<()> {

@@ -56,6 +56,8 @@ pub(super) struct Committed {
 pub(super) struct Assembler {
     /// Replication origin of our own sink.
     ours: String,
+    /// Prefix of messages about definitions.
+    definitions: String,
     timeline: u32,
     relations: HashMap<u32, Arc<Relation>>,
     open: Open,
@@ -76,9 +78,16 @@ enum Open {
 }
 
 impl Assembler {
-    pub(super) fn new(ours: &str, timeline: u32, from: u64, in_flight: InFlight) -> Self {
+    pub(super) fn new(
+        ours: &str,
+        definitions: &str,
+        timeline: u32,
+        from: u64,
+        in_flight: InFlight,
+    ) -> Self {
         Self {
             ours: ours.to_owned(),
+            definitions: definitions.to_owned(),
             timeline,
             relations: HashMap::new(),
             open: Open::None,
@@ -235,6 +244,11 @@ impl Assembler {
                 cascade,
                 restart_identity,
             },
+            Message::Logical { transactional: true, prefix, content }
+                if prefix == self.definitions =>
+            {
+                Event::Definition { content }
+            }
             Message::Logical { prefix, content, .. } => Event::Message { prefix, content },
             Message::Relation(relation) => {
                 self.describe(relation);
@@ -279,7 +293,7 @@ mod tests {
     const END: &[u8] = b"c\0\0\0\x09\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x50\0\0\0\0\0\0\0\x02";
 
     fn assembler() -> Assembler {
-        Assembler::new("us", 1, 0, InFlight::new(Arc::from(Path::new("/none")), 1 << 20))
+        Assembler::new("us", "us_ddl", 1, 0, InFlight::new(Arc::from(Path::new("/none")), 1 << 20))
     }
 
     fn run(messages: &[&'static [u8]]) -> Result<Vec<Event>, Trouble> {

@@ -26,7 +26,11 @@ use std::{
 use async_trait::async_trait;
 use cutover_core::{
     model::{
-        inventory::Inventory, position::Position, run::RunId, schema::Table, selection::Selection,
+        inventory::Inventory,
+        position::Position,
+        run::RunId,
+        schema::{Table, TableName},
+        selection::Selection,
     },
     port::{
         Result,
@@ -39,6 +43,7 @@ use crate::{
     catalog,
     connect::{Session, port_error},
     database::Database,
+    ddl,
     snapshot::PgSnapshot,
     sql::Names,
 };
@@ -61,9 +66,14 @@ impl Source for Database {
         self.refuse_standby(&session).await?;
         let Position::Postgres { timeline, .. } = self.log_end().await?;
         let there = self.slot(&session, names.slot()).await?;
+        // Nothing that is defined from here on escapes, or had the chance to since the last time.
+        let doing = self.doing("watching for changes of definitions");
+        let before = ddl::armed(&session, run, &doing).await?;
+        let definitions = ddl::arm(&session, run, &doing).await? && (before || there.is_none());
         self.publish(run, tables, there.is_some()).await?;
         if let Some(lsn) = there {
-            return Ok(Capture { start: Position::Postgres { timeline, lsn }, snapshot: None });
+            let start = Position::Postgres { timeline, lsn };
+            return Ok(Capture { start, definitions, snapshot: None });
         }
         let created = self.create_slot(names.slot(), false, with_snapshot).await?;
         let start = Position::Postgres { timeline, lsn: created.lsn };
@@ -75,7 +85,7 @@ impl Source for Database {
             }
             None => None,
         };
-        Ok(Capture { start, snapshot })
+        Ok(Capture { start, definitions, snapshot })
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
@@ -119,12 +129,19 @@ impl Source for Database {
         self.wait_for_begun(within).await
     }
 
+    async fn describe(&self, tables: &[TableName]) -> Result<Vec<u8>> {
+        let session = self.session("definitions").await?;
+        let said = ddl::describe(&session, tables, &self.doing("reading definitions")).await?;
+        Ok(said.into_bytes())
+    }
+
     async fn retained(&self, run: &RunId) -> Result<Option<u64>> {
         self.kept_log(run).await
     }
 
     async fn release(&self, run: &RunId) -> Result<()> {
         let session = self.session("release").await?;
+        ddl::disarm(&session, run, &self.doing("forgetting changes of definitions")).await?;
         self.drop_slot(&session, Names::of(run).slot()).await?;
         self.unpublish(&session, run).await
     }

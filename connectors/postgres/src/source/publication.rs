@@ -17,6 +17,7 @@ use super::stops;
 use crate::{
     connect::{Session, port_error},
     database::Database,
+    ddl,
     sql::{self, Names},
 };
 
@@ -93,7 +94,7 @@ impl Database {
         match read(&session, name).await.map_err(err)? {
             None if followed => return Err(stops::no_publication(doing, name)),
             Some(there) if followed => {
-                if !there.left().is_empty() {
+                if self.has_left(&session, run, &there).await? {
                     return Err(self.left(&session, doing, &there).await);
                 }
                 if !there.options_fit || (whole_rows && !there.whole_rows) {
@@ -131,7 +132,9 @@ impl Database {
         let names = Names::of(run);
         match read(session, names.publication()).await.map_err(|e| port_error(&doing, e))? {
             None => Err(stops::no_publication(doing, names.publication())),
-            Some(there) if !there.left().is_empty() => Err(self.left(session, doing, &there).await),
+            Some(there) if self.has_left(session, run, &there).await? => {
+                Err(self.left(session, doing, &there).await)
+            }
             Some(there) if !there.options_fit => {
                 Err(stops::table_left(doing, &["some kinds of change (options)".to_owned()]))
             }
@@ -147,6 +150,20 @@ impl Database {
             .batch_execute(&drop)
             .await
             .map_err(|e| port_error(self.doing("dropping the publication"), e))
+    }
+
+    /// Whether a table has left. One that was dropped has not where the stream tells of that.
+    async fn has_left(&self, session: &Session, run: &RunId, there: &Published) -> Result<bool> {
+        let doing = self.doing("checking the publication");
+        let left = there.left();
+        if left.is_empty() || !ddl::armed(session, run, &doing).await? {
+            return Ok(!left.is_empty());
+        }
+        let row = session
+            .query_one("SELECT EXISTS (SELECT FROM pg_class WHERE oid = ANY($1::oid[]))", &[&left])
+            .await
+            .map_err(|e| port_error(doing, e))?;
+        Ok(row.get(0))
     }
 
     async fn left(

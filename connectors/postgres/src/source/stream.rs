@@ -89,7 +89,13 @@ impl Database {
         let in_flight = InFlight::new(Arc::clone(&self.spill), BUDGET);
         let reader = Reader {
             connection,
-            assembler: Assembler::new(names.origin(), timeline, start, in_flight),
+            assembler: Assembler::new(
+                names.origin(),
+                &names.definitions(),
+                timeline,
+                start,
+                in_flight,
+            ),
             shared: Arc::clone(&shared),
             interval,
             doing: self.doing("reading the change stream"),

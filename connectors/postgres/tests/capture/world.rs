@@ -190,15 +190,24 @@ fn row(tuple: &Tuple) -> String {
     values.join(",")
 }
 
-/// Events in short words; idle reports are left out.
+/// Events in short words; idle reports and changes of definitions are left out.
 pub(crate) fn show(events: &[Event]) -> Vec<String> {
+    let mut words = all(events);
+    // What had nothing but those.
+    while let Some(at) = words.windows(2).position(|w| w == ["begin", "commit"]) {
+        words.drain(at..at + 2);
+    }
+    words
+}
+
+fn all(events: &[Event]) -> Vec<String> {
     events
         .iter()
         .filter_map(|event| {
             Some(match event {
                 Event::Begin { .. } => "begin".to_owned(),
                 Event::Commit { .. } => "commit".to_owned(),
-                Event::Idle { .. } => return None,
+                Event::Idle { .. } | Event::Definition { .. } => return None,
                 Event::Message { prefix, content } => {
                     format!("message {prefix}: {}", String::from_utf8_lossy(content))
                 }

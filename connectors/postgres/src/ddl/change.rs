@@ -1,0 +1,471 @@
+//! From what a table is like here and there to what has to be done here. Pure.
+//!
+//! Only what the other side has and this one lacks counts: an index, a column or a constraint that
+//! only this side has may be there on purpose. What was dropped is said by name.
+
+use cutover_core::model::schema::TableName;
+
+use super::message::{Column, Definition, UserType};
+use crate::sql;
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    /// In words.
+    pub(super) what: String,
+    /// What makes this side equal without touching what a row says; `None`: nobody but an operator
+    /// can tell.
+    pub(super) statement: Option<String>,
+}
+
+impl Step {
+    pub(super) fn safe(what: impl Into<String>, statement: String) -> Self {
+        Self { what: what.into(), statement: Some(statement) }
+    }
+
+    pub(super) fn unsafe_(what: impl Into<String>) -> Self {
+        Self { what: what.into(), statement: None }
+    }
+}
+
+/// What the statement did beside what definitions show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Context {
+    /// Types were altered without `USING` as far as we can see.
+    pub(super) plain: bool,
+    /// Rows were written anew for the sake of a default.
+    pub(super) filled: bool,
+}
+
+/// What it takes to make the table `here` like the table `there`. `is_table` says whether a table
+/// of that name is here.
+pub(super) fn steps(
+    there: &Definition,
+    here: &Definition,
+    context: Context,
+    is_table: impl Fn(&TableName) -> bool,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let table = there.table();
+    if there.persistence != here.persistence {
+        steps.push(Step::unsafe_(format!("{table} is logged on one side only")));
+    }
+    if there.bound.is_none() && here.bound.is_none() && there.parents != here.parents {
+        steps.push(Step::unsafe_(format!("{table} inherits from other tables")));
+    }
+    let gone: Vec<&str> = here
+        .columns
+        .iter()
+        .filter(|c| there.column(&c.name).is_none())
+        .map(|c| c.name.as_str())
+        .collect();
+    for column in &there.columns {
+        match here.column(&column.name) {
+            Some(known) => alter(&table, column, known, context, &mut steps),
+            None if !gone.is_empty() => steps.push(Step::unsafe_(format!(
+                "{table} has a column {}, and no column {}",
+                column.name,
+                gone.join(", ")
+            ))),
+            None => steps.push(add(&table, column, context)),
+        }
+    }
+    for (name, text) in &there.constraints {
+        if !here.constraints.contains_key(name) && !here.constraints.values().any(|t| t == text) {
+            steps.push(Step::unsafe_(format!("{table} has a constraint {name}: {text}")));
+        }
+    }
+    for (name, text) in &there.indexes {
+        if !here.indexes.contains_key(name) {
+            // The index of a partitioned table comes with those of its partitions.
+            let text = match there.kind.as_str() {
+                "p" => text.replacen(" ON ONLY ", " ON ", 1),
+                _ => text.clone(),
+            };
+            steps.push(Step::safe(format!("{table} has an index {name}"), text));
+        }
+    }
+    if there.kind == "p" && here.kind == "p" {
+        partitions(there, here, is_table, &mut steps);
+    }
+    steps
+}
+
+fn alter_table(table: &TableName, action: &str) -> String {
+    format!("ALTER TABLE {} {action}", sql::table(table))
+}
+
+fn alter(
+    table: &TableName,
+    there: &Column,
+    here: &Column,
+    context: Context,
+    steps: &mut Vec<Step>,
+) {
+    let column = format!("ALTER COLUMN {}", sql::ident(&there.name));
+    let label = format!("{table}.{}", there.name);
+    if (&there.generated, &there.identity, &there.collation)
+        != (&here.generated, &here.identity, &here.collation)
+    {
+        steps.push(Step::unsafe_(format!("{label} is generated or sorted in another way")));
+    } else if there.type_name != here.type_name {
+        let what = format!("{label} is {} and not {}", there.type_name, here.type_name);
+        let safe = context.plain && widens(&here.type_name, &there.type_name);
+        let action = format!("{column} TYPE {}", there.type_name);
+        steps.push(Step { what, statement: safe.then(|| alter_table(table, &action)) });
+    }
+    match (there.not_null, here.not_null) {
+        (true, false) => steps.push(Step::unsafe_(format!("{label} is NOT NULL"))),
+        (false, true) => steps.push(Step::safe(
+            format!("{label} may be null"),
+            alter_table(table, &format!("{column} DROP NOT NULL")),
+        )),
+        _ => {}
+    }
+    if there.generated.is_empty() && here.generated.is_empty() {
+        match (&there.expression, &here.expression) {
+            (Some(default), None) => steps.push(Step::safe(
+                format!("{label} has a default"),
+                alter_table(table, &format!("{column} SET DEFAULT {default}")),
+            )),
+            (None, Some(_)) => steps.push(Step::safe(
+                format!("{label} has no default"),
+                alter_table(table, &format!("{column} DROP DEFAULT")),
+            )),
+            // Versions may write the same expression in two ways.
+            _ => {}
+        }
+    }
+}
+
+/// A column that is new. Rows that are older have the value that the source gave them, whatever
+/// its default is now.
+fn add(table: &TableName, column: &Column, context: Context) -> Step {
+    let label = format!("{table} has a column {} ({})", column.name, column.type_name);
+    let name = sql::ident(&column.name);
+    let generated = !column.generated.is_empty();
+    let computed = context.filled && !generated && (column.expression.is_some() || column.domain);
+    if computed || !column.identity.is_empty() {
+        return Step::unsafe_(format!("{label}, whose values were computed row by row"));
+    }
+    let mut action = format!("ADD COLUMN {name} {}", column.type_name);
+    if let Some(collation) = &column.collation {
+        action.push_str(&format!(" COLLATE {collation}"));
+    }
+    match (&column.expression, generated) {
+        (Some(expression), true) => {
+            let kind = if column.generated == "v" { "VIRTUAL" } else { "STORED" };
+            action.push_str(&format!(" GENERATED ALWAYS AS ({expression}) {kind}"));
+        }
+        _ => {
+            if let Some(value) = &column.missing {
+                action.push_str(&format!(" DEFAULT {}::{}", sql::literal(value), column.type_name));
+            }
+        }
+    }
+    if column.not_null {
+        action.push_str(" NOT NULL");
+    }
+    let mut statement = alter_table(table, &action);
+    if !generated {
+        let default = match (&column.expression, &column.missing) {
+            (Some(default), _) => Some(format!("SET DEFAULT {default}")),
+            (None, Some(_)) => Some("DROP DEFAULT".to_owned()),
+            (None, None) => None,
+        };
+        if let Some(default) = default {
+            statement.push_str("; ");
+            statement.push_str(&alter_table(table, &format!("ALTER COLUMN {name} {default}")));
+        }
+    }
+    Step::safe(label, statement)
+}
+
+fn partitions(
+    there: &Definition,
+    here: &Definition,
+    is_table: impl Fn(&TableName) -> bool,
+    steps: &mut Vec<Step>,
+) {
+    let table = there.table();
+    for part in &there.partitions {
+        if here.partitions.iter().any(|p| (&p.schema, &p.name) == (&part.schema, &part.name)) {
+            continue;
+        }
+        let name = TableName::new(&part.schema, &part.name);
+        let what = format!("{name} is a partition of {table}");
+        steps.push(if is_table(&name) {
+            let attach = format!("ATTACH PARTITION {} {}", sql::table(&name), part.bound);
+            Step::safe(what, alter_table(&table, &attach))
+        } else {
+            Step::unsafe_(format!("{what}, with rows that were not followed"))
+        });
+    }
+    for part in &here.partitions {
+        if !there.partitions.iter().any(|p| (&p.schema, &p.name) == (&part.schema, &part.name)) {
+            let name = TableName::new(&part.schema, &part.name);
+            steps.push(Step::unsafe_(format!("{name} is no partition of {table}")));
+        }
+    }
+}
+
+/// A partition that was created empty.
+pub(super) fn new_partition(there: &Definition, parent: &TableName, bound: &str) -> Step {
+    let table = there.table();
+    let what = format!("{table} is a partition of {parent}");
+    if there.kind != "r" {
+        return Step::unsafe_(format!("{what}, and partitioned itself"));
+    }
+    Step::safe(
+        what,
+        format!(
+            "CREATE TABLE {0} PARTITION OF {1} {bound}; ALTER TABLE {0} OWNER TO {2}",
+            sql::table(&table),
+            sql::table(parent),
+            sql::ident(&there.owner)
+        ),
+    )
+}
+
+/// What it takes to make a type `here` like the one `there`.
+pub(super) fn type_steps(there: &UserType, here: &UserType) -> Vec<Step> {
+    let name = TableName::new(&there.schema, &there.name);
+    let same = |t: &UserType| (t.kind.clone(), t.attributes.clone(), t.base.clone(), t.not_null);
+    if same(there) != same(here) || there.checks.len() != here.checks.len() {
+        return vec![Step::unsafe_(format!("type {name} was altered"))];
+    }
+    // This side may be ahead of the stream.
+    let mut labels = here.labels.iter();
+    if there.labels.iter().all(|label| labels.any(|l| l == label)) {
+        return Vec::new();
+    }
+    // Labels that are here must be there, in the same order.
+    let mut known = here.labels.iter().peekable();
+    let mut steps = Vec::new();
+    for label in &there.labels {
+        if known.peek() == Some(&label) {
+            known.next();
+            continue;
+        }
+        let place = match known.peek() {
+            Some(next) => format!(" BEFORE {}", sql::literal(next)),
+            None => String::new(),
+        };
+        steps.push(Step::safe(
+            format!("type {name} has another value"),
+            format!("ALTER TYPE {} ADD VALUE {}{place}", sql::table(&name), sql::literal(label)),
+        ));
+    }
+    if known.next().is_some() {
+        return vec![Step::unsafe_(format!("type {name} has a value of another name"))];
+    }
+    steps
+}
+
+/// Whether every value of `from` is a value of `to` that is written in the same way.
+fn widens(from: &str, to: &str) -> bool {
+    let ((a, m), (b, n)) = (split(from), split(to));
+    let numbers = ["smallint", "integer", "bigint", "numeric"];
+    let rank = |name: &str| numbers.iter().position(|n| *n == name);
+    let grows = match (m.first(), n.first()) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(m), Some(n)) => n >= m,
+    };
+    match (a, b) {
+        ("numeric", "numeric") => n.is_empty() || (!m.is_empty() && m.get(1) == n.get(1) && grows),
+        ("character varying", "text") => true,
+        ("character varying" | "bit varying", _) if a == b => grows,
+        ("real", "double precision") => true,
+        _ => n.is_empty() && rank(a).zip(rank(b)).is_some_and(|(a, b)| a < b),
+    }
+}
+
+/// A type's name and its modifiers.
+fn split(text: &str) -> (&str, Vec<i64>) {
+    let Some((name, rest)) = text.split_once('(') else { return (text, Vec::new()) };
+    // Something behind the modifier makes it another type: `timestamp(3) with time zone`.
+    match rest.strip_suffix(')') {
+        Some(list) => (name, list.split(',').filter_map(|n| n.trim().parse().ok()).collect()),
+        None => (text, Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::ddl::message::Partition;
+
+    fn column(name: &str, type_name: &str) -> Column {
+        Column {
+            name: name.into(),
+            type_name: type_name.into(),
+            domain: false,
+            not_null: false,
+            generated: String::new(),
+            identity: String::new(),
+            collation: None,
+            expression: None,
+            missing: None,
+        }
+    }
+
+    fn table(columns: &[Column]) -> Definition {
+        Definition {
+            schema: "s".into(),
+            name: "t".into(),
+            kind: "r".into(),
+            persistence: "p".into(),
+            owner: "app".into(),
+            root: None,
+            parents: Vec::new(),
+            bound: None,
+            partitions: Vec::new(),
+            columns: columns.to_vec(),
+            indexes: BTreeMap::new(),
+            constraints: BTreeMap::new(),
+        }
+    }
+
+    fn statements(there: &Definition, here: &Definition, context: Context) -> Vec<Option<String>> {
+        steps(there, here, context, |_| false).into_iter().map(|s| s.statement).collect()
+    }
+
+    const PLAIN: Context = Context { plain: true, filled: false };
+
+    #[test]
+    fn a_column_is_added_with_the_value_that_older_rows_have() {
+        let here = table(&[column("id", "integer")]);
+        let mut there = table(&[column("id", "integer"), column("at", "text")]);
+        assert_eq!(
+            statements(&there, &here, PLAIN),
+            [Some("ALTER TABLE \"s\".\"t\" ADD COLUMN \"at\" text".to_owned())]
+        );
+        there.columns[1].missing = Some("it's".into());
+        there.columns[1].expression = Some("now()".into());
+        there.columns[1].not_null = true;
+        assert_eq!(
+            statements(&there, &here, PLAIN),
+            [Some(
+                "ALTER TABLE \"s\".\"t\" ADD COLUMN \"at\" text DEFAULT 'it''s'::text NOT NULL; \
+                 ALTER TABLE \"s\".\"t\" ALTER COLUMN \"at\" SET DEFAULT now()"
+                    .to_owned()
+            )]
+        );
+        // Computed for each row.
+        there.columns[1].missing = None;
+        let filled = Context { filled: true, ..PLAIN };
+        assert_eq!(statements(&there, &here, filled), [None]);
+    }
+
+    #[test]
+    fn a_renamed_column_is_no_new_one() {
+        let here = table(&[column("id", "integer"), column("a", "text")]);
+        let there = table(&[column("id", "integer"), column("b", "text")]);
+        assert_eq!(statements(&there, &here, PLAIN), [None]);
+    }
+
+    #[test]
+    fn what_only_this_side_has_is_left_alone() {
+        let mut here = table(&[column("id", "integer"), column("extra", "text")]);
+        here.indexes.insert("mine".into(), "CREATE INDEX".into());
+        here.constraints.insert("mine".into(), "CHECK (true)".into());
+        assert!(statements(&table(&[column("id", "integer")]), &here, PLAIN).is_empty());
+    }
+
+    #[test]
+    fn only_widening_is_safe_and_only_without_using() {
+        for (from, to, safe) in [
+            ("integer", "bigint", true),
+            ("smallint", "numeric", true),
+            ("bigint", "integer", false),
+            ("integer", "text", false),
+            ("integer", "numeric(5,0)", false),
+            ("numeric(8,2)", "numeric(10,2)", true),
+            ("numeric(8,2)", "numeric(10,3)", false),
+            ("numeric(8,2)", "numeric", true),
+            ("numeric", "numeric(10,2)", false),
+            ("character varying(10)", "character varying(20)", true),
+            ("character varying(20)", "character varying(10)", false),
+            ("character varying(20)", "text", true),
+            ("text", "character varying(20)", false),
+            ("character(4)", "character(8)", false),
+            ("real", "double precision", true),
+            ("double precision", "real", false),
+            ("timestamp(3) with time zone", "timestamp without time zone", false),
+        ] {
+            let (here, there) = (table(&[column("c", from)]), table(&[column("c", to)]));
+            let found = statements(&there, &here, PLAIN);
+            assert_eq!(found.len(), 1, "{from} {to}");
+            assert_eq!(found[0].is_some(), safe, "{from} {to}");
+            let using = Context { plain: false, filled: false };
+            assert_eq!(statements(&there, &here, using), [None], "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn constraints_stop_and_indexes_are_made() {
+        let here = table(&[]);
+        let mut there = table(&[]);
+        there.constraints.insert("k".into(), "UNIQUE (a)".into());
+        there.indexes.insert("i".into(), "CREATE INDEX i ON ONLY s.t (a)".into());
+        assert_eq!(
+            statements(&there, &here, PLAIN),
+            [None, Some("CREATE INDEX i ON ONLY s.t (a)".to_owned())]
+        );
+        there.kind = "p".into();
+        assert_eq!(
+            statements(&there, &here, PLAIN)[1].as_deref(),
+            Some("CREATE INDEX i ON s.t (a)")
+        );
+    }
+
+    #[test]
+    fn partitions() {
+        let part = |name: &str| Partition {
+            schema: "s".into(),
+            name: name.into(),
+            bound: "FOR VALUES IN (1)".into(),
+        };
+        let mut here = table(&[]);
+        here.kind = "p".into();
+        let mut there = here.clone();
+        there.partitions.push(part("p1"));
+        let attach = steps(&there, &here, PLAIN, |_| true);
+        assert_eq!(
+            attach[0].statement.as_deref(),
+            Some("ALTER TABLE \"s\".\"t\" ATTACH PARTITION \"s\".\"p1\" FOR VALUES IN (1)")
+        );
+        assert_eq!(statements(&there, &here, PLAIN), [None], "its rows are not here");
+        assert_eq!(statements(&here, &there, PLAIN), [None], "detached");
+    }
+
+    #[test]
+    fn labels_of_an_enum() {
+        let named = |labels: &[&str]| UserType {
+            schema: "s".into(),
+            name: "mood".into(),
+            kind: "e".into(),
+            labels: labels.iter().map(ToString::to_string).collect(),
+            attributes: Vec::new(),
+            base: None,
+            checks: Vec::new(),
+            not_null: false,
+        };
+        let found = |there: &[&str], here: &[&str]| -> Vec<Option<String>> {
+            type_steps(&named(there), &named(here)).into_iter().map(|s| s.statement).collect()
+        };
+        assert!(found(&["a", "b"], &["a", "b"]).is_empty());
+        assert_eq!(
+            found(&["a", "x", "b", "y"], &["a", "b"]),
+            [
+                Some("ALTER TYPE \"s\".\"mood\" ADD VALUE 'x' BEFORE 'b'".to_owned()),
+                Some("ALTER TYPE \"s\".\"mood\" ADD VALUE 'y'".to_owned())
+            ]
+        );
+        assert_eq!(found(&["a", "z"], &["a", "b"]), [None], "renamed");
+        assert!(found(&["a"], &["a", "b"]).is_empty(), "ahead of the stream");
+    }
+}

@@ -1,0 +1,286 @@
+//! Making on this side what was made on the other, inside of the sink's transaction.
+
+use std::collections::BTreeSet;
+
+use cutover_core::{
+    model::{schema::TableName, selection::Selection},
+    port::{PortError, Result, sink::Redefined},
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    change::{self, Context, Step},
+    message::{Definition, Item, Message, UserType},
+    text,
+};
+use crate::{
+    connect::{Session, port_error},
+    sql,
+};
+
+/// A change of definitions cannot be made on this side.
+const NOT_MADE: &str = "CUT0412";
+
+/// Bit of a rewrite's reason: a default had to be computed.
+const FOR_A_DEFAULT: i32 = 2;
+
+/// Looks at what a message says, and makes it here if asked to and if it is safe. `filled`
+/// remembers, from one message of a transaction to the next, that rows were computed anew. `now`
+/// says what the source's tables are like by now, when that is to be looked at instead.
+pub(crate) async fn make(
+    session: &Session,
+    at: &str,
+    (content, now): (&[u8], Option<&[u8]>),
+    selection: &Selection,
+    make: bool,
+    filled: &mut bool,
+) -> Result<Redefined> {
+    let here = Here { session, at };
+    let mut message = here.parse(content)?;
+    if let Some(now) = now {
+        message.overtake(here.parse(now)?);
+    }
+    if let Some(state) = &message.untold {
+        return Ok(Redefined::Differs {
+            what: message.tag.clone(),
+            why: format!("the source could not tell what it changed (SQLSTATE {state})"),
+            tables: Vec::new(),
+        });
+    }
+    let mut found = Found::default();
+    for item in &message.items {
+        here.look(item, &message, selection, filled, &mut found).await?;
+    }
+    if found.concerned.is_empty() {
+        return Ok(Redefined::Unconcerned);
+    }
+    let names: Vec<String> = found.concerned.iter().map(ToString::to_string).collect();
+    let what = format!("{} of {}", message.tag, names.join(", "));
+    let tables: Vec<TableName> = found.concerned.into_iter().collect();
+    let words: Vec<&str> = found.steps.iter().map(|s| s.what.as_str()).collect();
+    let safe = found.steps.iter().all(|s| s.statement.is_some());
+    if found.steps.is_empty() {
+        return Ok(match found.new {
+            true => Redefined::New { what },
+            false => Redefined::Alike { what, tables },
+        });
+    }
+    if !make || !safe || found.new {
+        return Ok(Redefined::Differs { what, why: words.join("; "), tables });
+    }
+    for step in &found.steps {
+        let Some(statement) = &step.statement else { continue };
+        session.batch_execute(statement).await.map_err(|e| here.refused(&step.what, e))?;
+    }
+    Ok(Redefined::Made { what: format!("{what}: {}", words.join("; ")), tables })
+}
+
+#[derive(Default)]
+struct Found {
+    steps: Vec<Step>,
+    concerned: BTreeSet<TableName>,
+    /// A table that this side does not have.
+    new: bool,
+}
+
+struct Here<'a> {
+    session: &'a Session,
+    at: &'a str,
+}
+
+impl Here<'_> {
+    fn parse(&self, content: &[u8]) -> Result<Message> {
+        serde_json::from_slice(content).map_err(|e| {
+            PortError::definite(
+                NOT_MADE,
+                self.doing(),
+                "what the source said about it is not understood",
+                "was the source's event trigger made by another version of cutover? See \
+                 docs/errors/CUT0412.md",
+            )
+            .caused_by(e)
+        })
+    }
+
+    async fn look(
+        &self,
+        item: &Item,
+        message: &Message,
+        selection: &Selection,
+        filled: &mut bool,
+        found: &mut Found,
+    ) -> Result<()> {
+        match item {
+            Item::Rewrite { reason, .. } => *filled |= reason & FOR_A_DEFAULT != 0,
+            Item::Table { created, table: there } => {
+                let name = there.table();
+                if !selection.selects_any(&name, there.root.as_ref()) {
+                    return Ok(());
+                }
+                found.concerned.insert(name.clone());
+                let context = Context { plain: message.plain, filled: std::mem::take(filled) };
+                match self.table(&name).await? {
+                    Some(here) => {
+                        let mut tables = BTreeSet::new();
+                        for part in &there.partitions {
+                            let part = TableName::new(&part.schema, &part.name);
+                            if self.table(&part).await?.is_some_and(|t| t.bound.is_none()) {
+                                tables.insert(part);
+                            }
+                        }
+                        let is_table = |t: &TableName| tables.contains(t);
+                        found.steps.extend(change::steps(there, &here, context, is_table));
+                    }
+                    None if !created => found.steps.push(Step::unsafe_(format!(
+                        "there is no {name} here: it was renamed, moved, or not followed before"
+                    ))),
+                    None => self.created(there, found).await?,
+                }
+            }
+            Item::Type { definition: there, tables } => {
+                let mine: Vec<&TableName> =
+                    tables.iter().filter(|t| selection.selects(t)).collect();
+                if mine.is_empty() {
+                    return Ok(());
+                }
+                found.concerned.extend(mine.into_iter().cloned());
+                let name = TableName::new(&there.schema, &there.name);
+                match self.user_type(&name).await? {
+                    Some(here) => found.steps.extend(change::type_steps(there, &here)),
+                    None => {
+                        found.steps.push(Step::unsafe_(format!("there is no type {name} here")))
+                    }
+                }
+            }
+            Item::Dropped { kind, schema, name, part } => {
+                self.dropped(
+                    kind,
+                    &TableName::new(schema, name),
+                    part.as_deref(),
+                    selection,
+                    found,
+                )
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A table that was created there and is not here.
+    async fn created(&self, there: &Definition, found: &mut Found) -> Result<()> {
+        let (Some(bound), Some(parent)) = (&there.bound, there.parents.first()) else {
+            found.new = true;
+            return Ok(());
+        };
+        match self.table(parent).await? {
+            // Rows of the partition go to a table that is not partitioned here.
+            Some(here) if here.kind != "p" => {}
+            Some(_) => found.steps.push(change::new_partition(there, parent, bound)),
+            None => found.steps.push(Step::unsafe_(format!("there is no {parent} here"))),
+        }
+        Ok(())
+    }
+
+    async fn dropped(
+        &self,
+        kind: &str,
+        name: &TableName,
+        part: Option<&str>,
+        selection: &Selection,
+        found: &mut Found,
+    ) -> Result<()> {
+        if kind == "index" {
+            let Some(table) = self.index(name).await? else { return Ok(()) };
+            if selection.selects_any(&table.0, table.1.as_ref()) {
+                found.concerned.insert(table.0);
+                let drop = format!("DROP INDEX {}", sql::table(name));
+                found.steps.push(Step::safe(format!("there is no index {name}"), drop));
+            }
+            return Ok(());
+        }
+        let Some(here) = self.table(name).await? else { return Ok(()) };
+        if !selection.selects_any(name, here.root.as_ref()) {
+            return Ok(());
+        }
+        found.concerned.insert(name.clone());
+        let part = part.unwrap_or_default();
+        match kind {
+            "table column" if here.column(part).is_none() => {}
+            "table constraint" if !here.constraints.contains_key(part) => {}
+            "table" => found.steps.push(Step::unsafe_(format!("table {name} was dropped"))),
+            _ => {
+                let kind = kind.trim_start_matches("table ");
+                found.steps.push(Step::unsafe_(format!("{kind} {part} of {name} was dropped")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn table(&self, name: &TableName) -> Result<Option<Definition>> {
+        self.read(&text::table("to_regclass($1)"), name).await
+    }
+
+    async fn user_type(&self, name: &TableName) -> Result<Option<UserType>> {
+        self.read(&text::user_type("to_regtype($1)"), name).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, query: &str, name: &TableName) -> Result<Option<T>> {
+        let query = format!("SELECT {query}::text");
+        let row = self
+            .session
+            .query_one(&query, &[&sql::table(name)])
+            .await
+            .map_err(|e| port_error(self.doing(), e))?;
+        match row.get::<_, Option<String>>(0) {
+            None => Ok(None),
+            Some(text) => serde_json::from_str(&text)
+                .map(Some)
+                .map_err(|e| PortError::transient(self.doing(), e)),
+        }
+    }
+
+    /// The table of an index that belongs to no constraint, with its root.
+    async fn index(&self, name: &TableName) -> Result<Option<(TableName, Option<TableName>)>> {
+        let query = "SELECT n.nspname::text, c.relname::text, m.nspname::text, r.relname::text \
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid) \
+             LEFT JOIN pg_namespace m ON m.oid = r.relnamespace \
+             WHERE i.indexrelid = to_regclass($1) \
+               AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid \
+                                  AND k.contype IN ('p', 'u', 'x'))";
+        let row = self
+            .session
+            .query_opt(query, &[&sql::table(name)])
+            .await
+            .map_err(|e| port_error(self.doing(), e))?;
+        Ok(row.map(|row| {
+            let root = row
+                .get::<_, Option<&str>>(2)
+                .zip(row.get::<_, Option<&str>>(3))
+                .map(|(schema, name)| TableName::new(schema, name));
+            (TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)), root)
+        }))
+    }
+
+    fn refused(&self, what: &str, e: tokio_postgres::Error) -> PortError {
+        match e.as_db_error() {
+            Some(said) if !said.code().code().starts_with("57") => PortError::definite(
+                NOT_MADE,
+                self.doing(),
+                format!("{what}, and it cannot be made so here (SQLSTATE {})", said.code().code()),
+                format!(
+                    "make it by hand on {}, then stop and start `cutover run`; nothing of its \
+                     transaction was applied",
+                    self.at
+                ),
+            )
+            .caused_by(e),
+            _ => port_error(self.doing(), e),
+        }
+    }
+
+    fn doing(&self) -> String {
+        format!("changing definitions on {}", self.at)
+    }
+}

@@ -1,0 +1,28 @@
+//! Changes of definitions: seen where clients make them, and made again on the other side.
+//!
+//! - `text`: the event triggers and what they say, as SQL.
+//! - `arm`: installing and removing them.
+//! - `message`: what they said.
+//! - `change`: from what a table is like here and there to statements. Pure.
+//! - `make`: the same, inside of the sink's transaction.
+//!
+//! # How
+//!
+//! Where we may create event triggers, each statement of a client that defines something puts a
+//! transactional logical message into the log: it arrives at exactly its place between the rows,
+//! and not at all when its transaction rolls back. It holds no statement, but what the objects
+//! look like afterwards. The other side compares that with what it has itself: nothing is made
+//! twice, and only what the difference names is made at all.
+//!
+//! The triggers never make a client's statement fail, keep quiet in sessions of ours (which set
+//! `cutover.run`, and write in replica role), and say nothing about temporary objects, about
+//! extensions and about our own schema.
+
+mod arm;
+mod change;
+mod make;
+mod message;
+mod text;
+
+pub(crate) use arm::{arm, armed, describe, disarm};
+pub(crate) use make::make;

@@ -1,0 +1,232 @@
+//! The event triggers as SQL. Pure.
+
+use cutover_core::model::run::RunId;
+
+use crate::sql::{self, Names, PASS_SETTING};
+
+/// The events, and the endings of their triggers' names.
+pub(super) const EVENTS: [(&str, &str); 3] =
+    [("ddl_command_end", "end"), ("sql_drop", "drop"), ("table_rewrite", "rewrite")];
+
+/// Schemas of users, as a condition on a name.
+fn user_schema(name: &str) -> String {
+    format!("({name} !~ '^(pg_|cutover_)' AND {name} <> 'information_schema')")
+}
+
+/// What a table is like, as one `jsonb`: everything that decides which rows it can hold, and what
+/// is needed to make it so elsewhere. `oid` is an expression. Names are written with their schema
+/// only where the search path is that of our sessions or empty.
+pub(super) fn table(oid: &str) -> String {
+    format!(
+        "(SELECT jsonb_build_object(
+  'schema', n.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
+  'owner', pg_get_userbyid(c.relowner),
+  'root', (SELECT jsonb_build_object('schema', m.nspname, 'name', r.relname)
+             FROM pg_class r JOIN pg_namespace m ON m.oid = r.relnamespace
+            WHERE c.relispartition AND r.oid = pg_partition_root(c.oid)),
+  'parents', (SELECT coalesce(jsonb_agg(jsonb_build_object('schema', m.nspname, 'name', p.relname)
+                                        ORDER BY i.inhseqno), '[]')
+                FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+                JOIN pg_namespace m ON m.oid = p.relnamespace WHERE i.inhrelid = c.oid),
+  'bound', pg_get_expr(c.relpartbound, c.oid),
+  'partitions', (SELECT coalesce(jsonb_agg(
+                          jsonb_build_object('schema', m.nspname, 'name', p.relname,
+                                             'bound', pg_get_expr(p.relpartbound, p.oid))
+                          ORDER BY m.nspname, p.relname), '[]')
+                   FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
+                   JOIN pg_namespace m ON m.oid = p.relnamespace
+                  WHERE i.inhparent = c.oid AND c.relkind = 'p'),
+  'columns', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+        'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'domain', t.typtype = 'd',
+        'not_null', a.attnotnull, 'generated', a.attgenerated, 'identity', a.attidentity,
+        'collation', CASE WHEN a.attcollation <> t.typcollation THEN
+           (SELECT quote_ident(m.nspname) || '.' || quote_ident(o.collname) FROM pg_collation o
+              JOIN pg_namespace m ON m.oid = o.collnamespace WHERE o.oid = a.attcollation) END,
+        'expression', pg_get_expr(d.adbin, d.adrelid),
+        'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1]
+           WHEN c.relkind = 'p' THEN
+             (SELECT (l.attmissingval::text::text[])[1] FROM pg_partition_tree(c.oid) p
+                JOIN pg_attribute l ON l.attrelid = p.relid AND l.attname = a.attname
+               WHERE p.isleaf AND l.atthasmissing LIMIT 1) END)
+      ORDER BY a.attnum), '[]')
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'indexes', (SELECT coalesce(jsonb_object_agg(x.relname, pg_get_indexdef(x.oid)), '{{}}')
+                FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+               WHERE i.indrelid = c.oid AND i.indisvalid AND NOT x.relispartition
+                 AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.oid
+                                    AND k.contype IN ('p', 'u', 'x'))),
+  'constraints', (SELECT coalesce(jsonb_object_agg(k.conname, pg_get_constraintdef(k.oid)), '{{}}')
+                    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conparentid = 0
+                     AND k.contype IN ('p', 'u', 'x', 'c', 'f')))
+ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})"
+    )
+}
+
+/// What a type is like, as one `jsonb`.
+pub(super) fn user_type(oid: &str) -> String {
+    format!(
+        "(SELECT jsonb_build_object('schema', n.nspname, 'name', t.typname, 'kind', t.typtype,
+  'labels', (SELECT coalesce(jsonb_agg(e.enumlabel ORDER BY e.enumsortorder), '[]')
+               FROM pg_enum e WHERE e.enumtypid = t.oid),
+  'attributes', (SELECT coalesce(jsonb_agg(a.attname || ' ' ||
+                                           format_type(a.atttypid, a.atttypmod)
+                                           ORDER BY a.attnum), '[]')
+                   FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
+                    AND a.attnum > 0 AND NOT a.attisdropped),
+  'base', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
+  'checks', (SELECT coalesce(jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY k.conname), '[]')
+               FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
+  'not_null', t.typnotnull)
+ FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = {oid})"
+    )
+}
+
+/// Tables with a column of a type, of an array of it, or of a domain over it.
+fn users_of_type(oid: &str) -> String {
+    format!(
+        "(SELECT jsonb_agg(DISTINCT jsonb_build_object('schema', m.nspname, 'name', u.relname))
+   FROM pg_attribute a JOIN pg_class u ON u.oid = a.attrelid
+   JOIN pg_namespace m ON m.oid = u.relnamespace JOIN pg_type y ON y.oid = a.atttypid
+  WHERE u.relkind IN ('r', 'p') AND u.relpersistence <> 't' AND NOT a.attisdropped
+    AND {oid} IN (y.oid, y.typelem, y.typbasetype))"
+    )
+}
+
+/// What one event has to say: a query that gives `items`.
+fn items(event: &str) -> String {
+    match event {
+        "ddl_command_end" => format!(
+            "SELECT jsonb_agg(i.item ORDER BY i.n) FROM (
+      SELECT 1 AS n, jsonb_build_object('what', 'table', 'created', w.created,
+                                        'table', {image}) AS item
+        FROM (SELECT coalesce(x.indrelid, k.oid) AS oid,
+                     bool_or(x.indrelid IS NULL
+                             AND d.command_tag ~ '^(CREATE TABLE|SELECT INTO)') AS created
+                FROM pg_event_trigger_ddl_commands() d
+                JOIN pg_class k ON d.classid = 'pg_class'::regclass AND k.oid = d.objid
+                LEFT JOIN pg_index x ON x.indexrelid = k.oid
+                JOIN pg_namespace s ON s.oid = k.relnamespace
+               WHERE k.relkind IN ('r', 'p', 'i', 'I') AND k.relpersistence <> 't'
+                 AND NOT d.in_extension AND {schema}
+               GROUP BY 1) w
+      UNION ALL
+      SELECT 2, jsonb_build_object('what', 'type', 'type', {typed}, 'tables', {users})
+        FROM (SELECT DISTINCT d.objid FROM pg_event_trigger_ddl_commands() d
+                JOIN pg_type t ON t.oid = d.objid JOIN pg_namespace s ON s.oid = t.typnamespace
+               WHERE d.classid = 'pg_type'::regclass AND NOT d.in_extension AND {schema}) o
+       WHERE {users} IS NOT NULL) i",
+            image = table("w.oid"),
+            typed = user_type("o.objid"),
+            users = users_of_type("o.objid"),
+            schema = user_schema("s.nspname"),
+        ),
+        // A column's or a constraint's address is schema, table, name.
+        "sql_drop" => format!(
+            "SELECT jsonb_agg(jsonb_build_object('what', 'dropped', 'type', d.object_type,
+          'schema', d.address_names[1], 'name', d.address_names[2], 'part', d.address_names[3]))
+      FROM pg_event_trigger_dropped_objects() d
+     WHERE d.object_type IN ('table', 'index', 'table column', 'table constraint')
+       AND NOT d.is_temporary AND {}",
+            user_schema("d.address_names[1]")
+        ),
+        _ => format!(
+            "SELECT jsonb_agg(jsonb_build_object('what', 'rewrite', 'reason', pg_event_trigger_table_rewrite_reason()))
+      FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+     WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't' AND {}",
+            user_schema("s.nspname")
+        ),
+    }
+}
+
+/// Name of the function, which all triggers share.
+pub(super) fn function(names: &Names) -> String {
+    format!("{}.{}", sql::ident(names.schema()), sql::ident(&names.definitions()))
+}
+
+/// Name of the trigger with this ending.
+pub(super) fn trigger(names: &Names, ending: &str) -> String {
+    format!("{}_{ending}", names.definitions())
+}
+
+/// Schema, function and triggers. The settings are those under which our sessions read the same
+/// texts. When something cannot be told, that is told: whoever reads it must not go on.
+pub(super) fn create(run: &RunId, names: &Names) -> String {
+    let prefix = sql::literal(&names.definitions());
+    let branches: String = EVENTS
+        .iter()
+        .map(|(event, _)| {
+            format!("WHEN {} THEN {} INTO said;\n", sql::literal(event), into(&items(event)))
+        })
+        .collect();
+    let mut text = format!(
+        "CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE OR REPLACE FUNCTION {function}() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO, YMD' SET IntervalStyle = postgres
+SET TimeZone = 'UTC' SET extra_float_digits = 3 SET bytea_output = hex SET lc_monetary = 'C'
+AS $ddl$
+DECLARE said jsonb;
+BEGIN
+  IF coalesce(current_setting({pass}, true), '') = {ours} THEN RETURN; END IF;
+  BEGIN
+    CASE tg_event
+    {branches}
+    END CASE;
+    IF said IS NOT NULL THEN
+      PERFORM pg_logical_emit_message(true, {prefix}, jsonb_build_object('tag', tg_tag,
+        'plain', current_query() ~* 'alter' AND current_query() !~* 'using',
+        'items', said)::text);
+    END IF;
+  EXCEPTION WHEN OTHERS THEN
+    PERFORM pg_logical_emit_message(true, {prefix},
+      jsonb_build_object('tag', tg_tag, 'untold', sqlstate)::text);
+  END;
+EXCEPTION WHEN OTHERS THEN
+  RAISE WARNING 'cutover: run {run} was not told of a change of definitions (%)', sqlstate;
+END $ddl$;
+",
+        schema = sql::ident(names.schema()),
+        function = function(names),
+        pass = sql::literal(PASS_SETTING),
+        ours = sql::literal(&run.object_name()),
+    );
+    for (event, ending) in EVENTS {
+        let trigger = sql::ident(&trigger(names, ending));
+        text.push_str(&format!(
+            "DROP EVENT TRIGGER IF EXISTS {trigger}; \
+             CREATE EVENT TRIGGER {trigger} ON {event} EXECUTE FUNCTION {}();\n",
+            function(names)
+        ));
+    }
+    text
+}
+
+/// A query as an assignable one.
+fn into(query: &str) -> String {
+    format!("SELECT q.items FROM ({}) AS q(items)", query)
+}
+
+/// Number of our triggers that fire.
+pub(super) fn firing(names: &Names) -> String {
+    let list: Vec<String> =
+        EVENTS.iter().map(|(_, ending)| sql::literal(&trigger(names, ending))).collect();
+    format!(
+        "SELECT count(*) FROM pg_event_trigger t WHERE t.evtname IN ({}) AND t.evtenabled <> 'D' \
+         AND t.evtfoid = to_regprocedure({})",
+        list.join(", "),
+        sql::literal(&format!("{}()", function(names)))
+    )
+}
+
+/// Removes what [`create`] made, but for the schema.
+pub(super) fn remove(names: &Names) -> String {
+    let mut text: String = EVENTS
+        .iter()
+        .map(|(_, ending)| {
+            format!("DROP EVENT TRIGGER IF EXISTS {}; ", sql::ident(&trigger(names, ending)))
+        })
+        .collect();
+    text.push_str(&format!("DROP FUNCTION IF EXISTS {}()", function(names)));
+    text
+}

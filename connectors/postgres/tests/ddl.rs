@@ -1,0 +1,379 @@
+//! Definitions that change on the source: told at their place, and made on the target only when
+//! that is safe.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use cutover_core::{
+    model::{event::Event, run::RunId, schema::Table, selection::Selection, side::Side},
+    port::{
+        sink::{Redefined, Route, Sink as _, SinkWriter},
+        source::{ChangeStream, Source as _},
+    },
+};
+use cutover_postgres::{Database, connect::PgConfig};
+use cutover_sandbox::{PgOptions, Postgres, find_postgres};
+use tokio::sync::OnceCell;
+use tokio_postgres::Client;
+
+static SERVERS: OnceCell<Vec<Postgres>> = OnceCell::const_new();
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The oldest and the newest server of this machine.
+async fn servers() -> &'static [Postgres] {
+    SERVERS
+        .get_or_init(|| async {
+            let mut installs = find_postgres();
+            assert!(installs.len() >= 2, "two versions are needed: run scripts/setup test");
+            installs.drain(1..installs.len() - 1);
+            let mut servers = Vec::new();
+            for install in installs {
+                servers.push(Postgres::start(&install, PgOptions::new()).await.unwrap());
+            }
+            servers
+        })
+        .await
+}
+
+/// A source and a target with the same definitions, and a stream between them.
+struct Stage {
+    blue: Database,
+    green: Database,
+    run: RunId,
+    here: Client,
+    there: Client,
+    stream: Box<dyn ChangeStream>,
+    writer: Box<dyn SinkWriter>,
+    selection: Selection,
+}
+
+impl Stage {
+    /// From `old` to `new`: indexes of [`servers`].
+    async fn new(from: usize, to: usize, ddl: &str) -> Self {
+        let servers = servers().await;
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let run = RunId::new(&format!("ddl-{n}")).unwrap();
+        let mut sides = Vec::new();
+        for (server, side) in [(&servers[from], Side::Blue), (&servers[to], Side::Green)] {
+            let name = format!("ddl_{n}_{side}");
+            server.create_database(&name).await.unwrap();
+            let config = PgConfig::parse(&server.url(&name), None).unwrap();
+            let db = Database::new(config, side, run.clone(), &std::env::temp_dir());
+            let client = server.connect(&name).await.unwrap();
+            client.batch_execute(ddl).await.unwrap();
+            sides.push((db, client));
+        }
+        let (green, there) = sides.pop().unwrap();
+        let (blue, here) = sides.pop().unwrap();
+        let selection =
+            Selection { include: vec!["public.*".into()], exclude: vec!["public.aside*".into()] };
+        green.prepare(&run).await.unwrap();
+        let tables = blue.tables(&selection).await.unwrap();
+        let capture = blue.capture(&run, &tables, false).await.unwrap();
+        assert!(capture.definitions, "a superuser may watch");
+        let routes: Vec<Route> = green
+            .tables(&selection)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|target| Route { source: target.name.clone(), target })
+            .collect();
+        let stream = blue.stream(&run, Some(&capture.start)).await.unwrap();
+        let writer = green.writer(&run, &routes).await.unwrap();
+        Self { blue, green, run, here, there, stream, writer, selection }
+    }
+
+    async fn on_blue(&self, sql: &str) {
+        self.here.batch_execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+
+    /// Applies everything so far, transaction by transaction; says what definitions came.
+    /// A difference ends it, and takes its transaction back.
+    async fn follow(&mut self, make: bool) -> Vec<Redefined> {
+        let marker = format!("marker {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.blue.emit("test", &marker).await.unwrap();
+        let (mut said, mut piece, mut seen) = (Vec::new(), Vec::new(), false);
+        loop {
+            let mut events = Vec::new();
+            self.stream.next(&mut events).await.unwrap();
+            for event in events {
+                match event {
+                    Event::Definition { content } => {
+                        self.writer.apply(&std::mem::take(&mut piece)).await.unwrap();
+                        let found = self
+                            .writer
+                            .redefine(&content, None, &self.selection, make)
+                            .await
+                            .unwrap();
+                        let stop = matches!(found, Redefined::Differs { .. });
+                        said.push(found);
+                        if stop {
+                            return said;
+                        }
+                    }
+                    Event::Commit { .. } => {
+                        piece.push(event);
+                        self.writer.apply(&std::mem::take(&mut piece)).await.unwrap();
+                        if seen {
+                            return said;
+                        }
+                    }
+                    Event::Message { content, .. } => seen |= content == marker,
+                    Event::Idle { .. } => {}
+                    other => piece.push(other),
+                }
+            }
+        }
+    }
+
+    async fn equal(&self, what: &str) {
+        let mut sides = Vec::new();
+        for (db, client) in [(&self.blue, &self.here), (&self.green, &self.there)] {
+            let tables: Vec<Table> = db
+                .tables(&self.selection)
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|t| Table { bytes: 0, estimated_rows: None, ..t })
+                .collect();
+            let mut rows = Vec::new();
+            for table in &tables {
+                let name = cutover_postgres::sql::table(&table.name);
+                let query = format!("SELECT t::text FROM {name} t ORDER BY 1");
+                for row in client.query(&query, &[]).await.unwrap() {
+                    rows.push((table.name.to_string(), row.get::<_, String>(0)));
+                }
+            }
+            let indexes: Vec<String> = client
+                .query(
+                    "SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+                    &[],
+                )
+                .await
+                .unwrap()
+                .iter()
+                .map(|row| row.get(0))
+                .collect();
+            sides.push((tables, rows, indexes));
+        }
+        assert_eq!(sides[0], sides[1], "{what}");
+    }
+
+    /// Nothing of a transaction that stopped is here, and nobody holds the writer any more.
+    async fn reopen(&mut self) {
+        let routes: Vec<Route> = self
+            .green
+            .tables(&self.selection)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|target| Route { source: target.name.clone(), target })
+            .collect();
+        self.writer = self.green.writer(&self.run, &routes).await.unwrap();
+        let durable = self.writer.progress().await.unwrap();
+        self.stream = self.blue.stream(&self.run, durable.as_ref()).await.unwrap();
+    }
+}
+
+const TABLES: &str = "CREATE TYPE mood AS ENUM ('bad', 'good');
+    CREATE TABLE t (id integer PRIMARY KEY, a integer, b varchar(10) NOT NULL DEFAULT 'b',
+                    n numeric(8,2), m mood);
+    CREATE INDEX t_a ON t (a);
+    CREATE TABLE aside (id integer);
+    CREATE TABLE p (id integer, k integer, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+    CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+    CREATE TABLE p9 (id integer, k integer NOT NULL, PRIMARY KEY (id, k));
+    INSERT INTO p9 VALUES (90, 9)";
+
+/// Statements that are safe, and rows that can only be written afterwards.
+const SAFE: &[(&str, &str)] = &[
+    ("ALTER TABLE t ADD COLUMN c1 text", "INSERT INTO t (id, c1) VALUES ($, 'x')"),
+    ("ALTER TABLE t ADD c2 integer NOT NULL DEFAULT 7", "INSERT INTO t (id, c2) VALUES ($, 8)"),
+    // Older rows have what now() was; newer ones bring their own.
+    ("ALTER TABLE t ADD c3 timestamptz DEFAULT now()", "INSERT INTO t (id) VALUES ($)"),
+    // Older rows have none.
+    ("ALTER TABLE t ADD c4 integer, ALTER c4 SET DEFAULT 4", "INSERT INTO t (id) VALUES ($)"),
+    ("ALTER TABLE t ADD c5 integer[] DEFAULT '{1,2}'", "INSERT INTO t (id) VALUES ($)"),
+    (
+        "ALTER TABLE t ADD g integer GENERATED ALWAYS AS (id * 2) STORED",
+        "INSERT INTO t (id) VALUES ($)",
+    ),
+    (
+        "ALTER TABLE t ADD \"odd \"\"name\" text COLLATE \"C\"",
+        "INSERT INTO t (id, \"odd \"\"name\") VALUES ($, 'o')",
+    ),
+    ("ALTER TABLE t ALTER a TYPE bigint", "INSERT INTO t (id, a) VALUES ($, 5000000000)"),
+    ("ALTER TABLE t ALTER b TYPE varchar(40)", "INSERT INTO t (id, b) VALUES ($, repeat('b', 40))"),
+    ("ALTER TABLE t ALTER b TYPE text", "INSERT INTO t (id, b) VALUES ($, repeat('b', 99))"),
+    ("ALTER TABLE t ALTER n TYPE numeric(12,2)", "INSERT INTO t (id, n) VALUES ($, 1234567890.12)"),
+    ("ALTER TABLE t ALTER b DROP NOT NULL", "INSERT INTO t (id, b) VALUES ($, NULL)"),
+    ("ALTER TABLE t ALTER a SET DEFAULT 3", "INSERT INTO t (id) VALUES ($)"),
+    ("CREATE INDEX t_n ON t (n, lower(b))", "INSERT INTO t (id) VALUES ($)"),
+    ("CREATE UNIQUE INDEX t_u ON t (id, a)", "INSERT INTO t (id) VALUES ($)"),
+    ("DROP INDEX t_a", "INSERT INTO t (id) VALUES ($)"),
+    ("CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)", "INSERT INTO p VALUES ($, 2)"),
+    ("ALTER TABLE p ATTACH PARTITION p9 FOR VALUES IN (9)", "INSERT INTO p VALUES ($, 9)"),
+    ("ALTER TABLE p ADD COLUMN more text DEFAULT 'm'", "INSERT INTO p VALUES ($, 1, 'x')"),
+    ("CREATE INDEX p_more ON p (more)", "INSERT INTO p VALUES ($, 2)"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_safe_is_made_in_its_place() {
+    for (from, to) in [(0, 1), (1, 0), (1, 1)] {
+        let mut stage = Stage::new(from, to, TABLES).await;
+        let mut id = 100;
+        for (ddl, row) in SAFE {
+            let rows = row.replace('$', &format!("{}", id + 2));
+            // Rows before, in the same transaction on both sides of the statement, and after.
+            stage
+                .on_blue(&format!(
+                    "INSERT INTO t (id) VALUES ({id}); BEGIN; INSERT INTO t (id) VALUES ({}); \
+                     {ddl}; {rows}; COMMIT; UPDATE t SET n = 1.5 WHERE id = {id}; {}",
+                    id + 1,
+                    row.replace('$', &format!("{}", id + 3)),
+                ))
+                .await;
+            id += 4;
+            let said = stage.follow(true).await;
+            assert!(
+                said.iter().any(|s| matches!(s, Redefined::Made { .. })),
+                "{from} to {to}: {ddl}: {said:?}"
+            );
+            stage.equal(ddl).await;
+        }
+        // Several at once, and a value that may be used only once its transaction has ended.
+        stage
+            .on_blue(
+                "BEGIN; ALTER TABLE t ADD d1 int; INSERT INTO t (id, d1) VALUES (1, 1); \
+                 ALTER TABLE t ADD d2 int DEFAULT 2, DROP COLUMN IF EXISTS nothing; \
+                 INSERT INTO t (id, d2) VALUES (2, 3); CREATE INDEX t_d ON t (d1, d2); COMMIT; \
+                 ALTER TYPE mood ADD VALUE 'fair' BEFORE 'good';",
+            )
+            .await;
+        stage.on_blue("INSERT INTO t (id, m) VALUES (3, 'fair')").await;
+        let said = stage.follow(true).await;
+        assert_eq!(
+            said.iter().filter(|s| matches!(s, Redefined::Made { .. })).count(),
+            4,
+            "{said:?}"
+        );
+        stage.equal("several").await;
+        // Also where blue does it without holding up writers.
+        stage.on_blue("CREATE INDEX CONCURRENTLY t_c ON t (d2)").await;
+        assert!(matches!(stage.follow(true).await[..], [Redefined::Made { .. }]));
+        stage.on_blue("DROP INDEX CONCURRENTLY t_c").await;
+        assert!(matches!(stage.follow(true).await[..], [Redefined::Made { .. }]));
+        stage.equal("concurrently").await;
+        cutover_core::port::source::Source::release(&stage.blue, &stage.run).await.unwrap();
+        let left = stage.here.query_one("SELECT count(*) FROM pg_event_trigger", &[]).await;
+        assert_eq!(left.unwrap().get::<_, i64>(0), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_safe_is_told_and_not_made() {
+    let list = [
+        "ALTER TABLE t DROP COLUMN a",
+        "ALTER TABLE t RENAME COLUMN a TO z",
+        "ALTER TABLE t RENAME TO tt",
+        "ALTER TABLE t ALTER id TYPE smallint",
+        "ALTER TABLE t ALTER a TYPE bigint USING a * 2",
+        "ALTER TABLE t ALTER a TYPE text",
+        "ALTER TABLE t ADD u uuid DEFAULT gen_random_uuid()",
+        "ALTER TABLE t ADD s serial",
+        "ALTER TABLE t ADD i integer GENERATED ALWAYS AS IDENTITY",
+        "ALTER TABLE t ADD UNIQUE (a)",
+        "ALTER TABLE t ADD c integer CHECK (c > 0)",
+        "ALTER TABLE t DROP CONSTRAINT t_pkey",
+        "ALTER TABLE t ALTER a SET NOT NULL",
+        "ALTER TABLE t SET UNLOGGED",
+        "DROP TABLE t",
+        "DROP TYPE mood CASCADE",
+        "ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'",
+        "ALTER TABLE p DETACH PARTITION p1",
+        "DO $$ BEGIN EXECUTE 'ALTER TABLE t ALTER a TYPE bigint USING a * 2'; END $$",
+    ];
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut stage = Stage::new(from, to, TABLES).await;
+        for ddl in list {
+            stage.on_blue("INSERT INTO t (id, a) VALUES (1, 1)").await;
+            stage.follow(true).await;
+            stage.equal("before").await;
+            stage.on_blue(&format!("BEGIN; INSERT INTO t (id) VALUES (2); {ddl}; COMMIT")).await;
+            let said = stage.follow(true).await;
+            let Some(Redefined::Differs { what, why, .. }) = said.last() else {
+                panic!("{from} to {to}: {ddl}: {said:?}");
+            };
+            assert!(!what.is_empty() && !why.is_empty());
+            stage = Stage::new(from, to, TABLES).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_takes_its_transaction_back_and_goes_on_when_both_sides_agree() {
+    let mut stage = Stage::new(0, 1, TABLES).await;
+    stage
+        .on_blue(
+            "INSERT INTO t (id) VALUES (1); \
+             BEGIN; INSERT INTO t (id) VALUES (2); ALTER TABLE t ADD x int; \
+             INSERT INTO t (id, x) VALUES (3, 3); COMMIT; ALTER TABLE t DROP COLUMN b",
+        )
+        .await;
+    // Only looking.
+    let said = stage.follow(false).await;
+    assert!(matches!(said[..], [Redefined::Differs { .. }]), "{said:?}");
+    stage.reopen().await;
+    let rows = stage.there.query_one("SELECT count(*) FROM t", &[]).await.unwrap();
+    assert_eq!(rows.get::<_, i64>(0), 1);
+    stage.there.batch_execute("ALTER TABLE t ADD x int").await.unwrap();
+    stage.reopen().await;
+    let said = stage.follow(false).await;
+    assert!(
+        matches!(said[..], [Redefined::Alike { .. }, .., Redefined::Differs { .. }]),
+        "{said:?}"
+    );
+    stage.there.batch_execute("ALTER TABLE t DROP COLUMN b").await.unwrap();
+    stage.reopen().await;
+    let said = stage.follow(false).await;
+    assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
+    stage.equal("agreed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_concerns_nobody_is_not_told() {
+    let mut stage = Stage::new(1, 0, TABLES).await;
+    stage
+        .on_blue(
+            "BEGIN; ALTER TABLE t ADD x int; ROLLBACK; \
+             BEGIN; SAVEPOINT s; ALTER TABLE t ADD y int; ROLLBACK TO s; \
+             INSERT INTO t (id) VALUES (1); COMMIT; \
+             CREATE TEMP TABLE tmp (id int); ALTER TABLE tmp ADD x int; DROP TABLE tmp; \
+             SET cutover.run = 'cutover_nobody'; ALTER TABLE aside ADD x int; \
+             CREATE TABLE aside2 (id int); DROP TABLE aside2; CREATE SCHEMA s; \
+             CREATE TABLE s.t (id int); ALTER TABLE s.t ADD x int; DROP SCHEMA s CASCADE; \
+             CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; \
+             COMMENT ON TABLE aside IS 'x'",
+        )
+        .await;
+    let said = stage.follow(true).await;
+    assert!(said.iter().all(|s| *s == Redefined::Unconcerned), "{said:?}");
+    // A session of ours is not heard.
+    let ours = stage.run.object_name();
+    stage.on_blue(&format!("SET cutover.run = '{ours}'; ALTER TABLE t ADD z int")).await;
+    assert_eq!(stage.follow(true).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_statement_never_fails_for_us() {
+    let stage = Stage::new(1, 0, TABLES).await;
+    let role = format!("app_{}", stage.run.object_name());
+    stage
+        .on_blue(&format!("CREATE ROLE {role}; ALTER TABLE t OWNER TO {role}; SET ROLE {role}"))
+        .await;
+    stage.on_blue("ALTER TABLE t ADD x int; ALTER TABLE t DROP COLUMN x").await;
+    stage.on_blue("RESET ROLE").await;
+    // Not even when what it would say cannot be said.
+    let function = format!("{0}.{0}_ddl", stage.run.object_name());
+    stage.on_blue(&format!("ALTER FUNCTION {function}() SET statement_timeout = 0")).await;
+    stage.on_blue("SET client_encoding = 'LATIN1'; ALTER TABLE t ADD \"\u{e4}\" int").await;
+}

@@ -1,0 +1,85 @@
+//! A pipe meets a change of definitions.
+
+use std::time::Duration;
+
+use cutover_core::{
+    model::side::Side,
+    port::{PortError, Result, sink::Redefined},
+};
+
+use super::{
+    Mode, Policy,
+    pipe::{Open, Worker},
+};
+
+/// How long what a transaction committed may take to be visible to others.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Definitions changed at this place. What is before it in its transaction is written and not
+    /// committed: a stop takes it back.
+    pub(super) async fn define(&mut self, open: &mut Open, content: &[u8]) -> Result<()> {
+        if self.state.mode() == Mode::Watch {
+            // Made by an operator, as a remedy says; the owner's definitions are what counts.
+            return Ok(());
+        }
+        let (selection, policy) = (&self.config.selection, self.config.policy);
+        let make = policy == Policy::Apply;
+        let mut found = open.writer.redefine(content, None, selection, make).await?;
+        if let Redefined::Differs { tables, .. } = &found
+            && policy != Policy::Ignore
+            // What is committed is in the log before others can see it.
+            && self.config.source.begun_have_ended(VISIBLE_WITHIN).await?
+        {
+            // Both sides may be ahead of the stream already, and equal.
+            let now = self.config.source.describe(tables).await?;
+            if let again @ Redefined::Alike { .. } =
+                open.writer.redefine(content, Some(&now), selection, false).await?
+            {
+                found = again;
+            }
+        }
+        let from = self.config.from;
+        match found {
+            Redefined::Unconcerned => {}
+            Redefined::Alike { what, tables } | Redefined::Made { what, tables } => {
+                tracing::info!(%from, "definitions changed on both sides: {what}");
+                tables.iter().for_each(|table| {
+                    self.shapes.remove(table);
+                });
+                self.state.defined(what, true);
+            }
+            Redefined::New { what } if make && from == Side::Blue => {
+                tracing::info!(%from, "a table is new and will be copied: {what}");
+                self.state.defined(what, true);
+            }
+            Redefined::New { what } => self.differs(what, "it is not on the other side".into())?,
+            Redefined::Differs { what, why, .. } => self.differs(what, why)?,
+        }
+        Ok(())
+    }
+
+    /// The other side is not as it should be.
+    fn differs(&self, what: String, why: String) -> Result<()> {
+        let from = self.config.from;
+        if self.config.policy == Policy::Ignore {
+            tracing::warn!(%from, "definitions changed, and that is ignored: {what}: {why}");
+            self.state.defined(what, false);
+            return Ok(());
+        }
+        let at = self.state.view().applied.map_or_else(String::new, |p| format!(" behind {p}"));
+        Err(PortError::definite(
+            "CUT0515",
+            format!("following changes on {from}{at}"),
+            format!(
+                "{what}, and {} is not like that: {why}; nothing of that transaction was applied",
+                from.other()
+            ),
+            format!(
+                "make exactly this change on {}, then stop and start `cutover run`; see \
+                 docs/errors/CUT0515.md",
+                from.other()
+            ),
+        ))
+    }
+}
