@@ -204,7 +204,7 @@ impl Preparation {
         if !capture.definitions {
             tracing::info!(
                 "definitions that change on blue are noticed at the next row of another shape: \
-                 event triggers may not be created there (CUT0148)"
+                 event triggers may not be created there (CUT0150)"
             );
         }
         Ok((capture.snapshot, capture.definitions))

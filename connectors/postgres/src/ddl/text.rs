@@ -152,6 +152,10 @@ pub(super) fn trigger(names: &Names, ending: &str) -> String {
 
 /// Schema, function and triggers. The settings are those under which our sessions read the same
 /// texts. When something cannot be told, that is told: whoever reads it must not go on.
+///
+/// An empty message follows each: the server sorts changes of subtransactions by where rows begin
+/// and where messages end, so that a message right before a row of another subtransaction has no
+/// order with it (`logicalmsg_decode` and `ReorderBufferIterCompare`).
 pub(super) fn create(run: &RunId, names: &Names) -> String {
     let prefix = sql::literal(&names.definitions());
     let branches: String = EVENTS
@@ -177,10 +181,12 @@ BEGIN
       PERFORM pg_logical_emit_message(true, {prefix}, jsonb_build_object('tag', tg_tag,
         'plain', current_query() ~* 'alter' AND current_query() !~* 'using',
         'items', said)::text);
+      PERFORM pg_logical_emit_message(true, {prefix}, '');
     END IF;
   EXCEPTION WHEN OTHERS THEN
     PERFORM pg_logical_emit_message(true, {prefix},
       jsonb_build_object('tag', tg_tag, 'untold', sqlstate)::text);
+    PERFORM pg_logical_emit_message(true, {prefix}, '');
   END;
 EXCEPTION WHEN OTHERS THEN
   RAISE WARNING 'cutover: run {run} was not told of a change of definitions (%)', sqlstate;

@@ -247,6 +247,10 @@ impl Assembler {
             Message::Logical { transactional: true, prefix, content }
                 if prefix == self.definitions =>
             {
+                // Empty ones only keep others apart from rows.
+                if content.is_empty() {
+                    return Ok(());
+                }
                 Event::Definition { content }
             }
             Message::Logical { prefix, content, .. } => Event::Message { prefix, content },

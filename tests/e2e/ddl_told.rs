@@ -1,0 +1,233 @@
+//! Definitions that change on the owner of the writes, where the run may watch statements: the
+//! stream stops at their place, or makes them on the other side.
+
+use cutover_core::model::side::Side;
+
+use crate::{
+    program::{COMMAND_WITHIN, READY_WITHIN, Run},
+    world::{Options, World},
+};
+
+/// A world whose run may create event triggers.
+async fn world(policy: &str) -> World {
+    let more = format!("ddl: {policy}\n");
+    let world = World::with(Options { more, ..Options::default() }).await;
+    for side in [Side::Blue, Side::Green] {
+        let root = world.superuser(side).await;
+        root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");
+    }
+    world
+}
+
+/// Runs a statement as the owner of the shop, around the pooler.
+async fn alter(world: &World, side: Side, statement: &str) {
+    let client = world.direct(side).await;
+    client.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+}
+
+/// Waits until a query says `true` on a side.
+async fn holds(world: &World, side: Side, query: &str) {
+    let client = world.superuser(side).await;
+    let what = format!("{query} on {side}");
+    cutover_sandbox::wait_until(&what, READY_WITHIN, async || {
+        client.query_one(query, &[]).await.is_ok_and(|row| row.get(0))
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}\n{}", world.desk.log()));
+}
+
+async fn has_stopped(run: &mut Run, stream: &str, word: &str) {
+    run.status("the stream to stop", COMMAND_WITHIN, |s| {
+        let stopped = &s["streams"][stream]["health"]["stopped"];
+        stopped["code"] == "CUT0515" && stopped["what"].as_str().is_some_and(|w| w.contains(word))
+    })
+    .await;
+}
+
+const RATED: &str = "SELECT count(*) > 0 FROM products WHERE rating = 5";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn safe_changes_follow_under_load_through_kills_and_moves() {
+    let world = world("apply").await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+
+    // Rows before, inside and behind, with what older rows got.
+    alter(
+        &world,
+        Side::Blue,
+        "BEGIN; UPDATE products SET stock = stock WHERE id = 3; \
+         ALTER TABLE products ADD COLUMN rating integer NOT NULL DEFAULT 3; \
+         ALTER TABLE products ADD COLUMN seen timestamptz DEFAULT now(); \
+         UPDATE products SET rating = 5 WHERE id = 3; COMMIT",
+    )
+    .await;
+    holds(&world, Side::Green, RATED).await;
+    run.ready().await;
+
+    // Killed while it is at it, and again while nobody is there.
+    alter(&world, Side::Blue, "ALTER TABLE products ALTER COLUMN stock TYPE bigint").await;
+    run.kill9();
+    alter(&world, Side::Blue, "CREATE INDEX products_rating ON products (rating)").await;
+    alter(&world, Side::Blue, "UPDATE products SET stock = 5000000000 WHERE id = 4").await;
+    alter(&world, Side::Blue, "ALTER TYPE tier ADD VALUE 'gold'").await;
+    alter(
+        &world,
+        Side::Blue,
+        "CREATE TABLE events_2026_03 PARTITION OF events \
+         FOR VALUES FROM ('2036-03-01') TO ('2036-04-01')",
+    )
+    .await;
+    alter(&world, Side::Blue, "INSERT INTO events VALUES (-1, '2036-03-02', 'late', NULL)").await;
+    run = world.desk.run();
+    holds(&world, Side::Green, "SELECT to_regclass('products_rating') IS NOT NULL").await;
+    holds(&world, Side::Green, "SELECT count(*) = 1 FROM events_2026_03").await;
+
+    // A table that is new, with rows before it is followed, and a kill in between.
+    alter(
+        &world,
+        Side::Blue,
+        "CREATE TABLE coupons (id serial PRIMARY KEY, what text); \
+         INSERT INTO coupons (what) SELECT 'x' FROM generate_series(1, 1000)",
+    )
+    .await;
+    holds(&world, Side::Green, "SELECT to_regclass('coupons') IS NOT NULL").await;
+    run.kill9();
+    alter(&world, Side::Blue, "INSERT INTO coupons (what) VALUES ('y')").await;
+    run = world.desk.run();
+    holds(&world, Side::Green, "SELECT count(*) = 1001 FROM coupons").await;
+    alter(&world, Side::Blue, "UPDATE coupons SET what = 'z' WHERE id = 7").await;
+    run.ready().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+
+    // The other way round after a move.
+    world.desk.moves("switch").await.exits(0);
+    world.only_takes_writes(Side::Green).await;
+    alter(
+        &world,
+        Side::Green,
+        "ALTER TABLE coupons ADD COLUMN note text; UPDATE coupons SET note = 'n' WHERE id = 8",
+    )
+    .await;
+    holds(&world, Side::Blue, "SELECT count(*) = 1 FROM coupons WHERE note = 'n'").await;
+    run.ready().await;
+    world.desk.moves("rollback").await.exits(0);
+    world.close_the_books(load, Side::Blue).await;
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_safe_stops_before_its_transaction() {
+    let world = world("apply").await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    let change = "ALTER TABLE orders DROP COLUMN note";
+    alter(
+        &world,
+        Side::Blue,
+        &format!("BEGIN; INSERT INTO audit_log (what) VALUES ('told'); {change}; COMMIT"),
+    )
+    .await;
+    has_stopped(&mut run, "forward", "note").await;
+    world.desk.ask(&["switch"]).await.exits(1);
+    let green = world.superuser(Side::Green).await;
+    let rows = green.query_one("SELECT count(*) FROM audit_log WHERE what = 'told'", &[]).await;
+    assert_eq!(rows.expect("a count").get::<_, i64>(0), 0);
+    alter(&world, Side::Green, change).await;
+    assert!(run.terminate().await.success());
+    run = world.desk.run();
+    run.ready().await;
+    // A table that goes away on both sides.
+    alter(&world, Side::Blue, "CREATE TABLE coupons (id integer PRIMARY KEY)").await;
+    holds(&world, Side::Green, "SELECT to_regclass('coupons') IS NOT NULL").await;
+    run.ready().await;
+    alter(&world, Side::Blue, "DROP TABLE coupons").await;
+    has_stopped(&mut run, "forward", "coupons").await;
+    alter(&world, Side::Green, "DROP TABLE coupons").await;
+    assert!(run.terminate().await.success());
+    run = world.desk.run();
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_default_every_change_stops_at_its_place() {
+    let world = world("stop").await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    // Nothing happens for what is taken back, and for what rows do not depend on.
+    alter(
+        &world,
+        Side::Blue,
+        "BEGIN; ALTER TABLE products ADD COLUMN gone integer; ROLLBACK; \
+         COMMENT ON TABLE products IS 'x'; CREATE TEMP TABLE t (id integer)",
+    )
+    .await;
+    let (add, index) = (
+        "ALTER TABLE products ADD COLUMN rating integer",
+        "CREATE INDEX products_stock ON products (stock)",
+    );
+    alter(&world, Side::Blue, add).await;
+    alter(&world, Side::Blue, "UPDATE products SET rating = 5 WHERE id = 3").await;
+    alter(&world, Side::Blue, index).await;
+    has_stopped(&mut run, "forward", "rating").await;
+    world.only_takes_writes(Side::Blue).await;
+    // Killed instead of stopped: the next one stops again.
+    run.kill9();
+    run = world.desk.run();
+    has_stopped(&mut run, "forward", "rating").await;
+    alter(&world, Side::Green, add).await;
+    assert!(run.terminate().await.success());
+    run = world.desk.run();
+    has_stopped(&mut run, "forward", "products_stock").await;
+    alter(&world, Side::Green, index).await;
+    assert!(run.terminate().await.success());
+    run = world.desk.run();
+    run.ready().await;
+    holds(&world, Side::Green, RATED).await;
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ignored_change_stops_only_when_a_row_does_not_fit() {
+    let world = world("ignore").await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    alter(&world, Side::Blue, "CREATE INDEX products_stock ON products (stock)").await;
+    let add = "ALTER TABLE products ADD COLUMN rating integer";
+    alter(&world, Side::Blue, add).await;
+    run.status("the change to be seen", COMMAND_WITHIN, |s| {
+        s["streams"]["forward"]["definitions"].as_array().is_some_and(|d| d.len() == 2)
+    })
+    .await;
+    alter(&world, Side::Blue, "UPDATE products SET rating = 5 WHERE id = 3").await;
+    run.status("the stream to stop", COMMAND_WITHIN, |s| {
+        s["streams"]["forward"]["health"]["stopped"]["code"]
+            .as_str()
+            .is_some_and(|code| code == "CUT0509" || code == "CUT0403")
+    })
+    .await;
+    alter(&world, Side::Green, add).await;
+    assert!(run.terminate().await.success());
+    run = world.desk.run();
+    run.ready().await;
+    holds(&world, Side::Green, RATED).await;
+    drop(load);
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
