@@ -324,6 +324,7 @@ impl Worker {
     async fn open(&mut self) -> Result<Open> {
         let mut writer = self.config.sink.writer(&self.config.run, &self.config.routes).await?;
         let durable = self.rebase(&mut *writer).await?;
+        self.state.settled(false);
         let stream = self.config.source.stream(&self.config.run, durable.as_ref()).await?;
         self.state.applied(durable.clone(), None);
         let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
@@ -365,6 +366,7 @@ impl Worker {
         }
         self.state.transactions.fetch_add(batch.transactions, Ordering::Relaxed);
         if batch.end.is_some() {
+            self.state.settled(true);
             open.seen.clone_from(&batch.end);
         }
         self.state.applied(batch.end, batch.committed_at);

@@ -110,6 +110,8 @@ struct Inner {
     heard: Option<Instant>,
     definitions: Vec<String>,
     redefined: u64,
+    /// Those of a transaction that is not committed on the sink.
+    unsettled: u64,
     markers: HashMap<String, oneshot::Sender<()>>,
 }
 
@@ -125,6 +127,7 @@ impl State {
                 heard: None,
                 definitions: Vec::new(),
                 redefined: 0,
+                unsettled: 0,
                 markers: HashMap::new(),
             }),
             transactions: AtomicU64::new(0),
@@ -165,11 +168,18 @@ impl State {
     /// A change of definitions was passed; `anew`: tables are not as they were.
     pub(super) fn defined(&self, what: String, anew: bool) {
         let mut inner = self.lock();
-        inner.redefined += u64::from(anew);
+        inner.unsettled += u64::from(anew);
         if inner.definitions.len() >= DEFINITIONS {
             inner.definitions.remove(0);
         }
         inner.definitions.push(what);
+    }
+
+    /// The transaction that changed definitions has been committed on the sink, or taken back.
+    pub(super) fn settled(&self, committed: bool) {
+        let mut inner = self.lock();
+        let unsettled = std::mem::take(&mut inner.unsettled);
+        inner.redefined += if committed { unsettled } else { 0 };
     }
 
     pub(super) fn applied(&self, position: Option<Position>, committed_at: Option<i64>) {

@@ -59,7 +59,7 @@ async fn safe_changes_follow_under_load_through_kills_and_moves() {
         Side::Blue,
         "BEGIN; UPDATE products SET stock = stock WHERE id = 3; \
          ALTER TABLE products ADD COLUMN rating integer NOT NULL DEFAULT 3; \
-         ALTER TABLE products ADD COLUMN seen timestamptz DEFAULT now(); \
+         ALTER TABLE products ADD COLUMN seen timestamptz DEFAULT now(); SELECT pg_sleep(1); \
          UPDATE products SET rating = 5 WHERE id = 3; COMMIT",
     )
     .await;
@@ -71,7 +71,7 @@ async fn safe_changes_follow_under_load_through_kills_and_moves() {
     run.kill9();
     alter(&world, Side::Blue, "CREATE INDEX products_rating ON products (rating)").await;
     alter(&world, Side::Blue, "UPDATE products SET stock = 5000000000 WHERE id = 4").await;
-    alter(&world, Side::Blue, "ALTER TYPE tier ADD VALUE 'gold'").await;
+    alter(&world, Side::Blue, "ALTER TYPE tier ADD VALUE 'steel'").await;
     alter(
         &world,
         Side::Blue,
