@@ -151,6 +151,12 @@ impl work::Ready for Live {
 }
 
 impl Live {
+    /// Whether definitions changed in the stream since it was connected: what is compared, fenced
+    /// and followed rests on those of before.
+    pub(super) fn redefined(&self) -> bool {
+        [Side::Blue, Side::Green].iter().any(|side| self.pipes.from(*side).view().redefined > 0)
+    }
+
     /// Streams that go on only after somebody has done something, as reasons against a move.
     fn stopped(&self) -> Vec<Finding> {
         let mut found = Vec::new();

@@ -331,12 +331,6 @@ impl Live {
         }
     }
 
-    /// Whether definitions changed in the stream since it was connected: what is compared, fenced
-    /// and followed rests on those of before.
-    pub(super) fn redefined(&self) -> bool {
-        [Side::Blue, Side::Green].iter().any(|side| self.pipes.from(*side).view().redefined > 0)
-    }
-
     /// Everything that goes on while nobody asks for anything. Never returns.
     pub async fn background(&self) {
         tokio::join!(

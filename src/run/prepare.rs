@@ -305,10 +305,12 @@ impl Preparation {
         first: Option<Box<dyn Snapshot>>,
     ) -> Result<(), RunError> {
         let standing = self.book.standing();
-        let all = copy::jobs(&mapping.forward, blue);
-        // A table that came into being later is followed by now, but not from its beginning.
+        let mut all = copy::jobs(&mapping.forward, blue);
+        // A table that came into being later is followed by now, but not from its beginning. A
+        // partition is, since its parent is published.
         let late = standing.copy_ended.is_some();
         if late {
+            all.retain(|job| job.sources.iter().chain([&job.target]).all(|t| t.root.is_none()));
             let new = all.iter().any(|j| !standing.copied.contains_key(&j.target.name));
             if !new || !self.may_copy(&standing) {
                 return Ok(());
