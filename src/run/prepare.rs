@@ -225,7 +225,13 @@ impl Preparation {
             .definitions
             .keys()
             .any(|name| !known.iter().chain(&new).any(|t| t.name.to_string() == *name));
-        let names: Vec<TableName> = new.iter().map(|t| t.name.clone()).collect();
+        // One that is there may be half made, when its rows have not come.
+        let half = known.iter().filter(|t| {
+            self.policy == Policy::Apply
+                && t.root.is_none()
+                && !standing.copied.contains_key(&t.name)
+        });
+        let names: Vec<TableName> = new.iter().chain(half).map(|t| t.name.clone()).collect();
         if names.is_empty() || self.policy == Policy::Ignore {
             for name in names {
                 tracing::warn!(table = %name, "a table is new on blue, and that is ignored");
