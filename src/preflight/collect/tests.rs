@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{counter::Counter, position::Position},
+    model::{counter::Counter, position::Position, schema::TableName},
     port::{
         PortError, Result,
         copy::Snapshot,
