@@ -1,5 +1,7 @@
 //! The script that `pg_dump` writes, as entries. Pure.
 
+use std::borrow::Cow;
+
 /// One half of the definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
@@ -153,9 +155,35 @@ fn close<'a>(entries: &mut [Entry], body: &mut Vec<&'a str>, settings: &mut Opti
     if let Some(entry) = entries.last_mut() {
         let skip = body.iter().take_while(|l| l.is_empty()).count();
         let lines = head.into_iter().chain(body.iter().skip(skip).copied());
-        entry.text = lines.flat_map(|l| [l, "\n"]).collect();
+        let columns = matches!(entry.kind.as_str(), "TABLE" | "FOREIGN TABLE");
+        entry.text = lines
+            .filter_map(|l| if columns { without_versions(l) } else { Some(Cow::Borrowed(l)) })
+            .flat_map(|l| [l, Cow::Borrowed("\n")])
+            .collect();
     }
     body.clear();
+}
+
+/// Servers from 17.12 (and its sisters) on keep a number of their own among the options of a
+/// column. Their `pg_dump` leaves it out; one of an older minor release writes it down, and other
+/// servers refuse it. `None` when nothing is left of the line.
+fn without_versions(line: &str) -> Option<Cow<'_, str>> {
+    const OPTION: &str = "pg_attver=";
+    let options = line
+        .strip_prefix("ALTER ")
+        .filter(|l| l.contains(" ALTER COLUMN "))
+        .and_then(|l| l.strip_suffix(");"))
+        .and_then(|l| l.rsplit_once(" SET ("))
+        .map(|(_, options)| options);
+    let Some(options) = options.filter(|o| o.contains(OPTION)) else {
+        return Some(Cow::Borrowed(line));
+    };
+    let rest: Vec<&str> = options.split(", ").filter(|o| !o.starts_with(OPTION)).collect();
+    if rest.is_empty() {
+        return None;
+    }
+    let head = &line[..line.len() - options.len() - 2];
+    Some(Cow::Owned(format!("{head}{});", rest.join(", "))))
 }
 
 fn heading_of(line: &str) -> Option<Entry> {
@@ -175,6 +203,21 @@ fn heading_of(line: &str) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_the_server_among_column_options_stay_behind() {
+        let line = "ALTER TABLE ONLY public.\"a b\" ALTER COLUMN \"c (x\" SET (pg_attver=266);";
+        assert_eq!(without_versions(line), None);
+        let line = "ALTER TABLE ONLY s.t ALTER COLUMN c SET (n_distinct=5, pg_attver=266);";
+        let left = "ALTER TABLE ONLY s.t ALTER COLUMN c SET (n_distinct=5);";
+        assert_eq!(without_versions(line).as_deref(), Some(left));
+        for line in [left, "CREATE TABLE s.t (", "    c text DEFAULT 'pg_attver=1);'::text"] {
+            assert_eq!(without_versions(line).as_deref(), Some(line));
+        }
+        let script = "--\n-- Name: t; Type: TABLE; Schema: s; Owner: a\n--\n\nCREATE TABLE s.t (\n    \
+                      c int\n);\nALTER TABLE ONLY s.t ALTER COLUMN c SET (pg_attver=1);\n";
+        assert_eq!(entries(script)[0].text, "CREATE TABLE s.t (\n    c int\n);\n");
+    }
 
     const SCRIPT: &str = "--
 -- PostgreSQL database dump
