@@ -30,7 +30,7 @@ const COMPARE_BEFORE: Duration = Duration::from_secs(2);
 const FEW: u64 = 50;
 
 /// Why nothing is proven for a moment.
-const REDEFINED: &str = "definitions changed: tables are looked at anew, then compared";
+pub(super) const REDEFINED: &str = "definitions changed: tables are looked at anew, then compared";
 
 #[async_trait]
 impl work::Pipes for Live {

@@ -447,6 +447,11 @@ impl Live {
     /// Whether a move would be accepted now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
+        let not_yet = |why: &str| Readiness::NotYet { why: why.to_owned(), eta_seconds: None };
+        // Before the alarms: what is being prepared again does not match yet.
+        if self.redefined() {
+            return not_yet(super::lend::REDEFINED);
+        }
         if let Some(alarm) = self.alarms().into_iter().next() {
             return Readiness::Never { why: format!("{}: {}", alarm.code, alarm.what) };
         }
@@ -464,16 +469,10 @@ impl Live {
             Converge::Never { why } => return Readiness::Never { why },
         }
         if !self.proof.passed() && self.owner() == Side::Blue {
-            return Readiness::NotYet {
-                why: "the first full comparison is not done".into(),
-                eta_seconds: None,
-            };
+            return not_yet("the first full comparison is not done");
         }
         if self.state().measured.marker.is_none() {
-            return Readiness::NotYet {
-                why: "the pause is being estimated".into(),
-                eta_seconds: None,
-            };
+            return not_yet("the pause is being estimated");
         }
         Readiness::Ready
     }
