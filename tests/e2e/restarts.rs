@@ -1,14 +1,14 @@
 //! Servers and the pooler stop and come back while rows are copied, while changes are followed,
 //! and in the middle of a move. Clients may see errors then; nothing they were told is lost.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{StopMode, shop::Load};
 use serde_json::Value;
 
 use crate::{
-    program::{COMMAND_WITHIN, PROGRAM, Run},
+    program::{COMMAND_WITHIN, Ended, PROGRAM, Run},
     world::{Options, World},
 };
 
@@ -93,18 +93,28 @@ async fn a_stream_outlives_restarts_of_everything() {
     world.nothing_is_left().await;
 }
 
-/// Waits until the open move has begun `step`.
-async fn reaches(world: &World, run: &mut Run, step: &'static str) {
-    let begun = |facts: &[Value]| {
-        let began = facts.iter().rposition(|f| f["fact"] == "move_began").unwrap_or(0);
-        facts[began..].iter().any(|f| f["fact"] == "step" && f["step"] == step)
-    };
+/// Waits until the move that was `asked` for, whose facts come behind the first `before`, has begun
+/// `step`. `false` when it ended without.
+async fn reaches(
+    world: &World,
+    run: &mut Run,
+    before: usize,
+    step: &'static str,
+    asked: &tokio::task::JoinHandle<Ended>,
+) -> bool {
+    let mut begun = false;
     cutover_sandbox::wait_until(step, COMMAND_WITHIN, async || {
         assert!(run.exit().is_none(), "the run ended");
-        begun(&world.desk.facts(MOVES))
+        // Asked first: what has ended writes no more.
+        let over = asked.is_finished();
+        let facts = world.desk.facts(MOVES);
+        let mut facts = facts.iter().skip(before);
+        begun = facts.any(|f| f["fact"] == "step" && f["step"] == step);
+        begun || over
     })
     .await
-    .expect("the move comes to the step");
+    .expect("the move comes to the step, or ends");
+    begun
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,14 +132,18 @@ async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
             .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
             .await
             .expect("a write");
-        let moves = world.desk.facts(MOVES).len();
-        let asked = world.desk.begin(&["switch"]);
-        cutover_sandbox::wait_until("the move to begin", COMMAND_WITHIN, async || {
-            world.desk.facts(MOVES).len() > moves
-        })
-        .await
-        .expect("it begins");
-        reaches(&world, &mut run, "fence").await;
+        // A busy machine may refuse it before anybody waits.
+        let deadline = Instant::now() + COMMAND_WITHIN;
+        let asked = loop {
+            let moves = world.desk.facts(MOVES).len();
+            let asked = world.desk.begin(&["switch"]);
+            if reaches(&world, &mut run, moves, "fence", &asked).await {
+                break asked;
+            }
+            let ended = asked.await.expect("the command ends");
+            assert_eq!(ended.exit, 1, "{part:?}: {}", ended.said);
+            assert!(Instant::now() < deadline, "{part:?}: {}", ended.said);
+        };
         world.restart(part, StopMode::Immediate).await;
         drop(writer);
         let asked = asked.await.expect("the command ends");

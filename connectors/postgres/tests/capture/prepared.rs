@@ -1,13 +1,17 @@
 //! Prepared transactions, which outlive sessions, servers and us.
 
+use std::time::Duration;
+
 use cutover_core::{
     model::{run::RunId, side::Side},
     port::source::Source,
 };
 use cutover_postgres::{Database, connect::PgConfig};
-use cutover_sandbox::{PgOptions, Postgres, find_postgres};
+use cutover_sandbox::{PgOptions, Postgres, find_postgres, wait_until};
 
 use crate::world::{Tap, show};
+
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// Large enough to be sent in pieces while they run, in subtransactions of which some are undone;
 /// the server and the reader die between PREPARE and COMMIT PREPARED.
@@ -63,8 +67,12 @@ async fn a_large_one_arrives_once_through_kills_of_both() {
         want.extend(["commit", "begin", "message test: end", "commit"].map(str::to_owned));
         assert!(lines == want, "{} and {} lines: {}", lines.len(), want.len(), install.version);
         let streamed = "select (stream_txns > 0)::text from pg_stat_replication_slots";
-        let streamed = server.query_text("postgres", streamed).await.unwrap();
-        assert_eq!(streamed.as_deref(), Some("true"), "PostgreSQL {}", install.version);
+        // The server counts late.
+        wait_until("the transaction to be counted as streamed", WITHIN, async || {
+            server.query_text("postgres", streamed).await.unwrap().as_deref() == Some("true")
+        })
+        .await
+        .unwrap();
         drop(tap);
         db.release(&run).await.unwrap();
     }
