@@ -57,10 +57,10 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     blue.execute(
         "bench",
         "CREATE TABLE ticks (id bigserial PRIMARY KEY);
-         ALTER TABLE pgbench_history REPLICA IDENTITY FULL;
-         VACUUM (ANALYZE)",
+         ALTER TABLE pgbench_history REPLICA IDENTITY FULL",
     )
     .await?;
+    blue.execute("bench", "VACUUM (ANALYZE)").await?;
     let script = tempfile::NamedTempFile::new()?;
     std::fs::write(script.path(), SCRIPT)?;
     let bench = Bench { blue, green, script, seconds };
