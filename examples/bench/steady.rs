@@ -1,8 +1,15 @@
 //! Following a steady load: lag from COMMIT to COMMIT, what it costs blue, and memory.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use cutover_sandbox::Postgres;
+use tokio::task::JoinHandle;
 
 use crate::{
     Result, argument,
@@ -90,6 +97,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
             let first: i64 = one(&bench.blue, "bench", "SELECT coalesce(max(id), 0) FROM ticks")
                 .await?
                 .parse()?;
+            let watch = Watch::start(&bench.green).await?;
             let with = bench.told(what, limit, Some(&running)).await?;
             let per = |s: &Stretch| s.cpu.blue / s.tps;
             println!(
@@ -109,7 +117,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
             } else {
                 silent.push(with);
             }
-            let lags = bench.lag(first).await?;
+            let lags = bench.lag(first, watch).await?;
             let name = format!("lag-{}-{}", limit.unwrap_or(0), if continuous { 2 } else { 1 });
             let load = limit.map_or("no limit".to_owned(), |r| format!("{r} transactions/s"));
             plot::shares(
@@ -131,6 +139,39 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     }
     println!("load {}", load());
     Ok(())
+}
+
+/// Looks at green all the time.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<std::result::Result<Seen, String>>,
+}
+
+/// The highest tick that was there, and when, microseconds since 1970.
+type Seen = Vec<(i64, i64)>;
+
+impl Watch {
+    async fn start(green: &Postgres) -> Result<Self> {
+        let client = green.connect("ours").await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let sql = "SELECT coalesce(max(id), 0), \
+                       (extract(epoch FROM clock_timestamp()) * 1000000)::int8 FROM ticks";
+            let sql = client.prepare(sql).await.map_err(|e| e.to_string())?;
+            let mut seen: Seen = Vec::new();
+            while !told.load(Ordering::Acquire) {
+                let row = client.query_one(&sql, &[]).await.map_err(|e| e.to_string())?;
+                let (highest, at) = (row.get(0), row.get(1));
+                if seen.last().is_none_or(|(last, _)| *last < highest) {
+                    seen.push((highest, at));
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(seen)
+        });
+        Ok(Self { stop, task })
+    }
 }
 
 impl Bench {
@@ -166,8 +207,8 @@ impl Bench {
         Ok(Stretch { tps: number("tps = ")?, latency_ms: number("latency average = ")?, cpu })
     }
 
-    /// From the commit on blue to the commit on green of every tick after `first`.
-    async fn lag(&self, first: i64) -> Result<Vec<f64>> {
+    /// From the commit on blue until green shows a tick, for every tick after `first`.
+    async fn lag(&self, first: i64, watch: Watch) -> Result<Vec<f64>> {
         let last: i64 = one(&self.blue, "bench", "SELECT max(id) FROM ticks").await?.parse()?;
         let there = format!("SELECT EXISTS (SELECT FROM ticks WHERE id = {last})");
         let deadline = std::time::Instant::now() + WITHIN;
@@ -177,18 +218,23 @@ impl Bench {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        // One more look after the last row.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        watch.stop.store(true, Ordering::Release);
+        let seen = watch.task.await??;
         let sql = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8 \
                    FROM ticks WHERE id > $1 ORDER BY id";
         let blue = self.blue.connect("bench").await?.query(sql, &[&first]).await?;
-        let green = self.green.connect("ours").await?.query(sql, &[&first]).await?;
         let lags: Vec<f64> = blue
             .iter()
-            .zip(&green)
-            .filter(|(a, b)| a.get::<_, i64>(0) == b.get::<_, i64>(0))
-            .map(|(a, b)| (b.get::<_, i64>(1) - a.get::<_, i64>(1)) as f64 / 1000.0)
+            .filter_map(|row| {
+                let (id, committed): (i64, i64) = (row.get(0), row.get(1));
+                let at = seen.partition_point(|(highest, _)| *highest < id);
+                Some((seen.get(at)?.1 - committed) as f64 / 1000.0)
+            })
             .collect();
-        if lags.len() != blue.len() || blue.len() != green.len() {
-            return Err("the sides differ".into());
+        if lags.len() != blue.len() {
+            return Err("not every tick was seen".into());
         }
         println!(
             "  lag of {} transactions: median {:.1} ms, p90 {:.1}, p99 {:.1}, worst {:.1}",
