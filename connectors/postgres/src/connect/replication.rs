@@ -251,6 +251,7 @@ impl Replication {
             // The answer to success is the one message the parser does not know.
             if self.wire.peek_tag().await? == b'W' {
                 self.wire.skip_frame().await?;
+                self.wire.stream.expect_many()?;
                 return Ok(CopyBoth { wire: self.wire });
             }
             match self.wire.any_message().await? {

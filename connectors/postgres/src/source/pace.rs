@@ -22,8 +22,11 @@ const OLD: Duration = Duration::from_millis(50);
 /// The rate is measured over windows of this length.
 const WINDOW: Duration = Duration::from_millis(10);
 
-/// How long bytes gather when the stream is busy, and when it has a backlog.
-const REST: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
+/// How long bytes gather when the stream is busy, when much comes, and when what comes is old:
+/// then nobody waits for the next row, and the server works the better the longer it sends into a
+/// full buffer.
+const REST: [Duration; 3] =
+    [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(8)];
 
 /// How much comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,8 +75,8 @@ impl Pace {
         match self.load() {
             _ if bytes >= LONG => None,
             Load::Calm => None,
-            Load::Busy => Some(REST.0),
-            Load::Backlog => Some(REST.1),
+            Load::Busy => Some(REST[0]),
+            Load::Backlog => Some(if self.old { REST[2] } else { REST[1] }),
         }
     }
 
@@ -137,7 +140,7 @@ mod tests {
         assert_eq!(pace.load(), Load::Calm);
         // A server that is short of time sends slowly what is old.
         pace.begins(Duration::from_secs(1));
-        assert_eq!(pace.after(100, 1, at(600)), Some(REST.1));
+        assert_eq!(pace.after(100, 1, at(600)), Some(REST[2]));
         pace.begins(Duration::from_millis(1));
         assert_eq!(pace.after(100, 1, at(700)), None);
     }
