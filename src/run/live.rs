@@ -478,7 +478,8 @@ impl Live {
     }
 
     async fn watch_definitions(&self) -> Result<()> {
-        let known = self.book.standing().definitions;
+        let standing = self.book.standing();
+        let known = &standing.definitions;
         let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
         let changed: Vec<&String> = known
             .keys()

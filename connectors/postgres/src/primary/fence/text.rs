@@ -108,6 +108,12 @@ pub(super) fn fence_one(names: &Names, name: &TableName) -> String {
     )
 }
 
+/// Makes durable what was installed, and counts the tables so that the questions inside of the
+/// pause are planned well.
+pub(super) fn settled(names: &Names) -> String {
+    format!("RESET synchronous_commit; RESET lock_timeout; ANALYZE {}", fenced(names))
+}
+
 /// Tables that still have the trigger.
 pub(super) fn fenced_tables(names: &Names) -> String {
     format!(
