@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Tables that are added or taken out in one transaction.
-const PER_TRANSACTION: i64 = 500;
+const PER_TRANSACTION: i64 = 100;
 
 /// How the comment begins; the numbers follow.
 const COMMENT: &str = "cutover tables";
