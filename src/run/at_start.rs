@@ -11,7 +11,7 @@ use cutover_core::{
 use crate::stream::Definitions;
 
 /// Definitions as of the start of this process.
-pub struct AtStart {
+pub(super) struct AtStart {
     primary: Arc<dyn Primary>,
     selection: Selection,
     known: BTreeMap<String, String>,
@@ -19,8 +19,7 @@ pub struct AtStart {
 
 impl AtStart {
     /// `known`: definitions of this side at the start of this process.
-    #[must_use]
-    pub fn new(
+    pub(super) fn new(
         primary: Arc<dyn Primary>,
         selection: Selection,
         known: BTreeMap<String, String>,
