@@ -70,20 +70,19 @@ async fn lines(printer: Printer, board: Arc<Board>) {
 }
 
 fn is_copying(copy: &CopyProgress) -> bool {
-    copy.tables.iter().any(|t| t.state != TableState::Done)
+    copy.all.done < copy.all.tables
 }
 
 /// One line about a copy under way.
 fn sum(copy: &CopyProgress) -> String {
-    let done = copy.tables.iter().filter(|t| t.state == TableState::Done).count();
-    let rows: u64 = copy.tables.iter().map(|t| t.rows).sum();
-    let bytes: u64 = copy.tables.iter().map(|t| t.bytes).sum();
+    let all = &copy.all;
     format!(
-        "{}: {done} of {} tables, {} rows, {}, {}/s, to go: {}",
+        "{}: {} of {} tables, {} rows, {}, {}/s, to go: {}",
         copy.doing,
-        copy.tables.len(),
-        thousands(rows),
-        human_size(bytes),
+        all.done,
+        all.tables,
+        thousands(all.rows),
+        human_size(all.bytes),
         human_size(copy.bytes_per_second as u64),
         copy.eta_seconds.map_or_else(|| "unknown".to_owned(), seconds)
     )
@@ -176,26 +175,27 @@ async fn bars(printer: Printer, board: Arc<Board>) {
         let copy = &status.copy;
         head.set_message(if is_copying(copy) { sum(copy) } else { moving(&status) });
         head.tick();
-        for t in &copy.tables {
-            match t.state {
-                TableState::Copying if shown.len() < BARS || shown.contains_key(&t.table) => {
-                    let now = Instant::now();
-                    let (bar, rate) = shown.entry(t.table.clone()).or_insert_with(|| {
-                        let bar = all.add(ProgressBar::new(STEPS).with_style(style.clone()));
-                        bar.set_prefix(t.table.clone());
-                        (bar, Rate { at: now, bytes: t.bytes, per_second: 0.0 })
-                    });
-                    // From bytes to rows, when the first rows are committed, is no step back.
-                    bar.set_position(steps(t).max(bar.position()));
-                    bar.set_message(details(t, rate.observe(now, t.bytes)));
-                }
-                TableState::Done => {
-                    if let Some((bar, _)) = shown.remove(&t.table) {
-                        bar.finish_and_clear();
-                        all.remove(&bar);
-                    }
-                }
-                _ => {}
+        let under_way: Vec<&TableProgress> =
+            copy.tables.iter().filter(|t| t.state == TableState::Copying).collect();
+        shown.retain(|table, (bar, _)| {
+            let goes_on = under_way.iter().any(|t| t.table == *table);
+            if !goes_on {
+                bar.finish_and_clear();
+                all.remove(bar);
+            }
+            goes_on
+        });
+        for t in under_way {
+            if shown.len() < BARS || shown.contains_key(&t.table) {
+                let now = Instant::now();
+                let (bar, rate) = shown.entry(t.table.clone()).or_insert_with(|| {
+                    let bar = all.add(ProgressBar::new(STEPS).with_style(style.clone()));
+                    bar.set_prefix(t.table.clone());
+                    (bar, Rate { at: now, bytes: t.bytes, per_second: 0.0 })
+                });
+                // From bytes to rows, when the first rows are committed, is no step back.
+                bar.set_position(steps(t).max(bar.position()));
+                bar.set_message(details(t, rate.observe(now, t.bytes)));
             }
         }
         tokio::time::sleep(TICK).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cutover::{
     config::{self, units::human_duration, units::human_size},
     error::{Exit, Failure},
-    observe::progress::{CopyProgress, TableProgress, TableState},
+    observe::progress::{CopyProgress, CopySum, TableProgress, TableState},
     run::{
         book::Book,
         command::Request,
@@ -252,13 +252,10 @@ fn proven(proof: &Value, p: Printer) -> String {
 
 /// The tables of a copy that has not ended; one line when it has.
 fn copy(copy: &CopyProgress, p: Printer) -> Vec<String> {
-    let all = copy.tables.len();
-    let done = copy.tables.iter().filter(|t| t.state == TableState::Done).count();
+    let CopySum { tables: all, done, rows, bytes } = copy.all;
     if all == 0 {
         return vec![];
     }
-    let rows: u64 = copy.tables.iter().map(|t| t.rows).sum();
-    let bytes: u64 = copy.tables.iter().map(|t| t.bytes).sum();
     let sum = format!("{} rows, {}", thousands(rows), human_size(bytes));
     if done == all {
         return vec![field(p, "copied", &format!("{all} tables by this process: {sum}"))];
@@ -293,8 +290,9 @@ fn copy(copy: &CopyProgress, p: Printer) -> Vec<String> {
         .collect();
     use Align::{Left, Right};
     lines.extend(columns(&[Left, Left, Right, Left, Right], &rows));
-    if tables.len() > TABLES {
-        lines.push(format!("  and {} more", tables.len() - TABLES));
+    let more = all.saturating_sub(TABLES as u64);
+    if more > 0 {
+        lines.push(format!("  and {} more", thousands(more)));
     }
     lines
 }
@@ -330,6 +328,7 @@ mod tests {
             })),
             copy: CopyProgress {
                 doing: "following changes".into(),
+                all: CopySum::default(),
                 tables: vec![],
                 bytes_per_second: 0.0,
                 rows_per_second: 0.0,
@@ -396,6 +395,7 @@ mod tests {
         let mut status = status();
         status.copy = CopyProgress {
             doing: "copying rows".into(),
+            all: CopySum { tables: 3, done: 1, rows: 2_500_001, bytes: 250_000_100 },
             tables: vec![
                 table("public.done", TableState::Done, 2_000_001),
                 table("public.under_way", TableState::Copying, 500_000),

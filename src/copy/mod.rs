@@ -1,7 +1,8 @@
 //! The initial rows: ranges of tables through a few workers, under one snapshot.
 //!
-//! A target table is the unit of resuming: it is reported as done once all its rows are
-//! committed. A range is one transaction on the target and is never tried twice, since a lost
+//! A target table is the unit of resuming: it is reported as done once all its rows are durable,
+//! together with the others that were finished at about the same time: neither a commit nor a
+//! journal line of a small table waits for a disk of its own. A range is one transaction on the target and is never tried twice, since a lost
 //! answer to its commit would leave its rows there twice; what was not finished is emptied and
 //! copied again as a whole, under a later snapshot (`stream::handover` joins the two).
 
@@ -13,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,14 +24,20 @@ use cutover_core::{
         schema::{Table, TableName},
     },
     port::{
-        Result,
+        PortError, Result,
         copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
-        sink::{Route, Sink},
+        sink::{Load, Route, Sink},
     },
 };
 use tokio::task::JoinSet;
 
 pub use rate::Limiter;
+
+/// Tables whose sizes are asked for at once.
+const MEASURED: usize = 1000;
+
+/// How often finished tables are made durable and reported.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
 
 /// One target table and everything that is copied into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,12 +85,12 @@ pub trait Watch: Send + Sync {
     /// Rows of `table` were committed.
     fn rows(&self, table: &TableName, rows: u64);
 
-    /// All rows of `table` are committed: the place for a journal line.
+    /// All rows of these tables are durable: the place for a journal line.
     ///
     /// # Errors
     ///
     /// The journal could not be written; the copy stops.
-    async fn done(&self, table: &TableName) -> Result<()>;
+    async fn done(&self, tables: &[&TableName]) -> Result<()>;
 }
 
 /// Types whose binary form is missing, holds numbers that differ from server to server, or (an
@@ -112,12 +120,14 @@ struct Piece {
 }
 
 struct Shared {
-    run: RunId,
     jobs: Vec<Job>,
     left: Vec<AtomicU64>,
     queue: Mutex<VecDeque<Piece>>,
+    /// Jobs whose rows are committed and not yet known to be durable.
+    committed: Mutex<Vec<usize>>,
     snapshot: Arc<dyn Snapshot>,
     sink: Arc<dyn Sink>,
+    load: Box<dyn Load>,
     options: Options,
     watch: Arc<dyn Watch>,
 }
@@ -135,36 +145,40 @@ pub async fn copy(
     options: Options,
     watch: Arc<dyn Watch>,
 ) -> Result<()> {
+    let sources: Vec<(usize, usize, &Table)> = jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(j, job)| job.sources.iter().enumerate().map(move |(s, t)| (j, s, t)))
+        .collect();
     let mut pieces = Vec::new();
-    let mut left = Vec::with_capacity(jobs.len());
-    for (j, job) in jobs.iter().enumerate() {
-        let before = pieces.len();
-        for (s, source) in job.sources.iter().enumerate() {
-            let ranges = snapshot.split(source, options.chunk).await?;
-            pieces.extend(ranges.into_iter().map(|range| Piece { job: j, source: s, range }));
+    let mut parts = vec![0; jobs.len()];
+    for some in sources.chunks(MEASURED) {
+        let tables: Vec<&Table> = some.iter().map(|(_, _, table)| *table).collect();
+        let ranges = snapshot.split_all(&tables, options.chunk).await?;
+        for (&(job, source, _), ranges) in some.iter().zip(ranges) {
+            parts[job] += ranges.len() as u64;
+            pieces.extend(ranges.into_iter().map(|range| Piece { job, source, range }));
         }
-        left.push(AtomicU64::new((pieces.len() - before) as u64));
     }
     let sizes: Vec<u64> =
         jobs.iter().map(|j| j.sources.iter().map(|s| s.bytes).sum::<u64>()).collect();
     // Large tables first: one that starts last would leave all workers but one idle.
     pieces.sort_by_key(|p| (std::cmp::Reverse(sizes[p.job]), p.job));
-    let empty: Vec<usize> =
-        (0..jobs.len()).filter(|j| left[*j].load(Ordering::Relaxed) == 0).collect();
+    // Without rows nothing has to be done.
+    let committed = (0..jobs.len()).filter(|j| parts[*j] == 0).collect();
     let workers = options.workers.clamp(1, pieces.len().max(1));
+    let load = sink.load(run).await?;
     let shared = Arc::new(Shared {
-        run: run.clone(),
         jobs,
-        left,
+        left: parts.into_iter().map(AtomicU64::new).collect(),
         queue: Mutex::new(pieces.into()),
+        committed: Mutex::new(committed),
         snapshot,
         sink,
+        load,
         options,
         watch,
     });
-    for job in empty {
-        shared.watch.done(&shared.jobs[job].target.name).await?;
-    }
     let mut tasks = JoinSet::new();
     for _ in 0..workers {
         let shared = Arc::clone(&shared);
@@ -175,20 +189,40 @@ pub async fn copy(
             Ok(())
         });
     }
-    while let Some(result) = tasks.join_next().await {
-        // The others are cancelled when `tasks` is dropped: their transactions roll back.
-        result.map_err(|e| cutover_core::port::PortError::transient("copying rows", e))??;
+    let mut timer = tokio::time::interval(SETTLE_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                // The others are cancelled when `tasks` is dropped: their transactions roll back.
+                Some(result) => {
+                    result.map_err(|e| PortError::transient("copying rows", e))??;
+                }
+                None => return shared.settle().await,
+            },
+            _ = timer.tick() => shared.settle().await?,
+        }
     }
-    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Piece>> {
-        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn take(&self) -> Option<Piece> {
+        lock(&self.queue).pop_front()
     }
 
-    fn take(&self) -> Option<Piece> {
-        self.queue().pop_front()
+    /// Reports the jobs that are committed, once that is durable.
+    async fn settle(&self) -> Result<()> {
+        let done = std::mem::take(&mut *lock(&self.committed));
+        if done.is_empty() {
+            return Ok(());
+        }
+        self.load.flush().await?;
+        let tables: Vec<&TableName> = done.iter().map(|j| &self.jobs[*j].target.name).collect();
+        self.watch.done(&tables).await
     }
 
     async fn copy_piece(&self, piece: Piece) -> Result<()> {
@@ -204,10 +238,10 @@ impl Shared {
         });
         // The source's order of columns is what travels.
         let target = in_order_of(source, &job.target);
-        let rows = self.sink.copy(&self.run, &target, format, rows).await?;
+        let rows = self.load.copy(&target, format, rows).await?;
         self.watch.rows(&job.target.name, rows);
         if self.left[piece.job].fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.watch.done(&job.target.name).await?;
+            lock(&self.committed).push(piece.job);
         }
         Ok(())
     }

@@ -38,12 +38,30 @@ pub struct TableProgress {
     pub size: u64,
 }
 
+/// All tables together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CopySum {
+    /// Tables.
+    pub tables: u64,
+    /// Those whose rows are all there.
+    pub done: u64,
+    /// Rows committed by this process.
+    pub rows: u64,
+    /// Bytes read by this process.
+    pub bytes: u64,
+}
+
+/// Tables that a look names.
+const NAMED: usize = 200;
+
 /// A look at the copy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CopyProgress {
     /// What is being done, in words.
     pub doing: String,
-    /// Tables by name.
+    /// Sums over all tables.
+    pub all: CopySum,
+    /// Tables by name; of more than 200 those under way, then those that wait, the largest first.
     pub tables: Vec<TableProgress>,
     /// Bytes read per second since the copy began.
     pub bytes_per_second: f64,
@@ -124,27 +142,67 @@ impl Progress {
         let inner = self.lock();
         let seconds = inner.began.map_or(0.0, |at| at.elapsed().as_secs_f64());
         let per_second = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
-        let sum = |of: fn(&TableProgress) -> u64| inner.tables.values().map(of).sum::<u64>();
-        let left: u64 = inner
-            .tables
-            .values()
-            .filter(|t| t.state != TableState::Done)
-            .map(|t| t.estimated_rows.saturating_sub(t.rows))
-            .sum();
-        let rows_per_second = per_second(sum(|t| t.rows));
+        let (mut all, mut left) = (CopySum::default(), 0);
+        for t in inner.tables.values() {
+            all.tables += 1;
+            all.rows += t.rows;
+            all.bytes += t.bytes;
+            if t.state == TableState::Done {
+                all.done += 1;
+            } else {
+                left += t.estimated_rows.saturating_sub(t.rows);
+            }
+        }
+        let rows_per_second = per_second(all.rows);
         CopyProgress {
             doing: inner.doing.clone(),
-            tables: inner.tables.values().cloned().collect(),
-            bytes_per_second: per_second(sum(|t| t.bytes)),
+            all,
+            tables: named(inner.tables.values()),
+            bytes_per_second: per_second(all.bytes),
             rows_per_second,
             eta_seconds: (rows_per_second > 0.0).then(|| left as f64 / rows_per_second),
         }
     }
 }
 
+/// The tables to name, in the order of `tables`.
+fn named<'a>(tables: impl Iterator<Item = &'a TableProgress>) -> Vec<TableProgress> {
+    let mut some: Vec<(usize, &TableProgress)> = tables.enumerate().collect();
+    if some.len() > NAMED {
+        some.sort_by_key(|(_, t)| {
+            let turn = match t.state {
+                TableState::Copying => 0,
+                TableState::Waiting => 1,
+                TableState::Done => 2,
+            };
+            (turn, std::cmp::Reverse(t.size))
+        });
+        some.truncate(NAMED);
+        some.sort_by_key(|(i, _)| *i);
+    }
+    some.into_iter().map(|(_, t)| t.clone()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_tables_those_that_matter_are_named_and_all_are_counted() {
+        let progress = Progress::default();
+        let name = |i: u64| TableName::new("s", format!("t{i:05}"));
+        for i in 0..10_000 {
+            progress.expect(&name(i), 1, i);
+            if i != 5 {
+                progress.done(&name(i));
+            }
+        }
+        progress.bytes(&name(5), 7);
+        let view = progress.view();
+        assert_eq!(view.all, CopySum { tables: 10_000, done: 9_999, rows: 0, bytes: 7 });
+        assert_eq!((view.tables.len(), &*view.tables[0].table), (NAMED, "s.t00005"));
+        assert_eq!(view.tables[1].table, "s.t09801");
+    }
 
     #[test]
     fn counts_per_table_and_estimates_the_rest() {

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,8 @@ pub struct Book {
 
 struct Inner {
     journal: FileJournal<Fact>,
-    standing: Standing,
+    /// Shared with whoever looks: of ten thousand tables a copy is large.
+    standing: Arc<Standing>,
     append: Option<Duration>,
 }
 
@@ -33,7 +34,7 @@ impl Book {
     /// As [`FileJournal::open`].
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
         let (journal, facts) = FileJournal::open(&state_dir.join(FILE), KIND)?;
-        let inner = Inner { journal, standing: Standing::of(&facts), append: None };
+        let inner = Inner { journal, standing: Arc::new(Standing::of(&facts)), append: None };
         Ok(Self { inner: Mutex::new(inner) })
     }
 
@@ -57,11 +58,21 @@ impl Book {
     ///
     /// It is not written, and what follows from it must not happen.
     pub fn note(&self, fact: Fact) -> Result<(), JournalError> {
+        self.note_all(&[fact])
+    }
+
+    /// The same for several that happened together: all of them are written, or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Book::note`].
+    pub fn note_all(&self, facts: &[Fact]) -> Result<(), JournalError> {
         let mut inner = self.lock();
         let began = Instant::now();
-        inner.journal.append(&fact)?;
+        inner.journal.append_all(facts)?;
         inner.append = Some(began.elapsed());
-        inner.standing.add(&fact);
+        let standing = Arc::make_mut(&mut inner.standing);
+        facts.iter().for_each(|fact| standing.add(fact));
         Ok(())
     }
 
@@ -73,7 +84,7 @@ impl Book {
 
     /// Where the run stands.
     #[must_use]
-    pub fn standing(&self) -> Standing {
-        self.lock().standing.clone()
+    pub fn standing(&self) -> Arc<Standing> {
+        Arc::clone(&self.lock().standing)
     }
 }

@@ -37,7 +37,7 @@ impl work::Pipes for Live {
     async fn arm_reverse(&self, from: Side) -> Result<Position> {
         // Armed since the rows were copied; asking again finds it, or makes it again.
         let to = self.ports.side(from.other());
-        let tables = to.source.tables(&self.selection).await?;
+        let tables = to.source.definitions(&self.selection).await?;
         Ok(to.source.capture(&self.run, &tables, false).await?.start)
     }
 
@@ -141,6 +141,8 @@ impl work::Ready for Live {
         self.sample().await?;
         self.measure().await?;
         self.sample().await?;
+        let counters = self.ports.side(from).primary.counters(&self.selection).await?;
+        self.ports.side(from.other()).primary.get_ready_to_advance(&counters).await?;
         Ok(Readiness {
             preflight,
             lag: self.latest(),

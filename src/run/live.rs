@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use cutover_core::{
-    model::{position::Position, run::RunId, schema::TableName, selection::Selection, side::Side},
-    port::{PortError, Result, primary::Primary},
+    model::{position::Position, run::RunId, selection::Selection, side::Side},
+    port::Result,
 };
 
 use super::{
@@ -28,7 +27,7 @@ use crate::{
     error::{Exit, Failure},
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
-    stream::{Definitions, Health},
+    stream::Health,
 };
 
 /// How often positions are sampled.
@@ -41,6 +40,9 @@ const MARKER_WITHIN: Duration = Duration::from_secs(30);
 const SAMPLES_SECONDS: f64 = 600.0;
 /// How often definitions are compared with those at the beginning.
 const DEFINITIONS_EVERY: Duration = Duration::from_secs(5);
+/// What is asked for all the time, and takes longer the more tables there are, takes at most this
+/// part of it.
+const SELDOM: u32 = 50;
 /// How often tables that changed and have no key are read whole again.
 const WHOLE_EVERY: Duration = Duration::from_secs(30);
 /// How often a failed or empty comparison is tried again.
@@ -95,6 +97,9 @@ struct State {
     samples: Samples,
     measured: Measured,
     whole_again: Option<Instant>,
+    /// When definitions are looked at again, and sequences counted.
+    definitions_due: Option<Instant>,
+    sequences_due: Option<Instant>,
     applied: Option<(Instant, Option<Position>)>,
     /// Foreign rows per side that a later full comparison found to do no harm.
     foreign_known: [u64; 2],
@@ -158,6 +163,8 @@ impl Live {
                 samples: Samples::new(SAMPLES_SECONDS),
                 measured: Measured::default(),
                 whole_again: None,
+                definitions_due: None,
+                sequences_due: None,
                 applied: None,
                 foreign_known: [0; 2],
                 doubt: None,
@@ -399,7 +406,13 @@ impl Live {
         let (_, marker) = self.pipes.marker(owner, MARKER_WITHIN).await?;
         let here = self.ports.side(owner).primary.round_trip().await?;
         let there = self.ports.side(owner.other()).primary.round_trip().await?;
-        let sequences = self.ports.side(owner).primary.counters(&self.selection).await?.len();
+        let asked = Instant::now();
+        let due = self.state().sequences_due.is_none_or(|due| asked >= due);
+        let sequences = match due {
+            true => Some(self.ports.side(owner).primary.counters(&self.selection).await?.len()),
+            false => None,
+        };
+        let counted = asked.elapsed();
         let mut switches = Vec::new();
         for switch in &self.ports.switches {
             let asked = Instant::now();
@@ -412,8 +425,11 @@ impl Live {
         m.target_round_trip = Some(there);
         m.switches = switches;
         m.marker = Some(marker);
-        m.sequences = sequences;
+        m.sequences = sequences.unwrap_or(m.sequences);
         m.tables = self.book.standing().definitions.len();
+        if due {
+            state.sequences_due = Some(asked + counted * SELDOM);
+        }
         Ok(())
     }
 
@@ -478,7 +494,12 @@ impl Live {
     }
 
     async fn watch_definitions(&self) -> Result<()> {
-        let known = self.book.standing().definitions;
+        let began = Instant::now();
+        if self.state().definitions_due.is_some_and(|due| began < due) {
+            return Ok(());
+        }
+        let standing = self.book.standing();
+        let known = &standing.definitions;
         let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
         let changed: Vec<&String> = known
             .keys()
@@ -498,6 +519,7 @@ impl Live {
             )
         });
         self.alarm("CUT0509", alarm);
+        self.state().definitions_due = Some(began + began.elapsed() * SELDOM);
         let owner = self.owner();
         let count = self.ports.side(owner).primary.unfollowed().await?;
         let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
@@ -555,45 +577,5 @@ where
                 }
             }
         }
-    }
-}
-
-/// Definitions as of the start of this process.
-pub struct AtStart {
-    primary: Arc<dyn Primary>,
-    selection: Selection,
-    known: BTreeMap<String, String>,
-}
-
-impl AtStart {
-    /// `known`: definitions of this side at the start of this process.
-    #[must_use]
-    pub fn new(
-        primary: Arc<dyn Primary>,
-        selection: Selection,
-        known: BTreeMap<String, String>,
-    ) -> Self {
-        Self { primary, selection, known }
-    }
-}
-
-#[async_trait]
-impl Definitions for AtStart {
-    async fn unchanged(&self, from: Side, table: &TableName) -> Result<()> {
-        let now = self.primary.fingerprint(&self.selection).await?;
-        let name = table.to_string();
-        if now.get(&name) == self.known.get(&name) {
-            return Ok(());
-        }
-        Err(PortError::definite(
-            "CUT0509",
-            format!("following {table} on {from}"),
-            "its definition changed while the run is on; nothing of the new shape was applied",
-            format!(
-                "make the same change to {table} on {}, then stop and start `cutover run`; or take \
-                 it back",
-                from.other()
-            ),
-        ))
     }
 }

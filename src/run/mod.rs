@@ -1,5 +1,6 @@
 //! One migration from start to finish.
 
+mod at_start;
 pub mod book;
 pub mod command;
 pub mod error;

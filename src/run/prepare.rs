@@ -109,7 +109,7 @@ impl Preparation {
         let (first, told) = self.capture(&blue).await?;
         self.definitions_before_rows().await?;
         // The definitions of green may differ from blue's where the user provides them.
-        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         let mapping = transform::map(&blue, &green).map_err(|e| {
             Failure::new(e.to_string())
                 .code("CUT0301")
@@ -217,7 +217,7 @@ impl Preparation {
         if !standing.after_rows || self.policy == Policy::Stop {
             return Ok(blue);
         }
-        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         let (known, new): (Vec<Table>, Vec<Table>) =
             blue.into_iter().partition(|t| transform::map(std::slice::from_ref(t), &green).is_ok());
         // A table that was renamed is no new one.
@@ -277,9 +277,8 @@ impl Preparation {
         green: &[Table],
         told: bool,
     ) -> Result<(), RunError> {
-        let known = self.book.standing().definitions;
         let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
-        if now == known {
+        if now == self.book.standing().definitions {
             return Ok(());
         }
         let findings = preflight::compare_tables(blue, green, Side::Green, false);
@@ -373,7 +372,7 @@ impl Preparation {
     /// Rows are copied from one history only. Which transactions a snapshot of a server contains
     /// that was lost, nobody can ask any more.
     async fn same_history(&self) -> Result<(), RunError> {
-        let Some(start) = self.book.standing().start else { return Ok(()) };
+        let Some(start) = self.book.standing().start.clone() else { return Ok(()) };
         let now = self.ports.blue.source.rebase(&start).await?;
         if now == start {
             return Ok(());
@@ -408,7 +407,7 @@ impl Preparation {
     /// Green keeps its log, and blue can be written by our sink: long before the first move, so
     /// that a pause has nothing to wait for, and that a foreign write on green is seen.
     async fn arm_way_back(&self, blue: &[Table]) -> Result<(), RunError> {
-        let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
+        let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         self.ports.blue.sink.prepare(&self.run).await?;
         self.ports.green.source.capture(&self.run, &green, false).await?;
         self.ports.blue.primary.install_fence(&self.run, blue).await?;
@@ -434,7 +433,7 @@ impl Preparation {
                 tables.insert(route.source.clone(), seen);
             }
         }
-        Ok(Handover::new(tables, standing.copy_ended))
+        Ok(Handover::new(tables, standing.copy_ended.clone()))
     }
 }
 
@@ -486,18 +485,21 @@ impl copy::Watch for Noter {
         self.progress.rows(table, rows);
     }
 
-    async fn done(&self, table: &TableName) -> Result<(), PortError> {
-        self.book
-            .note(Fact::Copied { table: table.clone(), snapshot: self.snapshot.clone() })
-            .map_err(|e| {
-                PortError::definite(
-                    "CUT0514",
-                    format!("noting that {table} is copied"),
-                    e.to_string(),
-                    "check space and health of the disk under state_dir, then run again",
-                )
-            })?;
-        self.progress.done(table);
+    async fn done(&self, tables: &[&TableName]) -> Result<(), PortError> {
+        let copied = |table: &&TableName| Fact::Copied {
+            table: (*table).clone(),
+            snapshot: self.snapshot.clone(),
+        };
+        let facts: Vec<Fact> = tables.iter().map(copied).collect();
+        self.book.note_all(&facts).map_err(|e| {
+            PortError::definite(
+                "CUT0514",
+                format!("noting that {} table(s) are copied", tables.len()),
+                e.to_string(),
+                "check space and health of the disk under state_dir, then run again",
+            )
+        })?;
+        tables.iter().for_each(|table| self.progress.done(table));
         Ok(())
     }
 }

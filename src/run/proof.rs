@@ -1,7 +1,7 @@
 //! The proof of a run: full passes, changed rows, known differences, repair, certificate.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use cutover_core::{
     model::{
-        digest::RowKey,
+        digest::{Digest, RowKey},
         event::{Change, Relation},
         position::Position,
         schema::{Table, TableName},
@@ -21,6 +21,7 @@ use cutover_core::{
     port::{
         Result,
         copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+        reader::{Part, RowReader},
     },
 };
 
@@ -288,8 +289,13 @@ impl Proof {
     ///
     /// A read failed; the rows wait again.
     pub async fn catch_up(&self, settle: &dyn Settle) -> Result<()> {
-        let of = |side: fn(&Pair) -> &Vec<Table>| -> Vec<Table> {
-            self.pairs.iter().flat_map(side).cloned().collect()
+        // Tables that changed lately are the ones that change now.
+        let latest = self.ledger.latest();
+        let known: HashSet<usize> = latest.iter().copied().collect();
+        let others = (0..self.pairs.len()).filter(|i| !known.contains(i));
+        let order: Vec<usize> = latest.iter().copied().chain(others).collect();
+        let of = |side: fn(&Pair) -> &Vec<Table>| -> Vec<&Table> {
+            order.iter().flat_map(|i| side(&self.pairs[*i])).collect()
         };
         let (blue, green) = (of(|p| &p.blue), of(|p| &p.green));
         tokio::try_join!(
@@ -344,15 +350,22 @@ impl Proof {
         self.compared.fetch_add(behind_fence, Ordering::Relaxed);
         let mut unproven = Vec::new();
         let mut different = BTreeSet::new();
+        let mut small = Vec::new();
         for i in self.ledger.whole() {
             let pair = &self.pairs[i];
             let bytes = pair.blue.iter().chain(&pair.green).map(|t| t.bytes).max().unwrap_or(0);
             if bytes > WHOLE_BEHIND_FENCE {
                 unproven.push(pair.name.clone());
-            } else if self.whole_differs(pair).await? {
-                different.insert(pair.name.clone());
+            } else {
+                small.push(pair);
             }
         }
+        let (blue, green) = tokio::try_join!(
+            sums(&self.ports.blue.reader, &small, |p| &p.blue),
+            sums(&self.ports.green.reader, &small, |p| &p.green)
+        )?;
+        let unequal = small.iter().zip(blue.iter().zip(&green)).filter(|(_, (b, g))| b != g);
+        different.extend(unequal.map(|(pair, _)| pair.name.clone()));
         let mut inner = self.lock();
         inner.forget(&step);
         for (pair, d) in step.different {
@@ -376,22 +389,6 @@ impl Proof {
             different: different.into_iter().collect(),
             verdict,
         })
-    }
-
-    async fn whole_differs(&self, pair: &Pair) -> Result<bool> {
-        let all = Range { condition: String::new(), bytes: 0 };
-        let mut sums = [0_i128; 4];
-        for (at, reader, tables) in
-            [(0, &self.ports.blue.reader, &pair.blue), (2, &self.ports.green.reader, &pair.green)]
-        {
-            for table in tables {
-                for digest in reader.bucket_digests(table, &all, 1).await? {
-                    sums[at] += i128::from(digest.rows);
-                    sums[at + 1] += digest.sum;
-                }
-            }
-        }
-        Ok(sums[..2] != sums[2..])
     }
 
     /// Copies the rows that are known to differ again, from the owner to the other side, while
@@ -480,6 +477,27 @@ impl Proof {
             .map(|((i, key), how)| (self.pairs[*i].name.clone(), key.clone(), *how))
             .collect()
     }
+}
+
+/// Digests of all rows of the pairs on one side.
+async fn sums(
+    reader: &Arc<dyn RowReader>,
+    pairs: &[&Pair],
+    side: fn(&Pair) -> &Vec<Table>,
+) -> Result<Vec<Digest>> {
+    let range = Range { condition: String::new(), bytes: 0 };
+    let tables: Vec<(usize, &Table)> = pairs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, pair)| side(pair).iter().map(move |table| (i, table)))
+        .collect();
+    let parts: Vec<Part<'_>> =
+        tables.iter().map(|(_, table)| Part { table, range: &range, buckets: 1 }).collect();
+    let mut sums = vec![Digest::default(); pairs.len()];
+    for ((i, _), digests) in tables.iter().zip(reader.digests(&parts).await?) {
+        digests.into_iter().for_each(|digest| sums[*i].add(digest));
+    }
+    Ok(sums)
 }
 
 /// Several reads as one; only for text, which has no header.

@@ -18,10 +18,11 @@ use tokio::{
 };
 
 use super::{
+    at_start::AtStart,
     book::Book,
     command::{Answer, Request},
     error::RunError,
-    live::{AtStart, Live, Parts, Wishes},
+    live::{Live, Parts, Wishes},
     moves,
     pipes::Pipes,
     ports::Ports,

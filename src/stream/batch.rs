@@ -1,7 +1,10 @@
 //! Cuts a stream into batches: whole transactions up to a byte budget, a single larger
 //! transaction in pieces, and a stop exactly at a position or behind a marker. Pure.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use cutover_core::model::{event::Event, position::Position, selection::Selection};
 
@@ -33,7 +36,14 @@ pub(super) struct Batch {
     pub(super) markers: Vec<String>,
     pub(super) transactions: u64,
     pub(super) rows: u64,
+    /// Tables in it, by the addresses of their relations, and the one seen last.
+    tables: HashSet<usize>,
+    last: usize,
 }
+
+/// Tables after which a batch is handed out: each of them and of their indexes is locked on the
+/// target until its commit, in a table that all sessions share.
+const TABLES: usize = 250;
 
 /// One transaction, or one event outside of any. A transaction that changes definitions is cut at
 /// these places.
@@ -161,7 +171,8 @@ impl Batcher {
                 _ => {}
             }
             let apart = unit.alone || unit.definition.is_some();
-            if !batch.events.is_empty() && (apart || bytes + unit.bytes > budget) {
+            let full = bytes + unit.bytes > budget || batch.tables.len() >= TABLES;
+            if !batch.events.is_empty() && (apart || full) {
                 return Cut::Batch(batch);
             }
             let Some(unit) = self.ready.pop_front() else { break };
@@ -194,7 +205,14 @@ impl Batch {
         for event in &unit.events {
             match event {
                 Event::Begin { committed_at, .. } => self.committed_at = Some(*committed_at),
-                Event::Row { .. } | Event::Truncate { .. } => self.rows += 1,
+                Event::Row { relation, .. } => {
+                    self.rows += 1;
+                    let address = Arc::as_ptr(relation) as usize;
+                    if std::mem::replace(&mut self.last, address) != address {
+                        self.tables.insert(address);
+                    }
+                }
+                Event::Truncate { .. } => self.rows += 1,
                 Event::Commit { .. } => self.transactions += 1,
                 _ => {}
             }
@@ -221,8 +239,6 @@ fn at_marker(hold: Option<&HoldPoint>, unit: &Unit) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
     use cutover_core::model::{
         event::{Change, Relation},
@@ -288,6 +304,23 @@ mod tests {
         b.push([begin(), row(10), commit(10), begin(), row(10), commit(20)]);
         assert_eq!(batch(b.cut(1, None)).end, Some(at(10)));
         assert_eq!(batch(b.cut(1, None)).end, Some(at(20)));
+    }
+
+    #[test]
+    fn transactions_on_many_tables_come_in_several_batches() {
+        let mut b = Batcher::default();
+        for _ in 0..3 * TABLES {
+            // Each of these rows has a relation of its own.
+            b.push([begin(), row(1), row(1), commit(10)]);
+        }
+        let first = batch(b.cut(1 << 20, None));
+        assert_eq!(first.transactions, TABLES as u64 / 2);
+        let same = row(1);
+        let mut b = Batcher::default();
+        for _ in 0..3 * TABLES {
+            b.push([begin(), same.clone(), commit(10)]);
+        }
+        assert_eq!(batch(b.cut(1 << 20, None)).transactions, 3 * TABLES as u64);
     }
 
     #[test]

@@ -11,7 +11,11 @@ use std::{
 
 use cutover_core::{
     model::{digest::Digest, position::Position, schema::Table, side::Side},
-    port::{Result, copy::Snapshot},
+    port::{
+        Result,
+        copy::{Range, Snapshot},
+        reader::Part,
+    },
 };
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
@@ -20,6 +24,11 @@ use crate::transform::Pair;
 
 /// Bytes on disk of one range.
 const RANGE_BYTES: u64 = 128 << 20;
+/// Tables whose sizes are asked for at once.
+const MEASURED: usize = 1000;
+/// So many small ranges, of so many bytes, are read by one request.
+const TOGETHER: usize = 64;
+const TOGETHER_BYTES: u64 = 8 << 20;
 /// Keys named per table; the count goes on. Past that a repair copies the table as a whole.
 const NAMED: usize = 20_000;
 
@@ -56,33 +65,46 @@ pub async fn pass(
     seen: impl Fn(&Pair, Side, u64) + Send + Sync,
 ) -> Result<PassReport> {
     let started = Instant::now();
-    let mut jobs = Vec::new();
-    for (i, pair) in pairs.iter().enumerate() {
-        let rows = |tables: &[Table]| tables.iter().filter_map(|t| t.estimated_rows).sum::<u64>();
-        let buckets = compare::bucket_count(rows(&pair.blue).max(rows(&pair.green)));
-        for (side, tables) in [(Side::Blue, &pair.blue), (Side::Green, &pair.green)] {
-            for table in tables {
-                for range in aligned.side(side).split(table, RANGE_BYTES).await? {
-                    jobs.push((i, side, table, range, buckets));
-                }
+    let mut pieces = Vec::new();
+    for side in [Side::Blue, Side::Green] {
+        let tables: Vec<(usize, u32, &Table)> = pairs
+            .iter()
+            .enumerate()
+            .flat_map(|(i, pair)| {
+                let buckets = compare::bucket_count(rows(&pair.blue).max(rows(&pair.green)));
+                of(pair, side).iter().map(move |table| (i, buckets, table))
+            })
+            .collect();
+        for some in tables.chunks(MEASURED) {
+            let names: Vec<&Table> = some.iter().map(|(_, _, table)| *table).collect();
+            let ranges = aligned.side(side).split_all(&names, RANGE_BYTES).await?;
+            for (&(pair, buckets, table), ranges) in some.iter().zip(ranges) {
+                let piece = |range| Piece { pair, side, table, range, buckets };
+                pieces.extend(ranges.into_iter().map(piece));
             }
         }
     }
-    // The largest first, so that the end is not one worker with one large range.
-    jobs.sort_by_key(|(_, _, _, range, _)| std::cmp::Reverse(range.bytes));
 
     type Sums = [Vec<Digest>; 2];
     let sums: Vec<Mutex<Sums>> = pairs.iter().map(|_| Mutex::default()).collect();
     let (sums_ref, seen) = (&sums, &seen);
-    let mut reads: Vec<BoxFuture<'_, Result<()>>> = Vec::with_capacity(jobs.len());
-    for (i, side, table, range, buckets) in jobs {
+    let mut reads: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
+    for batch in batches(pieces) {
         reads.push(Box::pin(async move {
-            let part = aligned.side(side).bucket_digests(table, &range, buckets).await?;
-            seen(&pairs[i], side, part.iter().map(|d| d.rows).sum());
-            let mut sums = sums_ref[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let total = &mut sums[index(side)];
-            total.resize(buckets as usize, Digest::default());
-            total.iter_mut().zip(part).for_each(|(t, p)| t.add(p));
+            let side = batch[0].side;
+            let parts: Vec<Part<'_>> = batch
+                .iter()
+                .map(|p| Part { table: p.table, range: &p.range, buckets: p.buckets })
+                .collect();
+            let digests = aligned.side(side).digests(&parts).await?;
+            for (piece, part) in batch.iter().zip(digests) {
+                seen(&pairs[piece.pair], side, part.iter().map(|d| d.rows).sum());
+                let mut sums =
+                    sums_ref[piece.pair].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let total = &mut sums[index(side)];
+                total.resize(piece.buckets as usize, Digest::default());
+                total.iter_mut().zip(part).for_each(|(t, p)| t.add(p));
+            }
             Ok(())
         }));
     }
@@ -100,6 +122,48 @@ pub async fn pass(
         took_ms: started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
         verdict,
     })
+}
+
+/// Rows of one table that are read at once.
+struct Piece<'a> {
+    pair: usize,
+    side: Side,
+    table: &'a Table,
+    range: Range,
+    buckets: u32,
+}
+
+/// What is asked for in one request: a large piece alone, small ones of a side together. The
+/// largest come first, so that the end is not one worker with one large range.
+fn batches(mut pieces: Vec<Piece<'_>>) -> Vec<Vec<Piece<'_>>> {
+    pieces.sort_by_key(|p| (p.side, std::cmp::Reverse(p.range.bytes)));
+    let mut batches: Vec<(u64, Vec<Piece<'_>>)> = Vec::new();
+    for piece in pieces {
+        match batches.last_mut() {
+            Some((bytes, batch))
+                if batch[0].side == piece.side
+                    && batch.len() < TOGETHER
+                    && *bytes + piece.range.bytes <= TOGETHER_BYTES =>
+            {
+                *bytes += piece.range.bytes;
+                batch.push(piece);
+            }
+            _ => batches.push((piece.range.bytes, vec![piece])),
+        }
+    }
+    batches.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    batches.into_iter().map(|(_, batch)| batch).collect()
+}
+
+fn of(pair: &Pair, side: Side) -> &[Table] {
+    match side {
+        Side::Blue => &pair.blue,
+        Side::Green => &pair.green,
+    }
+}
+
+fn rows(tables: &[Table]) -> u64 {
+    tables.iter().filter_map(|t| t.estimated_rows).sum()
 }
 
 fn index(side: Side) -> usize {
@@ -133,4 +197,38 @@ async fn report(aligned: &Aligned, pair: &Pair, sums: &[Vec<Digest>; 2]) -> Resu
         differences,
         verdict: if wanted.is_empty() { Verdict::Equal } else { Verdict::Different },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::schema::{RowIdentity, TableName};
+
+    use super::*;
+
+    #[test]
+    fn small_ranges_travel_together_and_large_ones_alone() {
+        let table = Table {
+            name: TableName::new("public", "t"),
+            columns: Vec::new(),
+            identity: RowIdentity::Nothing,
+            primary_key: Vec::new(),
+            root: None,
+            estimated_rows: None,
+            bytes: 0,
+        };
+        let piece = |side, bytes| Piece {
+            pair: 0,
+            side,
+            table: &table,
+            range: Range { condition: String::new(), bytes },
+            buckets: 1,
+        };
+        let mut pieces = vec![piece(Side::Blue, RANGE_BYTES), piece(Side::Green, RANGE_BYTES)];
+        pieces.extend((0..100).map(|_| piece(Side::Blue, 8192)));
+        pieces.extend((0..3).map(|_| piece(Side::Green, TOGETHER_BYTES / 2)));
+        let batches = batches(pieces);
+        let lengths: Vec<usize> = batches.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1, 1, 2, 1, 64, 36]);
+        assert!(batches.iter().all(|b| b.iter().all(|p| p.side == b[0].side)));
+    }
 }

@@ -35,6 +35,10 @@ struct Inner {
     index: HashMap<(Side, TableName), usize>,
     pairs: Vec<PairLedger>,
     bytes: usize,
+    /// The pair whose turn it is.
+    turn: usize,
+    /// Changes so far.
+    changes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +47,8 @@ struct PairLedger {
     pending: HashSet<RowKey>,
     /// Needs a full comparison: no key, emptied, or too many keys.
     whole: bool,
+    /// Number of the newest change; 0 for none.
+    changed: u64,
 }
 
 impl Ledger {
@@ -93,16 +99,39 @@ impl Ledger {
         inner.pairs.iter().enumerate().filter(|(_, p)| p.whole).map(|(i, _)| i).collect()
     }
 
-    /// Takes up to `limit` keys of one pair out; `None` when nothing waits.
-    pub fn take(&self, limit: usize) -> Option<(usize, Vec<RowKey>)> {
+    /// Takes up to `limit` keys out. Pairs have their turns, so that a busy one keeps no other
+    /// waiting.
+    pub fn take(&self, limit: usize) -> Vec<(usize, Vec<RowKey>)> {
         let mut inner = self.lock();
-        let i = inner.pairs.iter().position(|p| !p.pending.is_empty())?;
-        let keys: Vec<RowKey> = inner.pairs[i].pending.iter().take(limit).cloned().collect();
-        for key in &keys {
-            inner.pairs[i].pending.remove(key);
-            inner.bytes -= size(key);
+        let (all, first) = (inner.pairs.len(), inner.turn);
+        let (mut taken, mut room) = (Vec::new(), limit);
+        for i in (first..all).chain(0..first) {
+            if room == 0 {
+                break;
+            }
+            if inner.pairs[i].pending.is_empty() {
+                continue;
+            }
+            let keys: Vec<RowKey> = inner.pairs[i].pending.iter().take(room).cloned().collect();
+            for key in &keys {
+                inner.pairs[i].pending.remove(key);
+                inner.bytes -= size(key);
+            }
+            room -= keys.len();
+            inner.turn = i + 1;
+            taken.push((i, keys));
         }
-        Some((i, keys))
+        taken
+    }
+
+    /// Pairs that changed, the newest change first.
+    #[must_use]
+    pub fn latest(&self) -> Vec<usize> {
+        let inner = self.lock();
+        let mut changed: Vec<usize> =
+            (0..inner.pairs.len()).filter(|i| inner.pairs[*i].changed > 0).collect();
+        changed.sort_by_key(|i| std::cmp::Reverse(inner.pairs[*i].changed));
+        changed
     }
 
     /// Takes every key of every pair out.
@@ -144,6 +173,8 @@ impl Ledger {
         }
         let mut inner = self.lock();
         let Some(&i) = inner.index.get(&(side, relation.name.clone())) else { return };
+        inner.changes += 1;
+        inner.pairs[i].changed = inner.changes;
         if inner.pairs[i].whole {
             return;
         }
@@ -279,10 +310,46 @@ mod tests {
         let moved = Change::Update { old: Some(id("1")), new: id("2") };
         ledger.row(Side::Green, &relation, &moved);
         assert_eq!(ledger.pending(), 2);
-        let (pair, keys) = ledger.take(10).unwrap();
+        let (pair, keys) = ledger.take(10).remove(0);
         assert_eq!((pair, keys.len(), ledger.pending()), (0, 2, 0));
         ledger.put_back(0, keys.clone());
         assert!(ledger.holds(0, &keys[0]));
+    }
+
+    #[test]
+    fn every_pair_has_its_turn() {
+        let (_, relation) = setup(1 << 20);
+        let names = ["a", "b", "c"].map(|name| TableName::new("public", name));
+        let pairs = names.clone().map(|name| {
+            let table = Table {
+                name: name.clone(),
+                columns: Vec::new(),
+                identity: RowIdentity::Key(vec!["id".into()]),
+                primary_key: vec!["id".into()],
+                root: None,
+                estimated_rows: None,
+                bytes: 0,
+            };
+            Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
+        });
+        let ledger = Ledger::new(&pairs, 1 << 20);
+        ledger.restart(&[0, 1, 2]);
+        let change = |pair: usize, key: &str| {
+            let relation = Relation { name: names[pair].clone(), ..relation.clone() };
+            ledger.row(Side::Blue, &relation, &Change::Insert { new: id(key) });
+        };
+        let taken = |limit| -> Vec<(usize, usize)> {
+            ledger.take(limit).into_iter().map(|(pair, keys)| (pair, keys.len())).collect()
+        };
+        (0..3).for_each(|i| change(0, &i.to_string()));
+        change(2, "1");
+        change(1, "1");
+        assert_eq!(ledger.latest(), [1, 2, 0]);
+        assert_eq!(taken(2), [(0, 2)]);
+        change(0, "7");
+        assert_eq!(taken(3), [(1, 1), (2, 1), (0, 1)]);
+        assert_eq!(taken(9), [(0, 1)]);
+        assert_eq!(taken(9), []);
     }
 
     /// Learned from ghostferry #195: a re-verification queue that grew while a human

@@ -16,15 +16,16 @@ use cutover_core::{
         digest::{RowDigest, RowKey},
         schema::Table,
     },
-    port::{PortError, Result, reader::RowReader},
+    port::{
+        Result,
+        reader::{Lookup, RowReader},
+    },
 };
-
-use futures_util::future::BoxFuture;
 
 use super::{Difference, compare, ledger::Ledger};
 use crate::transform::Pair;
 
-/// Keys read in one round trip per side.
+/// Keys of one step, and of one read of a table.
 const KEYS: usize = 1000;
 
 /// Waits until everything committed so far on the owner of the writes is applied on the other
@@ -79,15 +80,16 @@ impl Recent {
     ///
     /// A read failed; its keys wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<Option<Step>> {
-        let Some((pair, keys)) = self.ledger.take(KEYS) else { return Ok(None) };
-        match self.look(pair, &keys, settle).await {
-            Ok((different, read_in)) => Ok(Some(Step {
-                different: different.into_iter().map(|d| (pair, d)).collect(),
-                compared: vec![(pair, keys)],
-                read_in,
-            })),
+        let some = self.ledger.take(KEYS);
+        if some.is_empty() {
+            return Ok(None);
+        }
+        match self.look(&some, settle).await {
+            Ok((different, read_in)) => {
+                Ok(Some(Step { different: flat(different), compared: some, read_in }))
+            }
             Err(e) => {
-                self.ledger.put_back(pair, keys);
+                some.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
                 Err(e)
             }
         }
@@ -96,46 +98,45 @@ impl Recent {
     /// Differences, and how long the first read took.
     async fn look(
         &self,
-        pair: usize,
-        keys: &[RowKey],
+        some: &[(usize, Vec<RowKey>)],
         settle: &dyn Settle,
-    ) -> Result<(Vec<Difference>, Duration)> {
+    ) -> Result<(Vec<(usize, Vec<Difference>)>, Duration)> {
         let began = Instant::now();
-        let first = self.read(pair, keys).await?;
+        let first = self.read(some).await?;
         let read_in = began.elapsed();
-        Ok((self.look_again(pair, first, settle).await?, read_in))
+        Ok((self.look_again(first, settle).await?, read_in))
     }
 
     /// What is still different once the streams have caught up.
     async fn look_again(
         &self,
-        pair: usize,
-        first: Vec<Difference>,
+        first: Vec<(usize, Vec<Difference>)>,
         settle: &dyn Settle,
-    ) -> Result<Vec<Difference>> {
+    ) -> Result<Vec<(usize, Vec<Difference>)>> {
         if first.is_empty() {
             return Ok(first);
         }
         settle.settle().await?;
-        let unequal: Vec<RowKey> = first.into_iter().map(|d| d.key).collect();
-        let second = self.read(pair, &unequal).await?;
+        let second = self.read(&keys_of(first, |_, _| true)).await?;
         if second.is_empty() {
             return Ok(second);
         }
         settle.settle().await?;
-        let unequal: Vec<RowKey> =
-            second.into_iter().map(|d| d.key).filter(|key| !self.ledger.holds(pair, key)).collect();
+        let unequal = keys_of(second, |pair, key| !self.ledger.holds(pair, key));
         if unequal.is_empty() {
             return Ok(Vec::new());
         }
         if !settle.visible().await? {
             // Not known to be different: compared again later.
-            self.ledger.put_back(pair, unequal);
+            unequal.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
             return Ok(Vec::new());
         }
-        let third = self.read(pair, &unequal).await?;
+        let mut third = self.read(&unequal).await?;
         settle.settle().await?;
-        Ok(third.into_iter().filter(|d| !self.ledger.holds(pair, &d.key)).collect())
+        for (pair, different) in &mut third {
+            different.retain(|d| !self.ledger.holds(*pair, &d.key));
+        }
+        Ok(third)
     }
 
     /// Compares every waiting key. Only behind the fence, when everything is applied: what is
@@ -146,52 +147,69 @@ impl Recent {
     /// A read failed; all keys wait again.
     pub async fn behind_fence(&self) -> Result<Step> {
         let all = self.ledger.take_all();
-        let mut step = Step::default();
-        let mut failed: Option<PortError> = None;
         // All pairs at once: inside the pause round trips count.
-        let mut reads: Vec<BoxFuture<'_, (usize, Result<Vec<Difference>>)>> = Vec::new();
-        for (pair, keys) in &all {
-            for keys in keys.chunks(KEYS) {
-                reads.push(Box::pin(async move { (*pair, self.read(*pair, keys).await) }));
+        match self.read(&all).await {
+            Ok(different) => {
+                Ok(Step { different: flat(different), compared: all, ..Step::default() })
             }
-        }
-        for (pair, result) in futures_util::future::join_all(reads).await {
-            match result {
-                Ok(different) => step.different.extend(different.into_iter().map(|d| (pair, d))),
-                Err(e) => failed = Some(e),
-            }
-        }
-        match failed {
-            None => {
-                step.compared = all;
-                Ok(step)
-            }
-            Some(e) => {
+            Err(e) => {
                 all.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
                 Err(e)
             }
         }
     }
 
-    async fn read(&self, pair: usize, keys: &[RowKey]) -> Result<Vec<Difference>> {
-        let pair = &self.pairs[pair];
+    /// The pairs with rows that differ now.
+    async fn read(&self, some: &[(usize, Vec<RowKey>)]) -> Result<Vec<(usize, Vec<Difference>)>> {
         let (blue, green) = tokio::try_join!(
-            rows(&self.blue, &pair.blue, keys),
-            rows(&self.green, &pair.green, keys)
+            self.rows(&self.blue, |pair| &pair.blue, some),
+            self.rows(&self.green, |pair| &pair.green, some)
         )?;
-        Ok(compare::rows(&blue, &green))
+        let compared = some.iter().zip(blue.iter().zip(&green));
+        Ok(compared
+            .map(|((pair, _), (blue, green))| (*pair, compare::rows(blue, green)))
+            .filter(|(_, different)| !different.is_empty())
+            .collect())
+    }
+
+    /// The rows with these keys on one side, by pair.
+    async fn rows(
+        &self,
+        reader: &Arc<dyn RowReader>,
+        side: fn(&Pair) -> &Vec<Table>,
+        some: &[(usize, Vec<RowKey>)],
+    ) -> Result<Vec<Vec<RowDigest>>> {
+        let (mut wanted, mut places) = (Vec::new(), Vec::new());
+        for (place, (pair, keys)) in some.iter().enumerate() {
+            for table in side(&self.pairs[*pair]) {
+                for keys in keys.chunks(KEYS) {
+                    wanted.push(Lookup { table, keys });
+                    places.push(place);
+                }
+            }
+        }
+        let mut rows: Vec<Vec<RowDigest>> = some.iter().map(|_| Vec::new()).collect();
+        for (found, place) in reader.lookup(&wanted).await?.into_iter().zip(places) {
+            rows[place].extend(found);
+        }
+        Ok(rows)
     }
 }
 
-/// The rows with these keys on one side.
-async fn rows(
-    reader: &Arc<dyn RowReader>,
-    tables: &[Table],
-    keys: &[RowKey],
-) -> Result<Vec<RowDigest>> {
-    let mut rows = Vec::new();
-    for table in tables {
-        rows.extend(reader.key_digests(table, keys).await?);
-    }
-    Ok(rows)
+fn flat(by_pair: Vec<(usize, Vec<Difference>)>) -> Vec<(usize, Difference)> {
+    by_pair.into_iter().flat_map(|(pair, all)| all.into_iter().map(move |d| (pair, d))).collect()
+}
+
+/// Keys of the differences that `wanted` says yes to, without pairs that have none.
+fn keys_of(
+    different: Vec<(usize, Vec<Difference>)>,
+    wanted: impl Fn(usize, &RowKey) -> bool,
+) -> Vec<(usize, Vec<RowKey>)> {
+    different
+        .into_iter()
+        .map(|(pair, all)| {
+            (pair, all.into_iter().map(|d| d.key).filter(|key| wanted(pair, key)).collect())
+        })
+        .filter(|(_, keys): &(usize, Vec<RowKey>)| !keys.is_empty())
+        .collect()
 }

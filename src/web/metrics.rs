@@ -10,10 +10,7 @@ use prometheus_client::{
 use serde_json::Value;
 
 use crate::{
-    observe::{
-        metrics::{self, Metric},
-        progress::{TableProgress, TableState},
-    },
+    observe::metrics::{self, Metric},
     run::status::{Readiness, Status},
 };
 
@@ -95,12 +92,15 @@ pub(super) fn text(status: &Status) -> String {
     s.observe(metrics::PAUSE, pauses);
     s.set(metrics::MOVES, Some(status.moves.len() as f64));
 
-    let tables = &status.copy.tables;
-    let sum = |of: fn(&TableProgress) -> u64| Some(tables.iter().map(of).sum::<u64>() as f64);
-    s.set(metrics::COPY_ROWS, sum(|t| t.rows));
-    s.set(metrics::COPY_BYTES, sum(|t| t.bytes));
-    s.set(metrics::COPY_TABLES, Some(tables.len() as f64));
-    s.set(metrics::COPY_TABLES_DONE, sum(|t| u64::from(t.state == TableState::Done)));
+    let all = &status.copy.all;
+    for (metric, value) in [
+        (metrics::COPY_ROWS, all.rows),
+        (metrics::COPY_BYTES, all.bytes),
+        (metrics::COPY_TABLES, all.tables),
+        (metrics::COPY_TABLES_DONE, all.done),
+    ] {
+        s.set(metric, Some(value as f64));
+    }
 
     for (metric, key) in [
         (metrics::APPLIED_TRANSACTIONS, "transactions"),
@@ -157,7 +157,8 @@ pub(super) mod tests {
             "lag": {"bytes": 1024, "seconds": 0.5, "transactions": 3},
             "retained_bytes": 4096, "pause_estimate": {"ms": 25.0},
             "copy": {
-                "doing": "", "bytes_per_second": 0.0, "rows_per_second": 0.0, "eta_seconds": null,
+                "doing": "", "all": {"tables": 1, "done": 1, "rows": 7, "bytes": 70},
+                "bytes_per_second": 0.0, "rows_per_second": 0.0, "eta_seconds": null,
                 "tables": [{"table": "public.t", "state": "done", "rows": 7, "estimated_rows": 7,
                             "bytes": 70, "size": 100}],
             },

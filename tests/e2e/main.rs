@@ -13,6 +13,7 @@ mod failed_switch;
 mod killed_before_moves;
 mod killed_in_moves;
 mod lessons;
+mod many;
 mod moves_under_load;
 mod program;
 mod restarts;

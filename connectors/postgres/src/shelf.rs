@@ -4,20 +4,45 @@
 //! never leaves a session behind in a state that the next user does not expect.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use cutover_core::model::schema::TableName;
+use futures_util::future::join_all;
 use tokio_postgres::{Error, Statement};
 
 use crate::connect::Session;
 
-/// A session with what was prepared and looked up in it.
+/// Statements that a session keeps: each costs the server some ten kilobytes.
+const MOST_KEPT: usize = 500;
+
+/// A session with what was prepared in it.
 pub(crate) struct Warm {
     pub(crate) session: Session,
+    /// Tables read in the transaction that is open; each read holds a lock until its end.
+    pub(crate) read: usize,
     statements: HashMap<String, Statement>,
-    keys: HashMap<TableName, Arc<[KeyPart]>>,
+}
+
+/// How the keys of tables are compared, for all sessions of a reader.
+#[derive(Default)]
+pub(crate) struct Keys(Mutex<HashMap<TableName, Arc<[KeyPart]>>>);
+
+impl Keys {
+    /// What was looked up before.
+    pub(crate) fn get(&self, table: &TableName) -> Option<Arc<[KeyPart]>> {
+        self.lock().get(table).cloned()
+    }
+
+    /// Keeps it for the next time.
+    pub(crate) fn remember(&self, table: &TableName, parts: Vec<KeyPart>) {
+        self.lock().insert(table.clone(), parts.into());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TableName, Arc<[KeyPart]>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a column of a key is compared with a text.
@@ -36,7 +61,7 @@ pub(crate) struct KeyPart {
 
 impl Warm {
     pub(crate) fn new(session: Session) -> Self {
-        Self { session, statements: HashMap::new(), keys: HashMap::new() }
+        Self { session, read: 0, statements: HashMap::new() }
     }
 
     /// The statement, prepared once per session.
@@ -49,20 +74,32 @@ impl Warm {
         Ok(statement)
     }
 
-    /// How a table's key is compared, when that was looked up before.
-    pub(crate) fn key(&self, table: &TableName) -> Option<Arc<[KeyPart]>> {
-        self.keys.get(table).cloned()
+    /// The statements in their order; those that are new are prepared in one round trip, and kept
+    /// as far as there is room.
+    pub(crate) async fn prepared_all(&mut self, all: &[String]) -> Result<Vec<Statement>, Error> {
+        let new = all.iter().filter(|sql| !self.statements.contains_key(*sql));
+        let new: Vec<&String> = new.collect::<BTreeSet<_>>().into_iter().collect();
+        let prepared = join_all(new.iter().map(|sql| self.session.prepare(sql))).await;
+        let mut passing = HashMap::new();
+        for (sql, statement) in new.into_iter().zip(prepared) {
+            if self.statements.len() < MOST_KEPT {
+                self.statements.insert(sql.clone(), statement?);
+            } else {
+                passing.insert(sql, statement?);
+            }
+        }
+        Ok(all
+            .iter()
+            .filter_map(|sql| self.statements.get(sql).or_else(|| passing.get(sql)).cloned())
+            .collect())
     }
 
-    /// Keeps it for the next time.
-    pub(crate) fn remember_key(
-        &mut self,
-        table: &TableName,
-        parts: Vec<KeyPart>,
-    ) -> Arc<[KeyPart]> {
-        let parts: Arc<[KeyPart]> = parts.into();
-        self.keys.insert(table.clone(), Arc::clone(&parts));
-        parts
+    /// Makes room for statements that will be used soon, when there is none for all of them.
+    pub(crate) fn make_room(&mut self, soon: &[String]) {
+        let new = soon.iter().filter(|sql| !self.statements.contains_key(*sql)).count();
+        if self.statements.len() + new > MOST_KEPT {
+            self.statements.retain(|sql, _| soon.contains(sql));
+        }
     }
 }
 

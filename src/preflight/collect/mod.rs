@@ -67,7 +67,7 @@ pub struct Inputs {
 /// `CUT0100`, because it is not known to be harmless.
 pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
     let (blue_facts, green_facts) =
-        tokio::join!(facts(&inputs.blue, inputs), facts(&inputs.green, inputs));
+        tokio::join!(facts(&inputs.blue, inputs, scope), facts(&inputs.green, inputs, scope));
     let question = |side| Question {
         run: inputs.run.clone(),
         side,
@@ -118,9 +118,16 @@ impl Facts<Unanswered> {
     }
 }
 
-async fn facts(place: &Place, inputs: &Inputs) -> Facts<Unanswered> {
+async fn facts(place: &Place, inputs: &Inputs, scope: Scope) -> Facts<Unanswered> {
+    let tables = async {
+        match scope {
+            Scope::Start => place.source.tables(&inputs.selection).await,
+            // Nobody asks for sizes any more.
+            Scope::Move => place.source.definitions(&inputs.selection).await,
+        }
+    };
     let (tables, inventory) = tokio::join!(
-        asked("its tables", place.source.tables(&inputs.selection)),
+        asked("its tables", tables),
         asked("its inventory", place.source.inventory(&inputs.selection)),
     );
     Facts { tables, inventory }

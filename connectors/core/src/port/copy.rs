@@ -44,8 +44,15 @@ pub trait Snapshot: RowReader {
     /// `pg_current_snapshot()`).
     fn visible(&self) -> &str;
 
-    /// Cuts a table into ranges of about `target_bytes`, in the order to read them.
-    async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>>;
+    /// Cuts every table into ranges of about `target_bytes`, in the order to read them; none for a
+    /// table that holds nothing.
+    async fn split_all(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>>;
+
+    /// The same for one table.
+    async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>> {
+        let all = self.split_all(&[table], target_bytes).await?;
+        Ok(all.into_iter().next().unwrap_or_default())
+    }
 
     /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range>;

@@ -72,6 +72,11 @@ pub trait Primary: Send + Sync {
     /// Moves every counter to at least the given state, never backwards, in one round trip.
     async fn advance(&self, counters: &[Counter]) -> Result<()>;
 
+    /// Does ahead what [`Primary::advance`] does before it moves these counters; moves none.
+    async fn get_ready_to_advance(&self, _counters: &[Counter]) -> Result<()> {
+        Ok(())
+    }
+
     /// A text that changes when the definition of a table of the run changes (columns, types,
     /// identity, partitions, tables that appear or disappear); the map is from table to text.
     async fn fingerprint(

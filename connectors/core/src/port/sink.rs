@@ -75,15 +75,22 @@ pub trait Sink: Send + Sync {
     /// says were not finished, and only on the side that does not own the writes.
     async fn clear(&self, run: &RunId, table: &Table) -> Result<()>;
 
-    /// Writes rows of the initial copy in one transaction and returns their number. When it fails
-    /// nothing was written.
+    /// Opens a bulk load.
+    async fn load(&self, run: &RunId) -> Result<Box<dyn Load>>;
+
+    /// A bulk load of one table or a part of it: durable when it returns.
     async fn copy(
         &self,
         run: &RunId,
         table: &Table,
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
-    ) -> Result<u64>;
+    ) -> Result<u64> {
+        let load = self.load(run).await?;
+        let written = load.copy(table, format, rows).await?;
+        load.flush().await?;
+        Ok(written)
+    }
 
     /// Opens the single writer of streamed changes for `run`.
     ///
@@ -101,6 +108,26 @@ pub trait Sink: Send + Sync {
 
     /// Removes everything the run created on this side through the sink. Idempotent.
     async fn release(&self, run: &RunId) -> Result<()>;
+}
+
+/// Rows of the initial copy, by any number of tasks at a time.
+#[async_trait]
+pub trait Load: Send + Sync {
+    /// Writes rows in one transaction and returns their number. When it fails nothing was written.
+    /// They are committed, but durable only after [`Load::flush`].
+    async fn copy(
+        &self,
+        table: &Table,
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+    ) -> Result<u64>;
+
+    /// Makes durable whatever was copied before this call.
+    ///
+    /// # Errors
+    ///
+    /// It is not known to be durable; so is everything that was copied since the last flush.
+    async fn flush(&self) -> Result<()>;
 }
 
 /// Proof that this process is the only one that works on a run. Dropping it gives it back.

@@ -23,6 +23,11 @@ pub trait Source: Send + Sync {
     /// Describes the selected tables as they are now: ordinary tables and leaf partitions.
     async fn tables(&self, selection: &Selection) -> Result<Vec<Table>>;
 
+    /// The same where nobody asks for sizes, which may cost much to find out: `bytes` may be 0.
+    async fn definitions(&self, selection: &Selection) -> Result<Vec<Table>> {
+        self.tables(selection).await
+    }
+
     /// What else the database has.
     async fn inventory(&self, selection: &Selection) -> Result<Inventory>;
 

@@ -8,7 +8,7 @@ use cutover_core::{
 };
 use tokio_postgres::{Error, types::ToSql};
 
-use super::{USER_SCHEMA, in_one_view, selects_schema, sequences, tables};
+use super::{USER_SCHEMA, definitions, in_one_view, selects_schema, sequences};
 use crate::connect::Session;
 
 /// Objects that an extension brought along.
@@ -17,7 +17,7 @@ const OF_EXTENSION: &str = "EXISTS (SELECT FROM pg_depend d WHERE d.classid = $C
 
 /// Describes the database. `session` must not be in a transaction.
 pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Result<Inventory> {
-    let tables = tables(session, selection).await?;
+    let tables = definitions(session, selection).await?;
     let sequences = sequences(session, selection).await?;
     let doing = "reading what the database has";
     in_one_view(session, doing, async {
@@ -147,7 +147,8 @@ fn needed_roles() -> String {
             "pg_type",
             "typnamespace",
             "typowner",
-            "o.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = o.oid)",
+            "o.typrelid = 0 AND NOT EXISTS (SELECT FROM pg_type e WHERE e.oid = o.typelem \
+             AND e.typarray = o.oid)",
         ),
     ];
     let mut parts = vec![
@@ -196,6 +197,7 @@ fn types() -> String {
          FROM pg_type o JOIN pg_namespace n ON n.oid = o.typnamespace \
          LEFT JOIN pg_class c ON c.oid = o.typrelid \
          WHERE n.nspname = ANY ($1) AND o.typisdefined AND (c.oid IS NULL OR c.relkind = 'c') \
-           AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = o.oid) AND NOT {of_extension}"
+           AND NOT EXISTS (SELECT FROM pg_type e WHERE e.oid = o.typelem AND e.typarray = o.oid) \
+           AND NOT {of_extension}"
     )
 }

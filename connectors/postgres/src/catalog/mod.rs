@@ -16,8 +16,8 @@ use cutover_core::{
 };
 
 pub(crate) use inventory::{inventory, schemas};
-pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequence, sequences};
-pub(crate) use tables::{families, tables, tables_now};
+pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
+pub(crate) use tables::{definitions, definitions_now, families, tables};
 
 use crate::connect::{Session, port_error};
 

@@ -34,7 +34,14 @@ pub(crate) async fn sequences(session: &Session, selection: &Selection) -> Resul
 
 /// Every sequence of users, sorted by name: one query.
 pub(crate) async fn all_sequences(session: &Session) -> std::result::Result<Vec<Sequence>, Error> {
-    Ok(session.query(&all_statement(), &[]).await?.iter().map(sequence).collect())
+    Ok(sorted(&session.query(&all_statement(), &[]).await?))
+}
+
+/// Rows of [`all_statement`], sorted by name.
+pub(crate) fn sorted(rows: &[Row]) -> Vec<Sequence> {
+    let mut all: Vec<Sequence> = rows.iter().map(sequence).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 /// The same, prepared by the caller, for the pause.
@@ -43,18 +50,16 @@ pub(crate) fn all_statement() -> String {
         "SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement, s.seqcycle, d.refobjid \
          FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid \
-              AND d.objsubid = 0 AND d.refclassid = 'pg_class'::regclass \
-              AND d.deptype IN ('a', 'i') \
-         WHERE c.relpersistence <> 't' AND {USER_SCHEMA} \
-           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass \
-                           AND e.objid = c.oid AND e.deptype = 'e') \
-         ORDER BY n.nspname, c.relname"
+         CROSS JOIN LATERAL \
+              (SELECT max(d.refobjid) FILTER (WHERE d.objsubid = 0 AND d.deptype IN ('a', 'i') \
+                          AND d.refclassid = 'pg_class'::regclass) AS refobjid, \
+                      coalesce(bool_or(d.deptype = 'e'), false) AS of_extension \
+               FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid) d \
+         WHERE c.relpersistence <> 't' AND {USER_SCHEMA} AND NOT d.of_extension"
     )
 }
 
-/// A row of [`all_statement`].
-pub(crate) fn sequence(row: &Row) -> Sequence {
+fn sequence(row: &Row) -> Sequence {
     Sequence {
         oid: row.get(0),
         name: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),

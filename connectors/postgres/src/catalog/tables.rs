@@ -14,17 +14,42 @@ use tokio_postgres::{Error, Row};
 use super::{USER_SCHEMA, in_one_view};
 use crate::connect::Session;
 
-/// Describes the selected tables, sorted by name. `session` must not be in a transaction.
+/// Describes the selected tables, sorted by name, with their sizes: the server looks at a dozen
+/// files per table. `session` must not be in a transaction.
 pub(crate) async fn tables(session: &Session, selection: &Selection) -> Result<Vec<Table>> {
+    in_one_view(session, "reading the tables of the catalog", async {
+        let (oids, mut found) = found(session, selection).await?;
+        sizes(session, &oids, &mut found).await?;
+        Ok(sorted(found))
+    })
+    .await
+}
+
+/// The same without sizes.
+pub(crate) async fn definitions(session: &Session, selection: &Selection) -> Result<Vec<Table>> {
     let doing = "reading the tables of the catalog";
-    in_one_view(session, doing, tables_now(session, selection)).await
+    in_one_view(session, doing, definitions_now(session, selection)).await
 }
 
 /// The same in the transaction that `session` is in.
-pub(crate) async fn tables_now(
+pub(crate) async fn definitions_now(
     session: &Session,
     selection: &Selection,
 ) -> std::result::Result<Vec<Table>, Error> {
+    Ok(sorted(found(session, selection).await?.1))
+}
+
+fn sorted(found: HashMap<u32, Table>) -> Vec<Table> {
+    let mut tables: Vec<Table> = found.into_values().collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    tables
+}
+
+/// Numbers and descriptions of the selected tables.
+async fn found(
+    session: &Session,
+    selection: &Selection,
+) -> std::result::Result<(Vec<u32>, HashMap<u32, Table>), Error> {
     let relations = relations(session).await?;
     let roots = roots(session, &relations).await?;
     let mut found: HashMap<u32, Table> = relations
@@ -36,10 +61,7 @@ pub(crate) async fn tables_now(
     let oids: Vec<u32> = found.keys().copied().collect();
     let numbers = columns(session, &oids, &mut found).await?;
     keys(session, &oids, &relations, &numbers, &mut found).await?;
-    sizes(session, &oids, &mut found).await?;
-    let mut tables: Vec<Table> = found.into_values().collect();
-    tables.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tables)
+    Ok((oids, found))
 }
 
 /// A table and every table that a statement must name to write its rows: itself, and all

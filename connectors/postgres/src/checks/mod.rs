@@ -80,7 +80,7 @@ const CHECKS: &[Check] = &[
     check!(server::retention, START),
     check!(server::sender_timeout, START),
     check!(server::connections, BOTH),
-    check!(server::lock_table, BOTH),
+    check!(server::lock_table, START),
     check!(server::synchronous, BOTH),
     check!(server::failover, START),
     check!(server::defaults, START),

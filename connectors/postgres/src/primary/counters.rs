@@ -11,7 +11,7 @@ use cutover_core::{
     port::{Result, error::PortError},
 };
 use futures_util::future::{join, join_all};
-use tokio_postgres::{Error, Statement, error::SqlState};
+use tokio_postgres::{Error, error::SqlState};
 
 use crate::{
     catalog::{self, Sequence},
@@ -39,7 +39,8 @@ pub(super) struct Plan {
 /// State of every sequence of the selection, sorted by name.
 pub(super) async fn read(db: &Database, selection: &Selection) -> Result<Vec<Counter>> {
     let doing = format!("reading the sequences of {}", db.side);
-    let mut warm = db.question().await?;
+    let mut kept = db.kept.counting.lock().await;
+    let mut warm = session(db, &mut kept).await?;
     loop {
         let known = take_plan(db, selection);
         let plan = match known {
@@ -50,7 +51,7 @@ pub(super) async fn read(db: &Database, selection: &Selection) -> Result<Vec<Cou
         match read {
             Ok((counters, all)) if all == plan.all => {
                 put_plan(db, plan);
-                db.kept.questions.put(warm);
+                *kept = Some(warm);
                 return Ok(counters);
             }
             // The catalog changed since the plan was made.
@@ -59,6 +60,23 @@ pub(super) async fn read(db: &Database, selection: &Selection) -> Result<Vec<Cou
             Err(e) => return Err(port_error(doing, e)),
         }
     }
+}
+
+/// The session that reads and moves sequences; the caller keeps it again. There is one, and who
+/// comes second waits: another one would have nothing prepared.
+async fn session(db: &Database, kept: &mut Option<Warm>) -> Result<Warm> {
+    if let Some(warm) = kept.take().filter(|warm| !warm.session.is_closed()) {
+        return Ok(warm);
+    }
+    let session = db.session("counters").await?;
+    // Planned once and not with every use.
+    session
+        .batch_execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
+        .await
+        .map_err(|e| {
+            port_error(format!("opening a session for the sequences of {}", db.side), e)
+        })?;
+    Ok(Warm::new(session))
 }
 
 /// Prepares [`read`] for the selection it was last used with.
@@ -94,10 +112,8 @@ async fn values(
     plan: &Plan,
 ) -> std::result::Result<(Vec<Counter>, Vec<Sequence>), Error> {
     let chunks: Vec<&[Sequence]> = plan.wanted.chunks(PER_STATEMENT).collect();
-    let mut statements: Vec<Statement> = Vec::new();
-    for chunk in &chunks {
-        statements.push(warm.prepared(&read_statement(chunk)).await?);
-    }
+    let texts: Vec<String> = chunks.iter().map(|chunk| read_statement(chunk)).collect();
+    let statements = warm.prepared_all(&texts).await?;
     let all = warm.prepared(&catalog::all_statement()).await?;
     let answers = join_all(statements.iter().map(|s| warm.session.query(s, &[])));
     // In one stream: what the catalog says is at least as new as the values.
@@ -119,7 +135,7 @@ async fn values(
         }
     }
     counters.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok((counters, all?.iter().map(catalog::sequence).collect()))
+    Ok((counters, catalog::sorted(&all?)))
 }
 
 fn read_statement(sequences: &[Sequence]) -> String {
@@ -135,27 +151,36 @@ fn read_statement(sequences: &[Sequence]) -> String {
 
 /// Moves every sequence to at least the given state.
 pub(super) async fn advance(db: &Database, counters: &[Counter]) -> Result<()> {
+    set(db, counters, Some).await
+}
+
+/// Prepares and plans [`advance`] for these sequences; moves none.
+pub(super) async fn get_ready(db: &Database, counters: &[Counter]) -> Result<()> {
+    // Nothing is before or behind an unknown value, and what would be set to it stays.
+    set(db, counters, |_| None).await
+}
+
+async fn set(db: &Database, counters: &[Counter], value: fn(i64) -> Option<i64>) -> Result<()> {
     let doing = format!("moving the sequences of {}", db.side);
-    let mut warm = db.question().await?;
-    let mut prepared = Vec::new();
-    for chunk in counters.chunks(PER_STATEMENT) {
-        let statement = match warm.prepared(&advance_statement(chunk)).await {
-            Ok(statement) => statement,
-            Err(e) => return Err(not_moved(&warm, counters, &doing, e).await?),
-        };
-        let values: Vec<i64> = chunk.iter().map(|c| c.last_value).collect();
+    let mut kept = db.kept.counting.lock().await;
+    let mut warm = session(db, &mut kept).await?;
+    let chunks = || counters.chunks(PER_STATEMENT);
+    let texts: Vec<String> = chunks().map(advance_statement).collect();
+    let statements = match warm.prepared_all(&texts).await {
+        Ok(statements) => statements,
+        Err(e) => return Err(not_moved(&warm, counters, &doing, e).await?),
+    };
+    let moves = statements.iter().zip(chunks()).map(async |(statement, chunk)| {
+        let values: Vec<Option<i64>> = chunk.iter().map(|c| value(c.last_value)).collect();
         let called: Vec<bool> = chunk.iter().map(|c| c.is_called).collect();
-        prepared.push((statement, values, called));
-    }
-    let moves = prepared.iter().map(async |(statement, values, called)| {
-        warm.session.query(statement, &[values, called]).await
+        warm.session.query(statement, &[&values, &called]).await
     });
     for moved in join_all(moves).await {
         if let Err(e) = moved {
             return Err(not_moved(&warm, counters, &doing, e).await?);
         }
     }
-    db.kept.questions.put(warm);
+    *kept = Some(warm);
     Ok(())
 }
 

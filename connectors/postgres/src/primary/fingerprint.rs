@@ -17,7 +17,7 @@ pub(super) async fn read(
     session: &Session,
     selection: &Selection,
 ) -> Result<BTreeMap<String, String>> {
-    let tables = catalog::tables(session, selection).await?;
+    let tables = catalog::definitions(session, selection).await?;
     let labels = labels(session).await?;
     Ok(tables.iter().map(|table| (table.name.to_string(), text(table, &labels))).collect())
 }

@@ -42,6 +42,8 @@ pub(crate) struct Kept {
     questions: Shelf,
     /// The fence's epoch as this process knows it.
     epoch: Mutex<Option<i64>>,
+    /// The session for sequences.
+    counting: tokio::sync::Mutex<Option<Warm>>,
     /// Which sequences belong to a selection.
     counters: Mutex<Option<counters::Plan>>,
 }
@@ -101,6 +103,10 @@ impl Primary for Database {
 
     async fn advance(&self, counters: &[Counter]) -> Result<()> {
         counters::advance(self, counters).await
+    }
+
+    async fn get_ready_to_advance(&self, counters: &[Counter]) -> Result<()> {
+        counters::get_ready(self, counters).await
     }
 
     async fn fingerprint(&self, selection: &Selection) -> Result<BTreeMap<String, String>> {

@@ -1,6 +1,6 @@
 //! Materialized views and statistics.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use cutover_core::{
     model::{schema::TableName, selection::Selection},
@@ -8,7 +8,7 @@ use cutover_core::{
 };
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Error, error::SqlState};
 
 use crate::{
     catalog::{self, USER_SCHEMA},
@@ -62,6 +62,11 @@ async fn views(session: &Session, filled: bool, doing: &str) -> Result<Vec<Table
         .collect())
 }
 
+/// Tables up to this size are read in no time; many of them are named by one statement.
+const SMALL: u64 = 1 << 20;
+/// So many.
+const TOGETHER: usize = 100;
+
 /// Gathers statistics of every table, the largest first.
 pub(super) async fn analyze(db: &Database, workers: usize) -> Result<()> {
     let doing = format!("gathering statistics on {}", db.side);
@@ -70,46 +75,65 @@ pub(super) async fn analyze(db: &Database, workers: usize) -> Result<()> {
     tables.sort_by_key(|t| std::cmp::Reverse(t.bytes));
     let version = session.version();
     drop(session);
-    let work: Vec<String> = statements(version, tables.into_iter().map(|t| (t.name, t.root)));
-    let queue = Mutex::new(VecDeque::from(work));
+    let targets = targets(version, tables.into_iter().map(|t| (t.name, t.root, t.bytes)));
+    let large = targets.iter().take_while(|(_, bytes)| *bytes > SMALL).count();
+    let names: Vec<String> = targets.into_iter().map(|(target, _)| target).collect();
+    let (large, small) = names.split_at(large);
+    let lists = large.chunks(1).chain(small.chunks(TOGETHER));
+    let workers = workers.min(lists.clone().count());
+    let queue = Mutex::new(lists);
     let workers = (0..workers).map(async |_| {
         let session = db.session("analyze").await?;
+        // Statistics that a crash of the server takes are gathered again by itself.
+        session
+            .batch_execute("SET synchronous_commit = off")
+            .await
+            .map_err(|e| port_error(doing.as_str(), e))?;
         loop {
-            let Some(statement) = queue.lock().await.pop_front() else {
-                return Ok::<_, PortError>(());
+            let Some(list) = queue.lock().await.next() else { return Ok::<_, PortError>(()) };
+            // Each of a list is a transaction of its own.
+            let gather = async |list: &[String]| {
+                session.batch_execute(&format!("ANALYZE {}", list.join(", "))).await
             };
-            match session.batch_execute(&statement).await {
-                Ok(()) => {}
-                // Dropped meanwhile.
-                Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
+            let gone = |e: &Error| e.code() == Some(&SqlState::UNDEFINED_TABLE);
+            match gather(list).await {
+                Ok(()) => continue,
+                Err(e) if gone(&e) => {}
                 Err(e) => return Err(port_error(doing.as_str(), e)),
+            }
+            // One was dropped meanwhile; the others are there.
+            for one in list.chunks(1) {
+                match gather(one).await {
+                    Err(e) if !gone(&e) => return Err(port_error(doing.as_str(), e)),
+                    _ => {}
+                }
             }
         }
     });
     try_join_all(workers).await.map(drop)
 }
 
-/// A partitioned table has statistics of its own that nothing else ever gathers. Before 18 that
-/// reads its partitions as well.
-fn statements(
+/// What to name, in the order of `tables`. A partitioned table has statistics of its own that
+/// nothing else ever gathers. Before 18 that reads its partitions as well.
+fn targets(
     version: u32,
-    tables: impl Iterator<Item = (TableName, Option<TableName>)>,
-) -> Vec<String> {
+    tables: impl Iterator<Item = (TableName, Option<TableName>, u64)>,
+) -> Vec<(String, u64)> {
     let mut roots = HashSet::new();
     let mut work = Vec::new();
-    for (name, root) in tables {
+    for (name, root, bytes) in tables {
         let first = root.clone().is_some_and(|root| roots.insert(root));
         match root {
-            None => work.push(format!("ANALYZE {}", sql::table(&name))),
+            None => work.push((sql::table(&name), bytes)),
             Some(root) if version < 180_000 => {
                 if first {
-                    work.push(format!("ANALYZE {}", sql::table(&root)));
+                    work.push((sql::table(&root), bytes));
                 }
             }
             Some(root) => {
-                work.push(format!("ANALYZE {}", sql::table(&name)));
+                work.push((sql::table(&name), bytes));
                 if first {
-                    work.push(format!("ANALYZE ONLY {}", sql::table(&root)));
+                    work.push((format!("ONLY {}", sql::table(&root)), bytes));
                 }
             }
         }
@@ -124,20 +148,15 @@ mod tests {
     #[test]
     fn every_partition_once() {
         let name = |n: &str| TableName::new("s", n);
-        let tables = || {
-            [("t", None), ("p1", Some("p")), ("p2", Some("p"))]
-                .into_iter()
-                .map(|(n, r)| (name(n), r.map(name)))
+        let targets = |version| -> Vec<String> {
+            let tables = [("t", None), ("p1", Some("p")), ("p2", Some("p"))];
+            let tables = tables.into_iter().map(|(n, r)| (name(n), r.map(name), 1));
+            targets(version, tables).into_iter().map(|(target, _)| target).collect()
         };
-        assert_eq!(statements(170_000, tables()), ["ANALYZE \"s\".\"t\"", "ANALYZE \"s\".\"p\""]);
+        assert_eq!(targets(170_000), ["\"s\".\"t\"", "\"s\".\"p\""]);
         assert_eq!(
-            statements(180_001, tables()),
-            [
-                "ANALYZE \"s\".\"t\"",
-                "ANALYZE \"s\".\"p1\"",
-                "ANALYZE ONLY \"s\".\"p\"",
-                "ANALYZE \"s\".\"p2\""
-            ]
+            targets(180_001),
+            ["\"s\".\"t\"", "\"s\".\"p1\"", "ONLY \"s\".\"p\"", "\"s\".\"p2\""]
         );
     }
 }

@@ -65,19 +65,21 @@ pub(super) async fn in_order(
     let open = open_entries(db, green, section, entries).await?;
     let doing = format!("creating definitions on {}", db.side);
     for group in open.chunks(PER_TRANSACTION) {
-        let done: Vec<String> = group.iter().map(|e| mark(db, e, section)).collect();
+        // What is sent as one text is one transaction.
         let text: String = group.iter().map(|e| e.text.as_str()).collect();
-        let all = format!("BEGIN; {text}\n{}; COMMIT", done.join("; "));
+        let all = format!("{text}\n{}", mark(db, group, section));
         if green.batch_execute(&all).await.is_ok() {
             continue;
         }
+        if green.is_closed() {
+            return Err(PortError::transient(doing, "the connection was lost"));
+        }
         // One by one, to name the one that fails.
-        rollback(green, &doing).await?;
         for entry in group {
             one(db, green, section, entry).await.map_err(|e| refused(&doing, &entry.label(), e))?;
         }
     }
-    Ok(())
+    settle(db, green).await
 }
 
 /// Creates indexes and constraints beside each other, then foreign keys, then the rest in order.
@@ -105,7 +107,8 @@ pub(super) async fn in_parallel(
     late.extend(rest_late);
     last(db, green, section, late).await?;
     let late = beside(db, section, keys, workers).await?;
-    last(db, green, section, late).await
+    last(db, green, section, late).await?;
+    settle(db, green).await
 }
 
 /// Entries that wait for something that comes later: this is the end, now they must succeed.
@@ -175,9 +178,10 @@ async fn work<'a>(
     }
 }
 
-/// The settings of a dump, and memory for sorting an index.
+/// The settings of a dump, and memory for sorting an index. No commit waits for the disk: an entry
+/// and its mark are lost together, if at all, and in the end [`settle`] waits for all of them.
 const SETTINGS: &str = "SET check_function_bodies = off; SET default_tablespace = ''; \
-                        SET maintenance_work_mem = '256MB'";
+                        SET maintenance_work_mem = '256MB'; SET synchronous_commit = off";
 
 /// One entry and its mark. After an error nothing of it is there.
 async fn one(
@@ -186,14 +190,10 @@ async fn one(
     section: Section,
     entry: &Entry,
 ) -> std::result::Result<(), tokio_postgres::Error> {
-    let all = format!("BEGIN; {}\n{}; COMMIT", entry.text, mark(db, entry, section));
+    let all = format!("{}\n{}", entry.text, mark(db, &[entry], section));
     let mut tries = 0;
     loop {
         let Err(e) = session.batch_execute(&all).await else { return Ok(()) };
-        if session.is_closed() {
-            return Err(e);
-        }
-        session.batch_execute("ROLLBACK").await?;
         tries += 1;
         // Two workers met on the same pair of tables.
         if e.code() != Some(&SqlState::T_R_DEADLOCK_DETECTED) || tries == TRIES {
@@ -202,12 +202,24 @@ async fn one(
     }
 }
 
-fn mark(db: &Database, entry: &Entry, section: Section) -> String {
-    format!(
-        "INSERT INTO {} VALUES ({})",
-        marks(&Names::of(&db.run)),
-        sql::literal(&entry.mark(section))
-    )
+/// The statement that marks entries as done.
+fn mark(db: &Database, entries: &[&Entry], section: Section) -> String {
+    let rows: Vec<String> =
+        entries.iter().map(|e| format!("({})", sql::literal(&e.mark(section)))).collect();
+    format!("INSERT INTO {} VALUES {}", marks(&Names::of(&db.run)), rows.join(", "))
+}
+
+/// Waits until everything that was created is on the disk. `green` is open since before the first
+/// of it: a server that fails and forgets what is not on its disk ends this session as well.
+async fn settle(db: &Database, green: &Session) -> Result<()> {
+    let write = format!(
+        "SET synchronous_commit = on; INSERT INTO {} VALUES ('settled') \
+         ON CONFLICT (entry) DO UPDATE SET entry = excluded.entry",
+        marks(&Names::of(&db.run))
+    );
+    green.batch_execute(&write).await.map_err(|e| {
+        port_error(format!("waiting for definitions to be on the disk of {}", db.side), e)
+    })
 }
 
 /// Makes the table of marks, and gives the session the settings of a dump.
@@ -241,10 +253,6 @@ async fn open_entries<'a>(
         .map(|row| row.get(0))
         .collect();
     Ok(entries.iter().filter(|e| !e.is_schema() && !done.contains(&e.mark(section))).collect())
-}
-
-async fn rollback(session: &Session, doing: &str) -> Result<()> {
-    session.batch_execute("ROLLBACK").await.map_err(|e| port_error(doing, e))
 }
 
 /// Something that the entry needs does not exist (yet).

@@ -202,9 +202,10 @@ struct Scope {
 
 async fn scope(blue: &Session, selection: &Selection) -> Result<Scope> {
     let doing = "reading what to copy from blue";
-    let selected = catalog::tables(blue, selection).await?;
     let schemas = catalog::schemas(blue).await.map_err(|e| port_error(doing, e))?;
-    let all = catalog::tables(blue, &Selection::default()).await?;
+    let all = catalog::definitions(blue, &Selection::default()).await?;
+    let selected: Vec<Table> =
+        all.iter().filter(|t| selection.selects_any(&t.name, t.root.as_ref())).cloned().collect();
     let parents = named(blue, "c.relkind = 'p' AND NOT c.relispartition").await?;
     let others = named(blue, "c.relkind IN ('f', 'm', 'v')").await?;
     let arguments = arguments(selection, &schemas, &selected, &all, &parents, &others);

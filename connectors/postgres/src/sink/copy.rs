@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use cutover_core::{
     model::{
@@ -17,6 +18,7 @@ use cutover_core::{
     port::{
         PortError, Result,
         copy::{CopyChunk, CopyFormat, CopyStream},
+        sink::Load,
     },
 };
 use futures_util::SinkExt;
@@ -54,7 +56,7 @@ impl Copiers {
         }
         let session = database.session("copy").await?;
         session
-            .batch_execute(&format!("{}; SET synchronous_commit = on", sql::QUIET))
+            .batch_execute(&format!("{}; SET synchronous_commit = off", sql::QUIET))
             .await
             .map_err(|e| port_error(format!("opening a copy on {}", database.side()), e))?;
         Ok(session)
@@ -90,18 +92,51 @@ impl Copiers {
     }
 }
 
-/// Copies rows into a table in one transaction.
-pub(super) async fn copy(
-    database: &Database,
-    table: &Table,
-    format: CopyFormat,
-    rows: Box<dyn CopyStream>,
-) -> Result<u64> {
-    let session = database.copiers.take(database).await?;
-    let written = copy_rows(&session, &database.side().to_string(), table, format, rows).await?;
-    // A session of a failed copy is not used again.
-    database.copiers.give(session);
-    Ok(written)
+/// A bulk load. Its commits wait for no disk; a flush waits for all of them at once.
+pub(super) struct BulkLoad {
+    database: Database,
+    /// Open since before the first commit of the load. When the server fails it forgets commits
+    /// that are not on its disk, and ends every session: while this one lives, none is forgotten.
+    witness: Session,
+}
+
+impl BulkLoad {
+    pub(super) async fn new(database: &Database) -> Result<Self> {
+        let witness = database.session("flush").await?;
+        witness
+            .batch_execute("SET synchronous_commit = on")
+            .await
+            .map_err(|e| port_error(format!("opening a copy on {}", database.side()), e))?;
+        Ok(Self { database: database.clone(), witness })
+    }
+}
+
+#[async_trait]
+impl Load for BulkLoad {
+    async fn copy(
+        &self,
+        table: &Table,
+        format: CopyFormat,
+        rows: Box<dyn CopyStream>,
+    ) -> Result<u64> {
+        let (database, at) = (&self.database, self.database.side().to_string());
+        let session = database.copiers.take(database).await?;
+        let written = copy_rows(&session, &at, table, format, rows).await?;
+        // A session of a failed copy is not used again.
+        database.copiers.give(session);
+        Ok(written)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        // A commit that has written something waits until it, and all before it, is on the disk.
+        let write = "SELECT pg_catalog.pg_logical_emit_message(true, $1, 'copied')";
+        self.witness.execute(write, &[&sql::MESSAGE_PREFIX]).await.map(drop).map_err(|e| {
+            port_error(
+                format!("waiting for copied rows to be on the disk of {}", self.database.side()),
+                e,
+            )
+        })
+    }
 }
 
 /// Sends rows through COPY on a session, within its transaction if it has one.

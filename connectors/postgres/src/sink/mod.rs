@@ -31,8 +31,8 @@ use cutover_core::{
     model::{run::RunId, schema::Table},
     port::{
         PortError, Result,
-        copy::{CopyFormat, CopyStream},
-        sink::{Lease, Route, Sink, SinkWriter},
+        copy::CopyFormat,
+        sink::{Lease, Load, Route, Sink, SinkWriter},
     },
 };
 use tokio::time::timeout;
@@ -63,14 +63,8 @@ impl Sink for Database {
         copy::clear(self, &table.name).await
     }
 
-    async fn copy(
-        &self,
-        _: &RunId,
-        table: &Table,
-        format: CopyFormat,
-        rows: Box<dyn CopyStream>,
-    ) -> Result<u64> {
-        copy::copy(self, table, format, rows).await
+    async fn load(&self, _: &RunId) -> Result<Box<dyn Load>> {
+        Ok(Box::new(copy::BulkLoad::new(self).await?))
     }
 
     async fn writer(&self, run: &RunId, routes: &[Route]) -> Result<Box<dyn SinkWriter>> {

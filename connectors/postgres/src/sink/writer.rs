@@ -4,7 +4,7 @@
 //! number of rows is as expected. When the set-wise path does not give the expected numbers, the
 //! call is rolled back and done again with the tables concerned in order, row by row.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -221,8 +221,9 @@ impl Writer {
     /// Learns tables anew, also those that are new on both sides.
     async fn learn(&mut self, selection: &Selection, changed: &[TableName]) -> Result<()> {
         let reading = |e| port_error("reading the target tables", e);
-        let tables = catalog::tables_now(&self.session, selection).await.map_err(reading)?;
-        let find = |name: &TableName| tables.iter().find(|t| &t.name == name);
+        let tables = catalog::definitions_now(&self.session, selection).await.map_err(reading)?;
+        let tables: HashMap<&TableName, &Table> = tables.iter().map(|t| (&t.name, t)).collect();
+        let find = |name: &TableName| tables.get(name).copied();
         for route in &mut self.routes {
             if let Some(table) = find(&route.target.name) {
                 route.target = table.clone();

@@ -4,25 +4,43 @@
 //! (`hashtextextended`, the same on every supported version of one byte order). Sessions of both
 //! sides pin every setting that decides about rendering.
 
+use std::sync::Arc;
+
 use cutover_core::{
     model::{
         digest::{Digest, RowDigest, RowKey},
         schema::Table,
     },
-    port::copy::Range,
+    port::reader::{Lookup, Part},
 };
+use futures_util::future::join_all;
 use tokio_postgres::{Error, Row, types::ToSql};
 
 use crate::{
+    connect::Session,
     database::Database,
-    shelf::{KeyPart, Warm},
+    shelf::{KeyPart, Keys, Warm},
     sql,
 };
-use std::sync::Arc;
+
+/// Parts whose digests are read by one statement.
+const PER_STATEMENT: usize = 64;
 
 /// What to say while digests of a table are read.
 pub(super) fn doing(db: &Database, table: &Table) -> String {
     format!("reading digests of {} on {}", table.name, db.side)
+}
+
+/// The same for several tables.
+pub(super) fn doing_all<'a>(db: &Database, tables: impl Iterator<Item = &'a Table>) -> String {
+    let tables: Vec<&Table> = tables.collect();
+    match &tables[..] {
+        [one] => doing(db, one),
+        [first, rest @ ..] => {
+            format!("reading digests of {} and {} more on {}", first.name, rest.len(), db.side)
+        }
+        [] => format!("reading digests on {}", db.side),
+    }
 }
 
 /// Hash of all columns, generated ones included.
@@ -62,24 +80,28 @@ pub(super) fn key_types(table: &Table) -> Vec<&str> {
     table.key().iter().map(of).collect()
 }
 
-fn buckets_statement(table: &Table, range: &Range, buckets: u32) -> String {
+/// Rows of it are part, bucket, count, sum.
+fn part_statement(number: usize, part: &Part<'_>) -> String {
+    let Part { table, range, buckets } = *part;
     let name = sql::table(&table.name);
     let condition = if range.condition.is_empty() { "true" } else { &range.condition };
     let row = row_hash(table);
     if buckets <= 1 {
-        return format!("SELECT 0, count(*), sum({row})::text FROM ONLY {name} WHERE {condition}");
+        return format!(
+            "SELECT {number}, 0, count(*), sum({row})::text FROM ONLY {name} WHERE {condition}"
+        );
     }
     let mask = buckets - 1;
     if table.key().is_empty() {
         // OFFSET 0 so that the hash is computed once per row.
         return format!(
-            "SELECT (h & {mask})::int4, count(*), sum(h)::text \
-             FROM (SELECT {row} AS h FROM ONLY {name} WHERE {condition} OFFSET 0) r GROUP BY 1"
+            "SELECT {number}, (h & {mask})::int4, count(*), sum(h)::text \
+             FROM (SELECT {row} AS h FROM ONLY {name} WHERE {condition} OFFSET 0) r GROUP BY 2"
         );
     }
     format!(
-        "SELECT ({} & {mask})::int4, count(*), sum({row})::text \
-         FROM ONLY {name} WHERE {condition} GROUP BY 1",
+        "SELECT {number}, ({} & {mask})::int4, count(*), sum({row})::text \
+         FROM ONLY {name} WHERE {condition} GROUP BY 2",
         key_hash(table)
     )
 }
@@ -130,68 +152,92 @@ fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
     )
 }
 
-/// How the key is compared: by the operators of the unique index whose columns are the key, in
+/// How the keys are compared: by the operators of the unique index whose columns are the key, in
 /// key order. Only a btree numbers its operators so; a key `WITHOUT OVERLAPS` has another index.
-pub(super) async fn key_parts(warm: &mut Warm, table: &Table) -> Result<Arc<[KeyPart]>, Error> {
-    if let Some(known) = warm.key(&table.name) {
-        return Ok(known);
+/// What is not known yet is asked for in one question.
+pub(super) async fn key_parts(
+    session: &Session,
+    keys: &Keys,
+    tables: &[&Table],
+) -> Result<Vec<Arc<[KeyPart]>>, Error> {
+    let new: Vec<&Table> = tables.iter().copied().filter(|t| keys.get(&t.name).is_none()).collect();
+    if !new.is_empty() {
+        let names: Vec<String> = new.iter().map(|t| sql::table(&t.name)).collect();
+        let rows = session.query(KEY_PARTS, &[&names]).await?;
+        let mut rows = rows.iter().peekable();
+        for (n, table) in (1_i64..).zip(new) {
+            let mut found: Option<Vec<KeyPart>> = None;
+            while let Some(first) = rows.next_if(|row| row.get::<_, i64>(0) == n) {
+                let index: u32 = first.get(1);
+                let mut all = vec![first];
+                while let Some(more) =
+                    rows.next_if(|row| row.get::<_, i64>(0) == n && row.get::<_, u32>(1) == index)
+                {
+                    all.push(more);
+                }
+                let names: Vec<&str> = all.iter().map(|row| row.get(2)).collect();
+                if found.is_none() && names == table.key() {
+                    found = Some(all.into_iter().map(key_part).collect());
+                }
+            }
+            keys.remember(&table.name, found.unwrap_or_default());
+        }
     }
-    let statement = warm
-        .prepared(
-            "SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
-                    CASE WHEN EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
-                              AND x.castmethod = 'f' AND x.castsource = 'text'::regtype) \
-                          AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
-                              AND x.castsource = 'bpchar'::regtype) \
-                         THEN '::bpchar' ELSE '' END, \
-                    CASE WHEN f.typtype = 'e' AND f.oid <> f1.oid \
-                         THEN '::' || format_type(f.oid, NULL) ELSE '' END \
-             FROM pg_index i \
-             CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) \
-                  WITH ORDINALITY AS k(attnum, class, at) \
-             JOIN pg_attribute f0 ON f0.attrelid = i.indrelid AND f0.attnum = k.attnum \
-             JOIN pg_type f1 ON f1.oid = f0.atttypid \
-             JOIN pg_type f ON f.oid = CASE f1.typbasetype WHEN 0 THEN f1.oid \
-                                       ELSE f1.typbasetype END \
-             JOIN pg_opclass c ON c.oid = k.class \
-             JOIN pg_am w ON w.oid = c.opcmethod AND w.amname = 'btree' \
-             JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 \
-                  AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype \
-             JOIN pg_operator o ON o.oid = m.amopopr \
-             JOIN pg_namespace n ON n.oid = o.oprnamespace \
-             WHERE i.indrelid = to_regclass($1::text) AND i.indisunique AND i.indisvalid \
-               AND k.at <= i.indnkeyatts \
-               AND (SELECT array_agg(a.attname::text ORDER BY p.at) \
-                    FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS p(attnum, at) \
-                    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = p.attnum \
-                    WHERE p.at <= i.indnkeyatts) = $2::text[] \
-             ORDER BY i.indisprimary DESC, i.indexrelid, k.at LIMIT cardinality($2::text[])",
-        )
-        .await?;
-    let (name, key) = (sql::table(&table.name), table.key());
-    let rows = warm.session.query(&statement, &[&name, &key]).await?;
-    let part =
-        |row: &Row| KeyPart { operator: row.get(0), via: row.get(1), compared_as: row.get(2) };
-    let parts = rows.iter().map(part).collect();
-    Ok(warm.remember_key(&table.name, parts))
+    Ok(tables.iter().map(|t| keys.get(&t.name).unwrap_or_default()).collect())
 }
 
-/// Digest of a range per bucket.
-pub(super) async fn buckets(
-    warm: &mut Warm,
-    table: &Table,
-    range: &Range,
-    buckets: u32,
-) -> Result<Vec<Digest>, Error> {
-    let rows = warm.session.query(&buckets_statement(table, range, buckets), &[]).await?;
-    let mut digests = vec![Digest::default(); buckets.max(1) as usize];
-    for row in &rows {
-        let at: i32 = row.get(0);
-        let count: i64 = row.get(1);
-        let sum: Option<&str> = row.get(2);
-        if let Some(digest) = usize::try_from(at).ok().and_then(|at| digests.get_mut(at)) {
-            digest.rows = u64::try_from(count).unwrap_or(0);
-            digest.sum = sum.and_then(|s| s.parse().ok()).unwrap_or(0);
+fn key_part(row: &Row) -> KeyPart {
+    KeyPart { operator: row.get(3), via: row.get(4), compared_as: row.get(5) }
+}
+
+/// A row per table, unique index and column of it, the primary key first.
+const KEY_PARTS: &str = "\
+    SELECT w.n, i.indexrelid, f0.attname::text, \
+           format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
+           CASE WHEN EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
+                     AND x.castmethod = 'f' AND x.castsource = 'text'::regtype) \
+                 AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
+                     AND x.castsource = 'bpchar'::regtype) \
+                THEN '::bpchar' ELSE '' END, \
+           CASE WHEN f.typtype = 'e' AND f.oid <> f1.oid \
+                THEN '::' || format_type(f.oid, NULL) ELSE '' END \
+    FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
+    JOIN pg_index i ON i.indrelid = to_regclass(w.name) AND i.indisunique AND i.indisvalid \
+    CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) \
+         WITH ORDINALITY AS k(attnum, class, at) \
+    JOIN pg_attribute f0 ON f0.attrelid = i.indrelid AND f0.attnum = k.attnum \
+    JOIN pg_type f1 ON f1.oid = f0.atttypid \
+    JOIN pg_type f ON f.oid = CASE f1.typbasetype WHEN 0 THEN f1.oid ELSE f1.typbasetype END \
+    JOIN pg_opclass c ON c.oid = k.class \
+    JOIN pg_am m0 ON m0.oid = c.opcmethod AND m0.amname = 'btree' \
+    JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 \
+         AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype \
+    JOIN pg_operator o ON o.oid = m.amopopr \
+    JOIN pg_namespace n ON n.oid = o.oprnamespace \
+    WHERE k.at <= i.indnkeyatts \
+    ORDER BY w.n, i.indisprimary DESC, i.indexrelid, k.at";
+
+/// Digest of every part, per bucket.
+pub(super) async fn parts(
+    session: &Session,
+    parts: &[Part<'_>],
+) -> Result<Vec<Vec<Digest>>, Error> {
+    let mut digests: Vec<Vec<Digest>> =
+        parts.iter().map(|p| vec![Digest::default(); p.buckets.max(1) as usize]).collect();
+    for (start, group) in (0..).step_by(PER_STATEMENT).zip(parts.chunks(PER_STATEMENT)) {
+        let statements: Vec<String> =
+            group.iter().enumerate().map(|(i, part)| part_statement(start + i, part)).collect();
+        let rows = session.query(&statements.join(" UNION ALL "), &[]).await?;
+        for row in &rows {
+            let (part, at): (i32, i32) = (row.get(0), row.get(1));
+            let count: i64 = row.get(2);
+            let sum: Option<&str> = row.get(3);
+            let place = usize::try_from(part).ok().and_then(|part| digests.get_mut(part));
+            let at = usize::try_from(at).ok();
+            if let Some(digest) = place.zip(at).and_then(|(part, at)| part.get_mut(at)) {
+                digest.rows = u64::try_from(count).unwrap_or(0);
+                digest.sum = sum.and_then(|s| s.parse().ok()).unwrap_or(0);
+            }
         }
     }
     Ok(digests)
@@ -209,21 +255,46 @@ pub(super) async fn rows(
     Ok(rows.iter().map(row_digest).collect())
 }
 
-/// The rows with these keys, in one round trip once the table's statement is prepared.
+/// Does what a lookup in these tables does before it reads.
+pub(super) async fn get_ready(
+    warm: &mut Warm,
+    keys: &Keys,
+    tables: &[&Table],
+) -> Result<(), Error> {
+    let texts = keyed_statements(&warm.session, keys, tables).await?;
+    warm.make_room(&texts);
+    warm.prepared_all(&texts).await.map(drop)
+}
+
+async fn keyed_statements(
+    session: &Session,
+    keys: &Keys,
+    tables: &[&Table],
+) -> Result<Vec<String>, Error> {
+    let parts = key_parts(session, keys, tables).await?;
+    Ok(tables.iter().zip(parts).map(|(table, parts)| keyed_statement(table, &parts)).collect())
+}
+
+/// The rows with these keys, in one round trip once the statements of the tables are prepared.
 pub(super) async fn keyed(
     warm: &mut Warm,
-    table: &Table,
-    keys: &[RowKey],
-) -> Result<Vec<RowDigest>, Error> {
-    let parts = key_parts(warm, table).await?;
-    let statement = warm.prepared(&keyed_statement(table, &parts)).await?;
-    let columns: Vec<Vec<&str>> = (0..table.key().len())
-        .map(|i| keys.iter().map(|k| k.0.get(i).map_or("", String::as_str)).collect())
-        .collect();
-    let parameters: Vec<&(dyn ToSql + Sync)> =
-        columns.iter().map(|c| c as &(dyn ToSql + Sync)).collect();
-    let rows = warm.session.query(&statement, &parameters).await?;
-    Ok(rows.iter().map(row_digest).collect())
+    keys: &Keys,
+    wanted: &[Lookup<'_>],
+) -> Result<Vec<Vec<RowDigest>>, Error> {
+    let tables: Vec<&Table> = wanted.iter().map(|l| l.table).collect();
+    let texts = keyed_statements(&warm.session, keys, &tables).await?;
+    let statements = warm.prepared_all(&texts).await?;
+    let session = &warm.session;
+    let reads = wanted.iter().zip(&statements).map(async |(lookup, statement)| {
+        let columns: Vec<Vec<&str>> = (0..lookup.table.key().len())
+            .map(|i| lookup.keys.iter().map(|k| k.0.get(i).map_or("", String::as_str)).collect())
+            .collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            columns.iter().map(|c| c as &(dyn ToSql + Sync)).collect();
+        let rows = session.query(statement, &parameters).await?;
+        Ok(rows.iter().map(row_digest).collect())
+    });
+    join_all(reads).await.into_iter().collect()
 }
 
 fn row_digest(row: &Row) -> RowDigest {

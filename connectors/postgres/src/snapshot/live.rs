@@ -5,10 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cutover_core::{
     model::{
-        digest::{Digest, RowDigest, RowKey},
+        digest::{Digest, RowDigest},
         schema::Table,
     },
-    port::{PortError, Result, copy::Range, reader::RowReader},
+    port::{
+        PortError, Result,
+        reader::{Lookup, Part, RowReader},
+    },
 };
 
 use futures_util::future::try_join_all;
@@ -18,12 +21,16 @@ use super::digest;
 use crate::{
     connect::port_error,
     database::Database,
-    shelf::{Shelf, Warm},
+    shelf::{Keys, Shelf, Warm},
 };
 
 /// Sessions at most. One more would have to be opened inside the pause, which costs more than a
 /// read of changed keys has to wait for its turn.
 const SESSIONS: u32 = 2;
+
+/// Tables whose statements are prepared ahead. Each is kept by every session, in the server's
+/// memory; further ones are prepared in the read itself, all in one round trip.
+const PREPARED: usize = 250;
 
 /// Reads digests outside of any snapshot: every statement sees what is committed when it begins.
 ///
@@ -33,6 +40,7 @@ const SESSIONS: u32 = 2;
 pub struct LiveReader {
     db: Database,
     idle: Arc<Shelf>,
+    keys: Arc<Keys>,
     turns: Arc<Semaphore>,
 }
 
@@ -41,7 +49,7 @@ impl Database {
     #[must_use]
     pub fn reader(&self) -> LiveReader {
         let turns = Arc::new(Semaphore::new(SESSIONS as usize));
-        LiveReader { db: self.clone(), idle: Arc::default(), turns }
+        LiveReader { db: self.clone(), idle: Arc::default(), keys: Arc::default(), turns }
     }
 }
 
@@ -82,17 +90,12 @@ impl LiveReader {
 
 #[async_trait]
 impl RowReader for LiveReader {
-    async fn bucket_digests(
-        &self,
-        table: &Table,
-        range: &Range,
-        buckets: u32,
-    ) -> Result<Vec<Digest>> {
+    async fn digests(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
         let _turn = self.turns(1).await;
-        let mut warm = self.session().await?;
-        let digests = digest::buckets(&mut warm, table, range, buckets)
-            .await
-            .map_err(|e| port_error(digest::doing(&self.db, table), e))?;
+        let warm = self.session().await?;
+        let digests = digest::parts(&warm.session, parts).await.map_err(|e| {
+            port_error(digest::doing_all(&self.db, parts.iter().map(|p| p.table)), e)
+        })?;
         self.idle.put(warm);
         Ok(digests)
     }
@@ -112,28 +115,44 @@ impl RowReader for LiveReader {
         Ok(rows)
     }
 
-    async fn key_digests(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<RowDigest>> {
-        let _turn = self.turns(1).await;
-        let mut warm = self.session().await?;
-        let rows = digest::keyed(&mut warm, table, keys)
-            .await
-            .map_err(|e| port_error(digest::doing(&self.db, table), e))?;
-        self.idle.put(warm);
-        Ok(rows)
+    async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+        // Every session takes a share: a read of many tables is as fast as the servers are.
+        let share = wanted.len().div_ceil(SESSIONS as usize).max(1);
+        let reads = wanted.chunks(share).map(async |wanted| {
+            let _turn = self.turns(1).await;
+            let mut warm = self.session().await?;
+            let rows = digest::keyed(&mut warm, &self.keys, wanted).await.map_err(|e| {
+                port_error(digest::doing_all(&self.db, wanted.iter().map(|l| l.table)), e)
+            })?;
+            self.idle.put(warm);
+            Ok::<_, PortError>(rows)
+        });
+        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
     }
 
-    async fn get_ready(&self, tables: &[Table]) -> Result<()> {
+    async fn get_ready(&self, tables: &[&Table]) -> Result<()> {
         let _turns = self.turns(SESSIONS).await;
         let mut all = Vec::new();
         for _ in 0..SESSIONS {
             all.push(self.session().await?);
         }
+        let keyed: Vec<&Table> = tables.iter().copied().filter(|t| !t.key().is_empty()).collect();
+        let doing = || digest::doing_all(&self.db, keyed.iter().copied());
+        // For all of them in one question; statements only for the first.
+        digest::key_parts(&all[0].session, &self.keys, &keyed)
+            .await
+            .map_err(|e| port_error(doing(), e))?;
+        let soon = &keyed[..keyed.len().min(PREPARED)];
         let prepared = all.into_iter().map(async |mut warm| {
-            for table in tables.iter().filter(|t| !t.key().is_empty()) {
-                digest::keyed(&mut warm, table, &[])
-                    .await
-                    .map_err(|e| port_error(digest::doing(&self.db, table), e))?;
-            }
+            digest::get_ready(&mut warm, &self.keys, soon)
+                .await
+                .map_err(|e| port_error(doing(), e))?;
+            // The first use of a statement plans it.
+            let nothing: Vec<Lookup<'_>> =
+                soon.iter().map(|table| Lookup { table, keys: &[] }).collect();
+            digest::keyed(&mut warm, &self.keys, &nothing)
+                .await
+                .map_err(|e| port_error(doing(), e))?;
             Ok::<_, PortError>(warm)
         });
         for warm in try_join_all(prepared).await? {

@@ -20,7 +20,7 @@ use cutover_core::{
         Result,
         copy::{CopyFormat, CopyStream, Range, Snapshot},
         error::PortError,
-        reader::RowReader,
+        reader::{Lookup, Part, RowReader},
     },
 };
 pub use live::LiveReader;
@@ -29,9 +29,12 @@ use self::stream::PgCopyStream;
 use crate::{
     connect::port_error,
     database::Database,
-    shelf::{Shelf, Warm},
+    shelf::{Keys, Shelf, Warm},
     sql,
 };
+
+/// Tables that a session reads in one transaction.
+const READS: usize = 64;
 
 /// A consistent view of the database that any number of sessions share.
 pub(crate) struct PgSnapshot {
@@ -46,6 +49,7 @@ struct View {
     /// Name under which the snapshot was exported.
     name: String,
     idle: Shelf,
+    keys: Keys,
     /// Keeps the exporting session alive, so that more workers can join.
     _keepalive: Box<dyn Send + Sync>,
 }
@@ -61,6 +65,7 @@ impl PgSnapshot {
             db: db.clone(),
             name: snapshot_name.to_owned(),
             idle: Shelf::default(),
+            keys: Keys::default(),
             _keepalive: keepalive,
         };
         let first = view.join().await?;
@@ -98,21 +103,32 @@ impl View {
 
     /// An idle session under the snapshot, or a new one.
     async fn session(&self) -> Result<Warm> {
-        match self.idle.take() {
-            Some(warm) => Ok(warm),
-            None => self.join().await,
+        let Some(mut warm) = self.idle.take() else { return self.join().await };
+        if warm.read >= READS {
+            // Everything it has read is locked until its transaction ends, in a table that all
+            // sessions of the server share.
+            warm.session
+                .batch_execute(&format!("COMMIT; {}", self.begin()))
+                .await
+                .map_err(|e| port_error(self.doing("joining a snapshot again"), e))?;
+            warm.read = 0;
         }
+        Ok(warm)
+    }
+
+    fn begin(&self) -> String {
+        format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            sql::literal(&self.name)
+        )
     }
 
     /// Opens a session under the snapshot.
     async fn join(&self) -> Result<Warm> {
         let session = self.db.session("copy").await?;
         // Parallel plans and compilation pay off for one big query, not for many workers.
-        let begin = format!(
-            "SET jit = off; SET max_parallel_workers_per_gather = 0; \
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            sql::literal(&self.name)
-        );
+        let begin =
+            format!("SET jit = off; SET max_parallel_workers_per_gather = 0; {}", self.begin());
         session
             .batch_execute(&begin)
             .await
@@ -127,41 +143,47 @@ impl Snapshot for PgSnapshot {
         &self.visible
     }
 
-    async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>> {
+    async fn split_all(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>> {
         let warm = self.view.session().await?;
-        let name = sql::table(&table.name);
-        let row = warm
+        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+        let rows = warm
             .session
-            .query_opt(
-                "SELECT pg_relation_size(c.oid) / current_setting('block_size')::int8, \
+            .query(
+                "SELECT w.n, pg_relation_size(c.oid) / current_setting('block_size')::int8, \
                         pg_table_size(c.oid), coalesce(a.amname = 'heap', false) \
-                 FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam \
-                 WHERE c.oid = to_regclass($1::text)",
-                &[&name],
+                 FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
+                 JOIN pg_class c ON c.oid = to_regclass(w.name) \
+                 LEFT JOIN pg_am a ON a.oid = c.relam",
+                &[&names],
             )
             .await
-            .map_err(|e| port_error(self.view.doing(&format!("measuring {}", table.name)), e))?;
+            .map_err(|e| port_error(self.view.doing("measuring the tables"), e))?;
         self.view.idle.put(warm);
-        let Some(row) = row else { return Ok(vec![range::whole(table.bytes)]) };
-        let number = |i: usize| {
-            row.get::<_, Option<i64>>(i).and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
-        };
-        if !row.get::<_, bool>(2) {
-            return Ok(vec![range::whole(number(1))]);
+        let mut all: Vec<Vec<Range>> = tables.iter().map(|t| vec![range::whole(t.bytes)]).collect();
+        for row in &rows {
+            let number =
+                |i: usize| row.get::<_, Option<i64>>(i).and_then(|n| u64::try_from(n).ok());
+            let place =
+                number(0).and_then(|n| all.get_mut(usize::try_from(n).ok()?.checked_sub(1)?));
+            let (Some(place), Some(bytes)) = (place, number(2)) else { continue };
+            *place = match number(1) {
+                Some(pages) if row.get(3) => range::by_pages(pages, bytes, target_bytes),
+                _ => vec![range::whole(bytes)],
+            };
         }
-        Ok(range::by_pages(number(0), number(1), target_bytes))
+        Ok(all)
     }
 
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {
         if table.key().is_empty() {
             return Ok(range::of_keys(table, keys, &[]));
         }
-        let mut warm = self.view.session().await?;
-        let parts = digest::key_parts(&mut warm, table)
+        let warm = self.view.session().await?;
+        let parts = digest::key_parts(&warm.session, &self.view.keys, &[table])
             .await
             .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
         self.view.idle.put(warm);
-        Ok(range::of_keys(table, keys, &parts))
+        Ok(range::of_keys(table, keys, &parts[0]))
     }
 
     async fn read(
@@ -183,7 +205,8 @@ impl Snapshot for PgSnapshot {
                 ));
             }
         };
-        let warm = self.view.session().await?;
+        let mut warm = self.view.session().await?;
+        warm.read += 1;
         let statement = stream::copy_statement(table, range, options);
         let rows =
             warm.session.copy_out(&statement).await.map_err(|e| port_error(doing.as_str(), e))?;
@@ -193,17 +216,16 @@ impl Snapshot for PgSnapshot {
 
 #[async_trait]
 impl RowReader for PgSnapshot {
-    async fn bucket_digests(
-        &self,
-        table: &Table,
-        range: &Range,
-        buckets: u32,
-    ) -> Result<Vec<Digest>> {
-        let mut warm = self.view.session().await?;
-        let digests = digest::buckets(&mut warm, table, range, buckets)
-            .await
-            .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
-        self.view.idle.put(warm);
+    async fn digests(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+        let mut digests = Vec::with_capacity(parts.len());
+        for parts in parts.chunks(READS) {
+            let mut warm = self.view.session().await?;
+            warm.read += parts.len();
+            digests.extend(digest::parts(&warm.session, parts).await.map_err(|e| {
+                port_error(digest::doing_all(&self.view.db, parts.iter().map(|p| p.table)), e)
+            })?);
+            self.view.idle.put(warm);
+        }
         Ok(digests)
     }
 
@@ -214,6 +236,7 @@ impl RowReader for PgSnapshot {
         wanted: &[u32],
     ) -> Result<Vec<RowDigest>> {
         let mut warm = self.view.session().await?;
+        warm.read += 1;
         let rows = digest::rows(&mut warm, table, buckets, wanted)
             .await
             .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
@@ -221,12 +244,17 @@ impl RowReader for PgSnapshot {
         Ok(rows)
     }
 
-    async fn key_digests(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<RowDigest>> {
-        let mut warm = self.view.session().await?;
-        let rows = digest::keyed(&mut warm, table, keys)
-            .await
-            .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
-        self.view.idle.put(warm);
+    async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+        let mut rows = Vec::with_capacity(wanted.len());
+        for wanted in wanted.chunks(READS) {
+            let mut warm = self.view.session().await?;
+            warm.read += wanted.len();
+            let found = digest::keyed(&mut warm, &self.view.keys, wanted).await.map_err(|e| {
+                port_error(digest::doing_all(&self.view.db, wanted.iter().map(|l| l.table)), e)
+            })?;
+            rows.extend(found);
+            self.view.idle.put(warm);
+        }
         Ok(rows)
     }
 }

@@ -16,7 +16,12 @@ pub(super) fn whole(bytes: u64) -> Range {
 /// Ranges of about `target` bytes of a heap table. `bytes` counts what lies outside of the pages
 /// (TOAST) as well, so that a range with large values is not larger than others. The last one is
 /// open: rows of the snapshot are never behind it, whatever happened since the size was read.
+/// Without pages there are no ranges: rows of the snapshot that a vacuum could have cut off are
+/// none, and a table that was emptied since is empty to every snapshot.
 pub(super) fn by_pages(pages: u64, bytes: u64, target: u64) -> Vec<Range> {
+    if pages == 0 {
+        return Vec::new();
+    }
     let wanted = (bytes / target.max(1)).clamp(1, pages.max(1));
     let step = pages.div_ceil(wanted).max(1);
     let count = pages.div_ceil(step).max(1);
@@ -96,7 +101,7 @@ mod tests {
     #[test]
     fn ranges_cover_every_page_once() {
         for (pages, bytes, target) in
-            [(0, 0, 100), (1, 8192, 1), (10, 81920, 81920), (10, 81920, 20000), (7, 1_000_000, 1)]
+            [(1, 8192, 1), (10, 81920, 81920), (10, 81920, 20000), (7, 1_000_000, 1)]
         {
             let ranges = by_pages(pages, bytes, target);
             if ranges.len() == 1 {
@@ -120,6 +125,7 @@ mod tests {
                 next = end;
             }
         }
+        assert_eq!(by_pages(0, 8192, 100), []);
         assert_eq!(by_pages(100, 819_200, 81_920).len(), 10);
         // A small heap with large values outside of it.
         assert_eq!(by_pages(4, 100 << 20, 16 << 20).len(), 4);

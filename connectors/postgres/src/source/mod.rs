@@ -56,6 +56,10 @@ impl Source for Database {
         catalog::tables(&self.session("catalog").await?, selection).await
     }
 
+    async fn definitions(&self, selection: &Selection) -> Result<Vec<Table>> {
+        catalog::definitions(&self.session("catalog").await?, selection).await
+    }
+
     async fn inventory(&self, selection: &Selection) -> Result<Inventory> {
         catalog::inventory(&self.session("catalog").await?, selection).await
     }

@@ -13,6 +13,8 @@ use cutover_core::{
     port::Result,
 };
 
+use tokio_postgres::error::SqlState;
+
 use super::stops;
 use crate::{
     connect::{Session, port_error},
@@ -20,6 +22,9 @@ use crate::{
     ddl,
     sql::{self, Names},
 };
+
+/// Tables that are added or taken out in one transaction.
+const PER_TRANSACTION: i64 = 100;
 
 /// How the comment begins; the numbers follow.
 const COMMENT: &str = "cutover tables";
@@ -108,11 +113,10 @@ impl Database {
             _ => {
                 // What an attempt before the slot left behind may have other tables.
                 self.unpublish(&session, run).await?;
-                let list = lists.iter().map(|t| format!("ONLY {t}")).collect::<Vec<_>>().join(", ");
-                let tables = if list.is_empty() { list } else { format!("FOR TABLE {list}") };
-                let create =
-                    format!("CREATE PUBLICATION {} {tables} WITH ({options})", sql::ident(name));
+                // Whoever is cut off before the slot exists begins here again.
+                let create = format!("CREATE PUBLICATION {} WITH ({options})", sql::ident(name));
                 session.batch_execute(&create).await.map_err(err)?;
+                add(&session, name, &lists).await.map_err(err)?;
             }
         }
         let now = read(&session, name).await.map_err(err)?;
@@ -144,12 +148,27 @@ impl Database {
 
     /// Drops the publication.
     pub(super) async fn unpublish(&self, session: &Session, run: &RunId) -> Result<()> {
-        let drop =
-            format!("DROP PUBLICATION IF EXISTS {}", sql::ident(Names::of(run).publication()));
-        session
-            .batch_execute(&drop)
-            .await
-            .map_err(|e| port_error(self.doing("dropping the publication"), e))
+        let err = |e| port_error(self.doing("dropping the publication"), e);
+        let names = Names::of(run);
+        let name = sql::ident(names.publication());
+        // Every table in it is locked until the transaction ends that takes it out.
+        loop {
+            let rows = session
+                .query(SOME_OF_MANY, &[&names.publication(), &PER_TRANSACTION])
+                .await
+                .map_err(err)?;
+            let some: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+            if some.is_empty() {
+                break;
+            }
+            let drop = format!("ALTER PUBLICATION {name} DROP TABLE ONLY {}", some.join(", ONLY "));
+            match session.batch_execute(&drop).await {
+                // One was dropped or renamed meanwhile: look again.
+                Err(e) if is_gone(&e) => {}
+                other => other.map_err(err)?,
+            }
+        }
+        session.batch_execute(&format!("DROP PUBLICATION IF EXISTS {name}")).await.map_err(err)
     }
 
     /// Whether a table has left. One that was dropped has not where the stream tells of that.
@@ -206,14 +225,39 @@ async fn add_missing(
         .filter(|row| {
             row.get::<_, Option<u32>>(1).is_none_or(|number| !there.tables.contains(&number))
         })
-        .map(|row| format!("ONLY {}", row.get::<_, &str>(0)))
+        .map(|row| row.get(0))
         .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let add = format!("ALTER PUBLICATION {} ADD TABLE {}", sql::ident(name), missing.join(", "));
-    session.batch_execute(&add).await
+    add(session, name, &missing).await
 }
+
+/// Adds tables, not too many in one transaction: each is locked until its end.
+async fn add(
+    session: &Session,
+    name: &str,
+    tables: &[String],
+) -> std::result::Result<(), tokio_postgres::Error> {
+    for some in tables.chunks(usize::try_from(PER_TRANSACTION).unwrap_or(1)) {
+        let list = some.join(", ONLY ");
+        let add = format!("ALTER PUBLICATION {} ADD TABLE ONLY {list}", sql::ident(name));
+        session.batch_execute(&add).await?;
+    }
+    Ok(())
+}
+
+fn is_gone(e: &tokio_postgres::Error) -> bool {
+    matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT))
+}
+
+/// Some tables of a publication that has more than one transaction should lock.
+const SOME_OF_MANY: &str = "
+    SELECT format('%I.%I', n.nspname, c.relname)
+      FROM pg_catalog.pg_publication p
+      JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+      JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE p.pubname = $1
+       AND (SELECT count(*) FROM pg_catalog.pg_publication_rel a WHERE a.prpubid = p.oid) > $2
+     LIMIT $2";
 
 async fn read(
     session: &Session,

@@ -75,7 +75,7 @@ async fn a_blue_with_everything_wrong_says_so_at_once_and_the_remedies_help() {
         }
         let mut place = Place::start(&install, options).await;
         place.sql(BLUE_WRONGS).await;
-        for i in 0..20 {
+        for i in 0..60 {
             place.sql(&format!("CREATE TABLE app.many_{i} (id int PRIMARY KEY)")).await;
         }
         place.hand_over().await;

@@ -7,7 +7,11 @@ use cutover_core::{
         digest::{Digest, RowDigest},
         schema::Table,
     },
-    port::{copy::Range, reader::RowReader, source::Source},
+    port::{
+        copy::Range,
+        reader::{Lookup, RowReader},
+        source::Source,
+    },
 };
 use cutover_postgres::LiveReader;
 
@@ -203,12 +207,35 @@ async fn rows_by_their_keys() {
                  AND application_name LIKE '%verify%' AND datname = current_database()";
             home.root.query_one(asked, &[]).await.unwrap().get(0)
         };
-        live.get_ready(&tables).await.unwrap();
+        live.get_ready(&tables.iter().collect::<Vec<_>>()).await.unwrap();
         let before = sessions().await;
         let reads = (0..20).map(|_| live.key_digests(&tables[0], &[]));
         futures_util::future::try_join_all(reads).await.unwrap();
         assert!(before > 0);
         assert_eq!(sessions().await, before);
+        // Several tables at once are each read as alone, in their order.
+        let mut one_by_one = Vec::new();
+        let mut keys = Vec::new();
+        for name in ["narrow", "keyed", "k1"] {
+            let table = home.table(name).await;
+            let rows = live.bucket_rows(&table, 1, &[0]).await.unwrap();
+            keys.push((table, rows.into_iter().map(|r| r.key).take(5).collect::<Vec<_>>()));
+        }
+        for (table, keys) in &keys {
+            one_by_one.push(live.key_digests(table, keys).await.unwrap());
+        }
+        let wanted: Vec<Lookup<'_>> =
+            keys.iter().map(|(table, keys)| Lookup { table, keys }).collect();
+        assert_eq!(one_by_one.iter().map(Vec::len).collect::<Vec<_>>(), [2, 5, 1]);
+        let by_key = |mut rows: Vec<RowDigest>| {
+            rows.sort_by(|a, b| a.key.cmp(&b.key));
+            rows
+        };
+        let together = live.lookup(&wanted).await.unwrap();
+        assert_eq!(
+            together.into_iter().map(by_key).collect::<Vec<_>>(),
+            one_by_one.into_iter().map(by_key).collect::<Vec<_>>()
+        );
         // Keys without a row, and a keyless table by its hashes.
         let keyed = home.table("keyed").await;
         let none = cutover_core::model::digest::RowKey(vec!["none".into(), "1".into()]);

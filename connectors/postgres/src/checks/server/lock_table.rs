@@ -1,4 +1,6 @@
-//! Room for the locks of the fence: it takes all tables of the run in one transaction.
+//! Room for the locks of `pg_dump`: it takes all tables in one transaction. Nothing of ours does.
+
+use cutover_core::model::{finding::Scope, side::Side};
 
 use super::super::{Answer, facts::Context, found::*};
 
@@ -11,6 +13,12 @@ struct Facts {
 }
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
+    let question = context.question;
+    let dumped =
+        question.side == Side::Blue && question.scope == Scope::Start && question.copies_schema;
+    if !dumped {
+        return Ok(Vec::new());
+    }
     let mut all = [0; 3];
     for (value, name) in all.iter_mut().zip([
         "max_locks_per_transaction",
@@ -30,17 +38,18 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
 
 fn judge(facts: &Facts) -> Vec<Found> {
     let capacity = facts.per_transaction * facts.sharers;
-    // A table, and while its trigger changes also its catalog entries and the trigger's function.
-    let needed = facts.tables * 2 + 64;
-    if needed * 2 <= capacity {
+    // A table each, and some of the catalog.
+    let needed = facts.tables + 100;
+    // Clients need locks as well.
+    if needed * 4 <= capacity * 3 {
         return Vec::new();
     }
     let what = format!(
-        "the fence locks {} at once, and the server's lock table has room for about {capacity} \
-         locks of all sessions together",
+        "copying the definitions with pg_dump locks {} at once, and the server's lock table has \
+         room for about {capacity} locks of all sessions together",
         number(usize::try_from(facts.tables).unwrap_or(0), "table")
     );
-    let enough = needed * 4 / facts.sharers.max(1) + 1;
+    let enough = needed * 2 / facts.sharers.max(1) + 1;
     let remedy = restart_with("max_locks_per_transaction", enough.max(facts.per_transaction));
     vec![if needed > capacity {
         error("CUT0111", what, remedy)
@@ -56,21 +65,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_table_is_enough() {
+    fn clients_keep_a_quarter() {
         let judge = |tables| {
             judge(&Facts { per_transaction: 64, sharers: 100, tables }).first().map(|f| f.severity)
         };
-        assert_eq!(judge(100), None);
-        assert_eq!(judge(1_568), None);
-        assert_eq!(judge(1_569), Some(Severity::Warning));
-        assert_eq!(judge(3_169), Some(Severity::Error));
+        assert_eq!(judge(1_000), None);
+        assert_eq!(judge(4_700), None);
+        assert_eq!(judge(4_701), Some(Severity::Warning));
+        assert_eq!(judge(6_301), Some(Severity::Error));
     }
 
     #[test]
     fn the_remedy_is_enough() {
-        let found = judge(&Facts { per_transaction: 10, sharers: 20, tables: 1_000 });
-        // 20 * 413 > 2 * (2 * 1000 + 64)
-        assert!(found[0].remedy.contains("= '413'"), "{}", found[0].remedy);
-        assert!(judge(&Facts { per_transaction: 413, sharers: 20, tables: 1_000 }).is_empty());
+        let found = judge(&Facts { per_transaction: 64, sharers: 100, tables: 10_000 });
+        // 100 * 203 > 2 * (10,000 + 100)
+        assert!(found[0].remedy.contains("= '203'"), "{}", found[0].remedy);
+        assert!(judge(&Facts { per_transaction: 203, sharers: 100, tables: 10_000 }).is_empty());
     }
 }

@@ -12,6 +12,7 @@ use cutover_core::{
     },
     port::{Result, error::PortError},
 };
+use futures_util::future::join_all;
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
@@ -32,6 +33,9 @@ const SHORT_ROUNDS: u32 = 5;
 
 /// How long all tables together may take to become free.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Transactions that are sent without waiting for the one before.
+const ON_THEIR_WAY: usize = 100;
 
 /// Installs the fence open; adds what is new and leaves the rest as it is.
 pub(in crate::primary) async fn install(
@@ -58,7 +62,8 @@ pub(in crate::primary) async fn install(
         .filter(|f| !done.contains(&f.oid))
         .map(|f| (text::fence_one(&names, &f.name), f.name))
         .collect();
-    patiently(&session, &doing, work).await
+    patiently(&session, &doing, work).await?;
+    session.batch_execute(&text::settled(&names)).await.map_err(failed)
 }
 
 /// Opens and removes the fence.
@@ -80,19 +85,24 @@ pub(in crate::primary) async fn remove(db: &Database, run: &RunId) -> Result<()>
     // The kept session has statements prepared on what goes now; the next use opens another.
     db.kept.fence.clear();
     db.forget_epoch();
-    session
-        .batch_execute(&text::remove_foundation(&names))
-        .await
-        .map_err(|e| port_error(doing.as_str(), e))
+    // Waits for the disk again, as do all transactions before it with it.
+    let end = format!(
+        "RESET synchronous_commit; RESET lock_timeout; {}",
+        text::remove_foundation(&names)
+    );
+    session.batch_execute(&end).await.map_err(|e| port_error(doing.as_str(), e))
 }
 
 /// Runs one transaction per table, so that clients wait for one table at a time and never long.
-/// A table that is busy gets its turn again later.
+/// A table that is busy gets its turn again later. Many are on their way at a time, and their
+/// commits wait for the disk together, in the end.
 async fn patiently(
     session: &Session,
     doing: &str,
     mut work: Vec<(String, TableName)>,
 ) -> Result<()> {
+    let failed = |e| port_error(doing, e);
+    session.batch_execute("SET synchronous_commit = off").await.map_err(failed)?;
     let deadline = Instant::now() + PATIENCE;
     let mut round = 0;
     loop {
@@ -102,30 +112,29 @@ async fn patiently(
             // An interval of the server's own setting; the cast is for its unit.
             "(current_setting('deadlock_timeout')::interval + '500ms')::text".to_owned()
         };
+        let set = format!(
+            "SELECT set_config('lock_timeout', \
+             (1000 * extract(epoch FROM {limit}::interval))::int::text, false)"
+        );
+        session.batch_execute(&set).await.map_err(failed)?;
         let mut busy = Vec::new();
-        for (statement, name) in work {
-            let all = format!(
-                "BEGIN; SELECT set_config('lock_timeout', \
-                 (1000 * extract(epoch FROM {limit}::interval))::int::text, true); \
-                 {statement}; COMMIT"
-            );
-            let Err(e) = session.batch_execute(&all).await else { continue };
-            let worth = matches!(
-                e.code(),
-                Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED)
-            );
-            if !session.is_closed() {
-                session.batch_execute("ROLLBACK").await.map_err(|e| port_error(doing, e))?;
+        while !work.is_empty() {
+            let some: Vec<_> = work.drain(..work.len().min(ON_THEIR_WAY)).collect();
+            // What is sent as one text is one transaction; a failed one takes itself back.
+            let sent = some.iter().map(|(statement, _)| session.batch_execute(statement));
+            for (answer, (statement, name)) in join_all(sent).await.into_iter().zip(some) {
+                let Err(e) = answer else { continue };
+                match e.code() {
+                    Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED) => {
+                        busy.push((statement, name));
+                    }
+                    // Dropped meanwhile: nothing to do.
+                    Some(&SqlState::UNDEFINED_TABLE) => {
+                        tracing::info!(table = %name, "a table is gone");
+                    }
+                    _ => return Err(failed(e)),
+                }
             }
-            // Dropped meanwhile: nothing to do.
-            if e.code() == Some(&SqlState::UNDEFINED_TABLE) {
-                tracing::info!(table = %name, "a table is gone");
-                continue;
-            }
-            if !worth {
-                return Err(port_error(doing, e));
-            }
-            busy.push((statement, name));
         }
         if busy.is_empty() {
             return Ok(());

@@ -87,7 +87,7 @@ fn working_trigger(names: &Names, relation: &str) -> String {
     format!(
         "SELECT FROM pg_trigger t WHERE t.tgrelid = {relation} AND t.tgname = {} \
          AND t.tgenabled = 'A' AND t.tgtype = {TRIGGER_TYPE} AND t.tgqual IS NULL \
-         AND t.tgfoid = to_regprocedure({})",
+         AND t.tgfoid = (SELECT to_regprocedure({}))",
         sql::literal(&names.fence()),
         sql::literal(&format!("{}()", function(names))),
     )
@@ -106,6 +106,12 @@ pub(super) fn fence_one(names: &Names, name: &TableName) -> String {
         fenced(names),
         sql::literal(&on),
     )
+}
+
+/// Makes durable what was installed, and counts the tables so that the questions inside of the
+/// pause are planned well.
+pub(super) fn settled(names: &Names) -> String {
+    format!("RESET synchronous_commit; RESET lock_timeout; ANALYZE {}", fenced(names))
 }
 
 /// Tables that still have the trigger.
@@ -182,7 +188,7 @@ pub(super) fn epoch(names: &Names) -> String {
 pub(super) fn state(names: &Names) -> String {
     format!(
         "WITH RECURSIVE up(relid) AS ( \
-             SELECT f.relid FROM {fenced} f JOIN pg_class c ON c.oid = f.relid \
+             SELECT f.relid FROM {fenced} f \
            UNION SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid) \
          SELECT (SELECT position('RAISE EXCEPTION' IN p.prosrc) > 0 FROM pg_proc p \
                  WHERE p.oid = to_regprocedure({function})), \
