@@ -1,7 +1,8 @@
 //! Digests of rows, computed inside the server.
 //!
 //! A row is rendered to text by its types' own output functions and that text is hashed
-//! (`hashtextextended`, the same on every supported version of one byte order). Sessions of both
+//! (`hashtextextended`, the same on every supported version of one byte order), in UTF-8 whatever the
+//! encoding of the database. Sessions of both
 //! sides pin every setting that decides about rendering.
 
 use cutover_core::{
@@ -14,6 +15,7 @@ use cutover_core::{
 use tokio_postgres::{Error, Row, types::ToSql};
 
 use crate::{
+    connect::Hashing,
     database::Database,
     shelf::{KeyPart, Warm},
     sql,
@@ -26,28 +28,34 @@ pub(super) fn doing(db: &Database, table: &Table) -> String {
 }
 
 /// Hash of all columns, generated ones included.
-pub(super) fn row_hash(table: &Table) -> String {
-    hash(table.columns.iter().map(|c| c.name.as_str()))
+pub(super) fn row_hash(table: &Table, hashing: Hashing) -> String {
+    hash(table.columns.iter().map(|c| c.name.as_str()), hashing)
 }
 
 /// Hash that decides about the bucket.
-fn key_hash(table: &Table) -> String {
+fn key_hash(table: &Table, hashing: Hashing) -> String {
     match table.key() {
-        [] => row_hash(table),
-        key => hash(key.iter().map(String::as_str)),
+        [] => row_hash(table, hashing),
+        key => hash(key.iter().map(String::as_str), hashing),
     }
 }
 
-fn hash<'a>(columns: impl Iterator<Item = &'a str>) -> String {
+/// Both forms give the same number for the same text: the hash of a record of one column is that
+/// of the column, and both hash bytes.
+fn hash<'a>(columns: impl Iterator<Item = &'a str>, hashing: Hashing) -> String {
     let columns: Vec<String> = columns.map(sql::ident).collect();
-    format!("hashtextextended((ROW({}))::text COLLATE \"C\", 0)", columns.join(", "))
+    let text = format!("(ROW({}))::text", columns.join(", "));
+    match hashing {
+        Hashing::AsStored => format!("hashtextextended({text} COLLATE \"C\", 0)"),
+        Hashing::AsUtf8 => format!("hash_record_extended(ROW(convert_to({text}, 'UTF8')), 0)"),
+    }
 }
 
 /// The key as an array of texts; the hash of the row for a table without key. `concat` gives what
 /// the type's output gives, as the stream does; a cast to text may not (`true` for `t`).
-fn key_texts(table: &Table) -> String {
+fn key_texts(table: &Table, hashing: Hashing) -> String {
     match table.key() {
-        [] => format!("ARRAY[({})::text]", row_hash(table)),
+        [] => format!("ARRAY[({})::text]", row_hash(table, hashing)),
         key => {
             let texts: Vec<String> =
                 key.iter().map(|c| format!("concat({})", sql::ident(c))).collect();
@@ -62,10 +70,10 @@ pub(super) fn key_types(table: &Table) -> Vec<&str> {
     table.key().iter().map(of).collect()
 }
 
-fn buckets_statement(table: &Table, range: &Range, buckets: u32) -> String {
+fn buckets_statement(table: &Table, range: &Range, buckets: u32, hashing: Hashing) -> String {
     let name = sql::table(&table.name);
     let condition = if range.condition.is_empty() { "true" } else { &range.condition };
-    let row = row_hash(table);
+    let row = row_hash(table, hashing);
     if buckets <= 1 {
         return format!("SELECT 0, count(*), sum({row})::text FROM ONLY {name} WHERE {condition}");
     }
@@ -80,23 +88,23 @@ fn buckets_statement(table: &Table, range: &Range, buckets: u32) -> String {
     format!(
         "SELECT ({} & {mask})::int4, count(*), sum({row})::text \
          FROM ONLY {name} WHERE {condition} GROUP BY 1",
-        key_hash(table)
+        key_hash(table, hashing)
     )
 }
 
-fn rows_statement(table: &Table, buckets: u32) -> String {
+fn rows_statement(table: &Table, buckets: u32, hashing: Hashing) -> String {
     format!(
         "SELECT {}, {} FROM ONLY {} WHERE ({} & {})::int4 = ANY ($1::int4[])",
-        key_texts(table),
-        row_hash(table),
+        key_texts(table, hashing),
+        row_hash(table, hashing),
         sql::table(&table.name),
-        key_hash(table),
+        key_hash(table, hashing),
         buckets.max(1) - 1
     )
 }
 
 /// One parameter per key column: an array of texts.
-fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
+fn keyed_statement(table: &Table, parts: &[KeyPart], hashing: Hashing) -> String {
     let parameters: Vec<String> =
         (1..=table.key().len()).map(|i| format!("${i}::text[]")).collect();
     let names: Vec<String> = (1..=table.key().len()).map(|i| format!("k{i}")).collect();
@@ -123,8 +131,8 @@ fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
          (SELECT {} AS key, {} AS hash FROM ONLY {} t WHERE {}) r",
         parameters.join(", "),
         names.join(", "),
-        key_texts(table),
-        row_hash(table),
+        key_texts(table, hashing),
+        row_hash(table, hashing),
         sql::table(&table.name),
         matches.join(" AND ")
     )
@@ -183,7 +191,8 @@ pub(super) async fn buckets(
     range: &Range,
     buckets: u32,
 ) -> Result<Vec<Digest>, Error> {
-    let rows = warm.session.query(&buckets_statement(table, range, buckets), &[]).await?;
+    let text = buckets_statement(table, range, buckets, warm.session.hashing());
+    let rows = warm.session.query(&text, &[]).await?;
     let mut digests = vec![Digest::default(); buckets.max(1) as usize];
     for row in &rows {
         let at: i32 = row.get(0);
@@ -205,7 +214,8 @@ pub(super) async fn rows(
     wanted: &[u32],
 ) -> Result<Vec<RowDigest>, Error> {
     let wanted: Vec<i32> = wanted.iter().filter_map(|b| i32::try_from(*b).ok()).collect();
-    let rows = warm.session.query(&rows_statement(table, buckets), &[&wanted]).await?;
+    let text = rows_statement(table, buckets, warm.session.hashing());
+    let rows = warm.session.query(&text, &[&wanted]).await?;
     Ok(rows.iter().map(row_digest).collect())
 }
 
@@ -216,7 +226,7 @@ pub(super) async fn keyed(
     keys: &[RowKey],
 ) -> Result<Vec<RowDigest>, Error> {
     let parts = key_parts(warm, table).await?;
-    let statement = warm.prepared(&keyed_statement(table, &parts)).await?;
+    let statement = warm.prepared(&keyed_statement(table, &parts, warm.session.hashing())).await?;
     let columns: Vec<Vec<&str>> = (0..table.key().len())
         .map(|i| keys.iter().map(|k| k.0.get(i).map_or("", String::as_str)).collect())
         .collect();

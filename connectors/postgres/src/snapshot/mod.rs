@@ -153,15 +153,16 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {
-        if table.key().is_empty() {
-            return Ok(range::of_keys(table, keys, &[]));
-        }
         let mut warm = self.view.session().await?;
-        let parts = digest::key_parts(&mut warm, table)
-            .await
-            .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
+        let parts = match table.key().is_empty() {
+            true => Arc::default(),
+            false => digest::key_parts(&mut warm, table)
+                .await
+                .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?,
+        };
+        let hashing = warm.session.hashing();
         self.view.idle.put(warm);
-        Ok(range::of_keys(table, keys, &parts))
+        Ok(range::of_keys(table, keys, &parts, hashing))
     }
 
     async fn read(
