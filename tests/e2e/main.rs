@@ -18,6 +18,7 @@ mod program;
 mod restarts;
 mod shapes;
 mod tampered;
+mod unlike;
 mod versions;
 mod watched;
 mod world;
