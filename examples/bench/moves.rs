@@ -31,7 +31,14 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let sequences: usize = argument(arguments, 4, 0)?;
     let (blue, green) = installs()?;
     let size = ShopSize::demo();
-    let stage = shop::Stage::set(&StageOptions { blue, green, size, durable: true }).await?;
+    let stage = shop::Stage::set(&StageOptions {
+        blue,
+        green,
+        size,
+        durable: true,
+        databases: Default::default(),
+    })
+    .await?;
     println!("{}", machine(&stage.blue, &stage.green));
     for i in 0..tables.max(sequences) {
         let id = if i < sequences { "bigserial" } else { "bigint" };

@@ -47,7 +47,8 @@ impl Stage {
         }
         let (blue, green) =
             shop::old_and_new().ok_or_else(|| missing("a second version of PostgreSQL"))?;
-        let options = StageOptions { blue, green, size, durable: true };
+        let options =
+            StageOptions { blue, green, size, durable: true, databases: Default::default() };
         let shop = shop::Stage::set(&options)
             .await
             .map_err(|e| Failure::new("the servers cannot be started").caused_by(&e))?;

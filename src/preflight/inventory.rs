@@ -14,6 +14,9 @@ use super::{
     words::{ident, list, number},
 };
 
+/// The encoding that says nothing.
+const UNDECLARED: &str = "SQL_ASCII";
+
 /// Compares both databases. `tables` are those of blue that are moved; with `creates`, types are
 /// made on green by the schema copy.
 pub(super) fn compare(
@@ -31,6 +34,7 @@ pub(super) fn compare(
             .into_iter()
             .flatten()
             .collect();
+    findings.extend(by_bytes(blue, green, tables));
     findings.extend(locale(blue, green));
     findings.extend(settings(blue, green));
     findings.extend(extensions(blue, green));
@@ -96,18 +100,31 @@ fn version(blue: &Inventory, green: &Inventory) -> Option<Finding> {
 }
 
 fn encoding(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    let what = format!("green is encoded in {} and blue in {}", green.encoding, blue.encoding);
+    // Its bytes are taken as what they are meant to be on green.
+    if blue.encoding == UNDECLARED && matches!(green.encoding.as_str(), "UTF8" | UNDECLARED) {
+        return Some(found(
+            "CUT0164",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "{what}: nobody checked blue's texts; they are taken as UTF-8, and one that is not \
+                 valid stops the run"
+            ),
+            "write texts that are not UTF-8 anew before the run: docs/errors/CUT0023.md has \
+             statements that find them",
+        ));
+    }
     if blue.encoding == green.encoding {
         return None;
     }
-    let what = format!("green is encoded in {} and blue in {}", green.encoding, blue.encoding);
     let remedy = format!(
         "recreate the database on green: CREATE DATABASE {} ENCODING '{}' TEMPLATE template0;",
         ident(&green.database),
         blue.encoding
     );
-    // Everything can be written in Unicode, if it is known what it was written in before.
-    let lossless = green.encoding == "UTF8" && blue.encoding != "SQL_ASCII";
-    Some(if lossless {
+    // Everything can be written in Unicode.
+    Some(if green.encoding == "UTF8" {
         found(
             "CUT0164",
             Severity::Warning,
@@ -120,6 +137,41 @@ fn encoding(blue: &Inventory, green: &Inventory) -> Option<Finding> {
         )
     } else {
         found("CUT0164", Severity::Error, Side::Green, what, remedy)
+    })
+}
+
+/// PostgreSQL sorts what is inside of these types by bytes, or cuts them at a number of bytes. Where
+/// the bytes stay, what is filled up to a number of characters is filled up to more bytes.
+fn by_bytes(blue: &Inventory, green: &Inventory, tables: &[Table]) -> Option<Finding> {
+    if blue.encoding == green.encoding {
+        return None;
+    }
+    let sorted = |of: &str| {
+        let of = of.trim_end_matches("[]");
+        match blue.encoding.as_str() {
+            UNDECLARED => ["character", "bpchar"].contains(&of),
+            _ => ["jsonb", "tsvector", "name"].contains(&of) || of.ends_with(".hstore"),
+        }
+    };
+    let columns: Vec<String> = tables
+        .iter()
+        .flat_map(|t| t.columns.iter().map(move |c| (t, c)))
+        .filter(|(_, c)| sorted(&c.base_type))
+        .map(|(t, c)| format!("{}.{} ({})", t.name, ident(&c.name), c.base_type))
+        .collect();
+    (!columns.is_empty()).then(|| {
+        found(
+            "CUT0194",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "{} whose form depends on the encoding: {}",
+                number(columns.len(), "column"),
+                list(&columns)
+            ),
+            "nothing to do where these columns hold no characters outside of ASCII; else recreate \
+             the database on green with blue's encoding, or exclude the tables",
+        )
     })
 }
 
@@ -392,12 +444,31 @@ mod tests {
         assert_eq!(check(|_| {}, |g| g.version = 150_001, true), []);
         for (blue, green, want) in [
             ("LATIN1", "UTF8", Severity::Warning),
-            ("SQL_ASCII", "UTF8", Severity::Error),
+            ("SQL_ASCII", "UTF8", Severity::Warning),
+            ("SQL_ASCII", "SQL_ASCII", Severity::Warning),
+            ("SQL_ASCII", "LATIN1", Severity::Error),
+            ("UTF8", "SQL_ASCII", Severity::Error),
             ("UTF8", "LATIN1", Severity::Error),
         ] {
             let got = check(|b| b.encoding = blue.into(), |g| g.encoding = green.into(), true);
             assert_eq!(got, [("CUT0164".into(), want)], "{blue} {green}");
         }
+        assert_eq!(check(|b| b.encoding = "X".into(), |g| g.encoding = "X".into(), true), []);
+    }
+
+    #[test]
+    fn types_whose_form_depends_on_the_encoding() {
+        let tables = [table(vec![column("j", "jsonb"), column("c", "character(3)")])];
+        let codes = |blue: &str| {
+            let (mut b, mut g) = (one(), one());
+            g.server = "2".into();
+            (b.encoding, g.encoding) = (blue.into(), "UTF8".into());
+            let found = compare(&b, &g, &tables, true);
+            found.into_iter().find(|f| f.code == "CUT0194").map(|f| f.what)
+        };
+        assert_eq!(codes("UTF8"), None);
+        assert!(codes("EUC_JP").unwrap().ends_with(": app.t.\"j\" (jsonb)"));
+        assert!(codes("SQL_ASCII").unwrap().ends_with(": app.t.\"c\" (character)"));
     }
 
     #[test]

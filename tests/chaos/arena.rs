@@ -37,7 +37,8 @@ pub(crate) struct Arena {
 
 impl Arena {
     pub(crate) async fn open(blue: PgInstall, green: PgInstall) -> Self {
-        let stage = StageOptions { blue, green, size: SIZE, durable: false };
+        let stage =
+            StageOptions { blue, green, size: SIZE, durable: false, databases: Default::default() };
         let shop = Stage::set(&stage).await.expect("the servers start");
         let proxy = async |port: u16| {
             FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await.expect("a proxy")

@@ -19,6 +19,7 @@ mod program;
 mod restarts;
 mod shapes;
 mod tampered;
+mod unlike;
 mod versions;
 mod watched;
 mod world;

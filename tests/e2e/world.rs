@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) versions: Option<(PgInstall, PgInstall)>,
     /// How much is in the shop.
     pub(crate) size: ShopSize,
+    /// What stands behind `CREATE DATABASE` on blue and on green.
+    pub(crate) databases: [String; 2],
     /// The `copy` section.
     pub(crate) copy: String,
     /// Switches beside the pooler, as items of the `switch` section.
@@ -43,6 +45,7 @@ impl Default for Options {
         Self {
             versions: None,
             size: ShopSize::small(),
+            databases: Default::default(),
             copy: "{ workers: 2 }".into(),
             more_switches: String::new(),
             more: String::new(),
@@ -78,7 +81,13 @@ impl World {
             .clone()
             .or_else(shop::old_and_new)
             .expect("two versions of PostgreSQL: run scripts/setup test");
-        let stage = StageOptions { blue, green, size: options.size, durable: false };
+        let stage = StageOptions {
+            blue,
+            green,
+            size: options.size,
+            durable: false,
+            databases: options.databases.clone(),
+        };
         let shop = Stage::set(&stage).await.expect("the servers start");
         let reach = Reach {
             blue: shop.blue.port(),
@@ -172,6 +181,7 @@ impl World {
     /// A line for each table of the shop: its name, rows, and a sum over all of them.
     async fn digest(&self, side: Side) -> String {
         let client = self.superuser(side).await;
+        client.batch_execute(RENDERING).await.expect("settings");
         let tables = client
             .query(
                 "SELECT c.oid::regclass::text FROM pg_class c \
@@ -189,7 +199,8 @@ impl World {
                 .query_one(
                     &format!(
                         "SELECT count(*) || ' ' || \
-                         coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM {table} t"
+                         coalesce(sum(hash_record_extended( \
+                           ROW(convert_to((t.*)::text, 'UTF8')), 0)::numeric), 0) FROM {table} t"
                     ),
                     &[],
                 )
@@ -227,6 +238,11 @@ pub(crate) async fn connect(url: &str) -> Client {
     });
     client
 }
+
+/// The same text on both sides, whatever the databases say.
+const RENDERING: &str = "SET DateStyle = 'ISO,YMD'; SET TimeZone = 'UTC'; SET lc_monetary = 'C';
+    SET IntervalStyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex;
+    SET search_path = public; SET quote_all_identifiers = off";
 
 const LEFTOVERS: &str = "
     SELECT 'slot ' || slot_name FROM pg_replication_slots

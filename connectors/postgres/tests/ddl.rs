@@ -59,13 +59,19 @@ struct Stage {
 impl Stage {
     /// From `old` to `new`: indexes of [`servers`].
     async fn new(from: usize, to: usize, ddl: &str) -> Self {
+        Self::with(from, to, ddl, "").await
+    }
+
+    /// `how` stands behind the CREATE DATABASE of the source.
+    async fn with(from: usize, to: usize, ddl: &str, how: &str) -> Self {
         let servers = servers().await;
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let run = RunId::new(&format!("ddl-{n}")).unwrap();
         let mut sides = Vec::new();
         for (server, side) in [(&servers[from], Side::Blue), (&servers[to], Side::Green)] {
             let name = format!("ddl_{n}_{side}");
-            server.create_database(&name).await.unwrap();
+            let how = if side == Side::Blue { how } else { "" };
+            server.execute("postgres", &format!("CREATE DATABASE {name} {how}")).await.unwrap();
             let config = PgConfig::parse(&server.url(&name), None).unwrap();
             let db = Database::new(config, side, run.clone(), &std::env::temp_dir());
             let client = server.connect(&name).await.unwrap();
@@ -348,6 +354,26 @@ async fn a_stop_takes_its_transaction_back_and_goes_on_when_both_sides_agree() {
     let said = stage.follow(false).await;
     assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
     stage.equal("agreed").await;
+}
+
+/// A message is bytes in the log, which no server converts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_outside_of_ascii_are_told_whatever_the_encoding() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let how = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0";
+        let mut stage = Stage::with(from, to, TABLES, how).await;
+        stage
+            .on_blue(
+                "ALTER TABLE t ADD \"größe\" text DEFAULT 'süß'; \
+                 INSERT INTO t (id, \"größe\") VALUES (100, 'é'); \
+                 CREATE INDEX \"größen\" ON t (\"größe\")",
+            )
+            .await;
+        let said = stage.follow(true).await;
+        assert!(said.iter().any(|s| matches!(s, Redefined::Made { .. })), "{said:?}");
+        assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
+        stage.equal("told in UTF-8").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

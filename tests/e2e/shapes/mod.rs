@@ -25,7 +25,7 @@ pub(crate) struct Shape {
 }
 
 /// Makes and fills the shapes on blue.
-async fn make(world: &World, shapes: &[Shape]) {
+pub(crate) async fn make(world: &World, shapes: &[Shape]) {
     let client = world.direct(Side::Blue).await;
     client.batch_execute("CREATE SCHEMA shapes; SET search_path = shapes").await.expect("a schema");
     for shape in shapes {
@@ -48,6 +48,12 @@ async fn change(world: &World, owner: Side, shapes: &[Shape], round: u32) {
 
 /// The whole way: copy, stream, verify, switch, writes on green, rollback, writes on blue.
 async fn travel(world: &World, shapes: &[Shape]) {
+    there_and_back(world, shapes).await;
+    world.nothing_is_left().await;
+}
+
+/// The same, with nothing but the run's own things removed.
+pub(crate) async fn there_and_back(world: &World, shapes: &[Shape]) {
     let mut run = world.desk.run();
     run.ready().await;
     change(world, Side::Blue, shapes, 1).await;
@@ -63,7 +69,6 @@ async fn travel(world: &World, shapes: &[Shape]) {
     world.desk.ask(&["verify"]).await.exits(0);
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
-    world.nothing_is_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,14 @@ pub(crate) const LIMIT_REACHED: &str = "CUT0018";
 /// A value or row is larger than a message can be.
 pub(crate) const TOO_LARGE: &str = "CUT0019";
 
+/// A text cannot be written in the encoding of the other side.
+pub(crate) const NOT_CONVERTIBLE: &str = "CUT0023";
+
+/// SQLSTATEs of a character that an encoding lacks, and of bytes that are no text in it.
+pub(crate) fn is_about_encoding(sqlstate: &str) -> bool {
+    matches!(sqlstate, "22P05" | "22021")
+}
+
 /// What a server said, without row values: PostgreSQL puts keys into DETAIL and input into some
 /// messages, and both are left out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +83,9 @@ fn without_values(sqlstate: &str, message: &str) -> String {
     if !sqlstate.starts_with("22") {
         return message.to_owned();
     }
+    if is_about_encoding(sqlstate) {
+        return encoding_trouble(sqlstate, message);
+    }
     match (message.find('"'), message.rfind('"')) {
         (Some(first), Some(last)) if first < last => {
             format!("{}\"...\"{}", &message[..first], &message[last + 1..])
@@ -82,6 +93,17 @@ fn without_values(sqlstate: &str, message: &str) -> String {
         (Some(first), _) => format!("{}\"...\"", &message[..first]),
         _ => message.to_owned(),
     }
+}
+
+/// These messages hold the bytes of a value outside of quotes, and names of encodings inside.
+fn encoding_trouble(sqlstate: &str, message: &str) -> String {
+    let is_name = |s: &&str| s.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let quoted = message.split('"').skip(1).step_by(2).filter(is_name);
+    let what = match sqlstate {
+        "22021" => "a text is not valid in its encoding",
+        _ => "a character of a text is missing in another encoding",
+    };
+    format!("{what} ({})", quoted.collect::<Vec<_>>().join(" to "))
 }
 
 /// What a failure of the driver means. `doing` says what was being done and where, for example
@@ -152,6 +174,12 @@ pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
                  table; when the stream met it, `cutover abort` and begin a new run after that",
             )
         }
+        c if is_about_encoding(c) => definite(
+            NOT_CONVERTIBLE,
+            "find the text and write it anew (docs/errors/CUT0023.md has the statements), or \
+             exclude its table; when the stream met it, `cutover abort` and begin a new run after \
+             that",
+        ),
         "57014" | "40001" | "40P01" | "55P03" | "55006" | "25P03" | "25P04" => {
             PortError::transient(doing, e)
         }
@@ -231,6 +259,17 @@ mod tests {
                 "duplicate key value violates unique constraint \"k\"",
             ),
             ("P0001", "cutover: closed", "cutover: closed"),
+            (
+                "22P05",
+                "character with byte sequence 0xe6 0x97 0xa5 in encoding \"UTF8\" has no \
+                 equivalent in encoding \"LATIN1\"",
+                "a character of a text is missing in another encoding (UTF8 to LATIN1)",
+            ),
+            (
+                "22021",
+                "invalid byte sequence for encoding \"UTF8\": 0xe9",
+                "a text is not valid in its encoding (UTF8)",
+            ),
         ] {
             assert_eq!(ServerError::new(state, message, None, None).text, want);
         }
@@ -253,6 +292,8 @@ mod tests {
             ("42501", Some(NO_PRIVILEGE)),
             ("23505", Some(REFUSED)),
             ("XX000", Some(REFUSED)),
+            ("22P05", Some(NOT_CONVERTIBLE)),
+            ("22021", Some(NOT_CONVERTIBLE)),
         ] {
             let e = server_error("x".into(), ServerError::new(state, "m", None, None));
             assert_eq!(e.code(), code, "{state}");

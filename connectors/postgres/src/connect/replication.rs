@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     error::{ServerError, login_refused, open_error, server_error, wrong_server},
-    session::Greeting,
+    session::{Greeting, NO_TRANSACTION_TIMEOUT, SINCE_TRANSACTION_TIMEOUT},
     stream::Stream,
 };
 use crate::database::Database;
@@ -131,7 +131,13 @@ impl Database {
             }
         }
         let version = greeting.version().map_err(|what| wrong_server(doing(), &what))?;
-        Ok(Replication { wire, version, pid })
+        let mut replication = Replication { wire, version, pid };
+        // A transaction of the session is open as long as its snapshot is exported, and while a
+        // transaction of the log is decoded.
+        if version >= SINCE_TRANSACTION_TIMEOUT {
+            replication.query(NO_TRANSACTION_TIMEOUT).await.map_err(|e| e.into_port(doing()))?;
+        }
+        Ok(replication)
     }
 
     async fn log_in(&self, wire: &mut Wire) -> Result<()> {
@@ -419,6 +425,7 @@ fn frame_length(data: &[u8]) -> std::result::Result<Option<usize>, WireError> {
 
 fn said(mut fields: ErrorFields<'_>) -> std::result::Result<ServerError, WireError> {
     let (mut code, mut message, mut table, mut constraint) = (None, None, None, None);
+    let mut context = None;
     while let Some(field) = fields.next()? {
         let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
         match field.type_() {
@@ -426,13 +433,39 @@ fn said(mut fields: ErrorFields<'_>) -> std::result::Result<ServerError, WireErr
             b'M' => message = Some(value),
             b't' => table = Some(value),
             b'n' => constraint = Some(value),
+            b'W' => context = Some(value),
             _ => {}
         }
     }
-    Ok(ServerError::new(
+    let mut error = ServerError::new(
         code.as_deref().unwrap_or("XX000"),
         message.as_deref().unwrap_or("no message"),
         table.as_deref(),
         constraint.as_deref(),
-    ))
+    );
+    if let Some(place) = context.as_deref().and_then(place) {
+        error.text.push_str(&format!(", at {place}"));
+    }
+    Ok(error)
+}
+
+/// Where in the log a plugin failed: the only part of a context that is never a value.
+fn place(context: &str) -> Option<&str> {
+    let (_, after) = context.rsplit_once("LSN ")?;
+    let end = after.find(|c: char| !c.is_ascii_hexdigit() && c != '/').unwrap_or(after.len());
+    Some(&after[..end]).filter(|lsn| lsn.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_context_only_the_place_is_told() {
+        let context = "slot \"s\", output plugin \"pgoutput\", in the change callback, \
+                       associated LSN 0/1A2B3C8";
+        assert_eq!(place(context), Some("0/1A2B3C8"));
+        assert_eq!(place("COPY t, line 1, column a: \"LSN secret\""), None);
+        assert_eq!(place("COPY t, line 1"), None);
+    }
 }

@@ -41,6 +41,12 @@ const PINNED: &[(&str, &str)] = &[
     ("client_min_messages", "warning"),
 ];
 
+/// The first version with that setting, which older ones refuse in a startup message.
+pub(super) const SINCE_TRANSACTION_TIMEOUT: u32 = 170_000;
+
+/// Pins it behind the login.
+pub(super) const NO_TRANSACTION_TIMEOUT: &str = "SET transaction_timeout = 0";
+
 /// Oldest major version whose protocol we use (logical messages in the stream).
 const OLDEST: u32 = 140_000;
 
@@ -50,6 +56,7 @@ pub struct Session {
     client: Client,
     connection: JoinHandle<()>,
     version: u32,
+    encoding: String,
 }
 
 impl Session {
@@ -58,6 +65,23 @@ impl Session {
     pub fn version(&self) -> u32 {
         self.version
     }
+
+    /// How the bytes of texts in this database are hashed.
+    pub(crate) fn hashing(&self) -> Hashing {
+        match self.encoding.as_str() {
+            "UTF8" | "SQL_ASCII" => Hashing::AsStored,
+            _ => Hashing::AsUtf8,
+        }
+    }
+}
+
+/// What is hashed of a text, so that servers of any two encodings agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hashing {
+    /// Its bytes: they are UTF-8, or nobody knows what they are.
+    AsStored,
+    /// Its bytes in UTF-8.
+    AsUtf8,
 }
 
 impl Deref for Session {
@@ -153,6 +177,7 @@ impl Database {
                 cockroach: connection.parameter("crdb_version").is_some(),
             }
         };
+        let encoding = connection.parameter("server_encoding").unwrap_or_default().to_owned();
         let version = greeting.version().map_err(|what| wrong_server(self.connecting(), &what))?;
         let side = self.side;
         let connection = tokio::spawn(async move {
@@ -161,7 +186,7 @@ impl Database {
                 tracing::debug!(%side, error = %e, "a database session ended");
             }
         });
-        let session = Session { client, connection, version };
+        let session = Session { client, connection, version, encoding };
         self.pin_late(&session).await?;
         Ok(session)
     }
@@ -169,9 +194,9 @@ impl Database {
     /// Settings that older servers or other platforms do not know, so that they cannot travel in
     /// the startup message.
     async fn pin_late(&self, session: &Session) -> Result<()> {
-        if session.version >= 170_000 {
+        if session.version >= SINCE_TRANSACTION_TIMEOUT {
             session
-                .batch_execute("SET transaction_timeout = 0")
+                .batch_execute(NO_TRANSACTION_TIMEOUT)
                 .await
                 .map_err(|e| port_error(self.connecting(), e))?;
         }

@@ -151,7 +151,8 @@ pub(super) fn trigger(names: &Names, ending: &str) -> String {
 }
 
 /// Schema, function and triggers. The settings are those under which our sessions read the same
-/// texts. When something cannot be told, that is told: whoever reads it must not go on.
+/// texts. When something cannot be told, that is told: whoever reads it must not go on. A message
+/// is bytes to the server, so they are made UTF-8 here.
 ///
 /// An empty message follows each: the server sorts changes of subtransactions by where rows begin
 /// and where messages end, so that a message right before a row of another subtransaction has no
@@ -178,9 +179,9 @@ BEGIN
     {branches}
     END CASE;
     IF said IS NOT NULL THEN
-      PERFORM pg_logical_emit_message(true, {prefix}, jsonb_build_object('tag', tg_tag,
+      PERFORM pg_logical_emit_message(true, {prefix}, convert_to(jsonb_build_object('tag', tg_tag,
         'plain', current_query() ~* 'alter' AND current_query() !~* 'using',
-        'items', said)::text);
+        'items', said)::text, 'UTF8'));
       PERFORM pg_logical_emit_message(true, {prefix}, '');
     END IF;
   EXCEPTION WHEN OTHERS THEN

@@ -152,6 +152,9 @@ impl PgDump {
             .args(arguments)
             .envs(blue.config.child_env())
             .env("PGAPPNAME", blue.application("schema"))
+            .env("PGOPTIONS", blue.startup_options())
+            // What it says is read.
+            .env("LC_ALL", "C")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

@@ -30,7 +30,7 @@ use super::{
     statement,
 };
 use crate::{
-    connect::{Session, port_error},
+    connect::{Session, is_about_encoding, port_error},
     database::Database,
     sql,
 };
@@ -313,7 +313,7 @@ fn copy_error(at: &str, table: &TableName, e: tokio_postgres::Error) -> PortErro
     if is_state(&e, &SqlState::UNDEFINED_TABLE) {
         return refusal::table_missing(table);
     }
-    if !refusal::is_about_rows(db) {
+    if !refusal::is_about_rows(db) || is_about_encoding(db.code().code()) {
         return port_error(doing, e);
     }
     PortError::definite(

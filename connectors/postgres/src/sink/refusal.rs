@@ -6,6 +6,8 @@ use cutover_core::{
 };
 use tokio_postgres::error::{DbError, SqlState};
 
+use crate::connect::{NOT_CONVERTIBLE, ServerError};
+
 /// A row that must be there is not.
 pub(super) const ROW_MISSING: &str = "CUT0401";
 /// A row that must not be there is.
@@ -141,6 +143,17 @@ pub(super) fn row_refused(table: &TableName, place: &Place, what: String) -> Por
         format!("this side does not accept a row: {what}; nothing of the batch was written"),
         "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
          partitions, domains, enum labels), then start the run again; the server's log has the details",
+    )
+}
+
+pub(super) fn not_convertible(table: &TableName, place: &Place, db: &DbError) -> PortError {
+    PortError::definite(
+        NOT_CONVERTIBLE,
+        applying(table, place),
+        format!("{}; nothing of the batch was written", ServerError::from(db)),
+        "the encoding of this side lacks the character, so the change can never be applied here: \
+         keep the application from writing such texts before the move; after it, give up the way \
+         back with `cutover finish` (docs/errors/CUT0023.md)",
     )
 }
 

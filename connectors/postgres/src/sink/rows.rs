@@ -25,7 +25,7 @@ use super::{
     shape::{Link, Shape, Target},
     statement::Find,
 };
-use crate::connect::port_error;
+use crate::connect::{is_about_encoding, port_error};
 
 /// Statements per round trip.
 const GROUP: usize = 64;
@@ -189,6 +189,9 @@ async fn send(context: Context<'_>, cache: &Cache, ones: &[One<'_>]) -> Result<(
                         || *c == SqlState::EXCLUSION_VIOLATION =>
                     {
                         refusal::row_exists(table, &place(), db.constraint())
+                    }
+                    c if is_about_encoding(c.code()) => {
+                        refusal::not_convertible(table, &place(), db)
                     }
                     _ if refusal::is_about_rows(db) => {
                         refusal::row_refused(table, &place(), refusal::describe(db))

@@ -1,8 +1,9 @@
 //! Digests of rows, computed inside the server.
 //!
 //! A row is rendered to text by its types' own output functions and that text is hashed
-//! (`hashtextextended`, the same on every supported version of one byte order). Sessions of both
-//! sides pin every setting that decides about rendering.
+//! (`hashtextextended`, the same on every supported version of one byte order), in UTF-8 whatever
+//! the encoding of the database. Sessions of both sides pin every setting that decides about
+//! rendering.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use futures_util::future::join_all;
 use tokio_postgres::{Error, Row, types::ToSql};
 
 use crate::{
-    connect::Session,
+    connect::{Hashing, Session},
     database::Database,
     shelf::{KeyPart, Keys, Warm},
     sql,
@@ -44,28 +45,34 @@ pub(super) fn doing_all<'a>(db: &Database, tables: impl Iterator<Item = &'a Tabl
 }
 
 /// Hash of all columns, generated ones included.
-pub(super) fn row_hash(table: &Table) -> String {
-    hash(table.columns.iter().map(|c| c.name.as_str()))
+pub(super) fn row_hash(table: &Table, hashing: Hashing) -> String {
+    hash(table.columns.iter().map(|c| c.name.as_str()), hashing)
 }
 
 /// Hash that decides about the bucket.
-fn key_hash(table: &Table) -> String {
+fn key_hash(table: &Table, hashing: Hashing) -> String {
     match table.key() {
-        [] => row_hash(table),
-        key => hash(key.iter().map(String::as_str)),
+        [] => row_hash(table, hashing),
+        key => hash(key.iter().map(String::as_str), hashing),
     }
 }
 
-fn hash<'a>(columns: impl Iterator<Item = &'a str>) -> String {
+/// Both forms give the same number for the same text: the hash of a record of one column is that
+/// of the column, and both hash bytes.
+fn hash<'a>(columns: impl Iterator<Item = &'a str>, hashing: Hashing) -> String {
     let columns: Vec<String> = columns.map(sql::ident).collect();
-    format!("hashtextextended((ROW({}))::text COLLATE \"C\", 0)", columns.join(", "))
+    let text = format!("(ROW({}))::text", columns.join(", "));
+    match hashing {
+        Hashing::AsStored => format!("hashtextextended({text} COLLATE \"C\", 0)"),
+        Hashing::AsUtf8 => format!("hash_record_extended(ROW(convert_to({text}, 'UTF8')), 0)"),
+    }
 }
 
 /// The key as an array of texts; the hash of the row for a table without key. `concat` gives what
 /// the type's output gives, as the stream does; a cast to text may not (`true` for `t`).
-fn key_texts(table: &Table) -> String {
+fn key_texts(table: &Table, hashing: Hashing) -> String {
     match table.key() {
-        [] => format!("ARRAY[({})::text]", row_hash(table)),
+        [] => format!("ARRAY[({})::text]", row_hash(table, hashing)),
         key => {
             let texts: Vec<String> =
                 key.iter().map(|c| format!("concat({})", sql::ident(c))).collect();
@@ -81,11 +88,11 @@ pub(super) fn key_types(table: &Table) -> Vec<&str> {
 }
 
 /// Rows of it are part, bucket, count, sum.
-fn part_statement(number: usize, part: &Part<'_>) -> String {
+fn part_statement(number: usize, part: &Part<'_>, hashing: Hashing) -> String {
     let Part { table, range, buckets } = *part;
     let name = sql::table(&table.name);
     let condition = if range.condition.is_empty() { "true" } else { &range.condition };
-    let row = row_hash(table);
+    let row = row_hash(table, hashing);
     if buckets <= 1 {
         return format!(
             "SELECT {number}, 0, count(*), sum({row})::text FROM ONLY {name} WHERE {condition}"
@@ -102,23 +109,23 @@ fn part_statement(number: usize, part: &Part<'_>) -> String {
     format!(
         "SELECT {number}, ({} & {mask})::int4, count(*), sum({row})::text \
          FROM ONLY {name} WHERE {condition} GROUP BY 2",
-        key_hash(table)
+        key_hash(table, hashing)
     )
 }
 
-fn rows_statement(table: &Table, buckets: u32) -> String {
+fn rows_statement(table: &Table, buckets: u32, hashing: Hashing) -> String {
     format!(
         "SELECT {}, {} FROM ONLY {} WHERE ({} & {})::int4 = ANY ($1::int4[])",
-        key_texts(table),
-        row_hash(table),
+        key_texts(table, hashing),
+        row_hash(table, hashing),
         sql::table(&table.name),
-        key_hash(table),
+        key_hash(table, hashing),
         buckets.max(1) - 1
     )
 }
 
 /// One parameter per key column: an array of texts.
-fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
+fn keyed_statement(table: &Table, parts: &[KeyPart], hashing: Hashing) -> String {
     let parameters: Vec<String> =
         (1..=table.key().len()).map(|i| format!("${i}::text[]")).collect();
     let names: Vec<String> = (1..=table.key().len()).map(|i| format!("k{i}")).collect();
@@ -145,8 +152,8 @@ fn keyed_statement(table: &Table, parts: &[KeyPart]) -> String {
          (SELECT {} AS key, {} AS hash FROM ONLY {} t WHERE {}) r",
         parameters.join(", "),
         names.join(", "),
-        key_texts(table),
-        row_hash(table),
+        key_texts(table, hashing),
+        row_hash(table, hashing),
         sql::table(&table.name),
         matches.join(" AND ")
     )
@@ -225,8 +232,11 @@ pub(super) async fn parts(
     let mut digests: Vec<Vec<Digest>> =
         parts.iter().map(|p| vec![Digest::default(); p.buckets.max(1) as usize]).collect();
     for (start, group) in (0..).step_by(PER_STATEMENT).zip(parts.chunks(PER_STATEMENT)) {
-        let statements: Vec<String> =
-            group.iter().enumerate().map(|(i, part)| part_statement(start + i, part)).collect();
+        let statements: Vec<String> = group
+            .iter()
+            .enumerate()
+            .map(|(i, part)| part_statement(start + i, part, session.hashing()))
+            .collect();
         let rows = session.query(&statements.join(" UNION ALL "), &[]).await?;
         for row in &rows {
             let (part, at): (i32, i32) = (row.get(0), row.get(1));
@@ -251,7 +261,8 @@ pub(super) async fn rows(
     wanted: &[u32],
 ) -> Result<Vec<RowDigest>, Error> {
     let wanted: Vec<i32> = wanted.iter().filter_map(|b| i32::try_from(*b).ok()).collect();
-    let rows = warm.session.query(&rows_statement(table, buckets), &[&wanted]).await?;
+    let text = rows_statement(table, buckets, warm.session.hashing());
+    let rows = warm.session.query(&text, &[&wanted]).await?;
     Ok(rows.iter().map(row_digest).collect())
 }
 
@@ -272,7 +283,11 @@ async fn keyed_statements(
     tables: &[&Table],
 ) -> Result<Vec<String>, Error> {
     let parts = key_parts(session, keys, tables).await?;
-    Ok(tables.iter().zip(parts).map(|(table, parts)| keyed_statement(table, &parts)).collect())
+    Ok(tables
+        .iter()
+        .zip(parts)
+        .map(|(table, parts)| keyed_statement(table, &parts, session.hashing()))
+        .collect())
 }
 
 /// The rows with these keys, in one round trip once the statements of the tables are prepared.

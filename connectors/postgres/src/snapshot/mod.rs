@@ -175,15 +175,17 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {
-        if table.key().is_empty() {
-            return Ok(range::of_keys(table, keys, &[]));
-        }
         let warm = self.view.session().await?;
-        let parts = digest::key_parts(&warm.session, &self.view.keys, &[table])
-            .await
-            .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
+        let parts = match table.key() {
+            [] => Arc::default(),
+            _ => digest::key_parts(&warm.session, &self.view.keys, &[table])
+                .await
+                .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?
+                .swap_remove(0),
+        };
+        let hashing = warm.session.hashing();
         self.view.idle.put(warm);
-        Ok(range::of_keys(table, keys, &parts[0]))
+        Ok(range::of_keys(table, keys, &parts, hashing))
     }
 
     async fn read(

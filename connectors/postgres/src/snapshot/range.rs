@@ -6,7 +6,7 @@ use cutover_core::{
 };
 
 use super::digest;
-use crate::{shelf::KeyPart, sql};
+use crate::{connect::Hashing, shelf::KeyPart, sql};
 
 /// The whole table.
 pub(super) fn whole(bytes: u64) -> Range {
@@ -45,13 +45,18 @@ pub(super) fn by_pages(pages: u64, bytes: u64, target: u64) -> Vec<Range> {
 
 /// Exactly the rows with these keys; for a table without key, with these hashes. `parts` says how
 /// the key is compared.
-pub(super) fn of_keys(table: &Table, keys: &[RowKey], parts: &[KeyPart]) -> Range {
+pub(super) fn of_keys(
+    table: &Table,
+    keys: &[RowKey],
+    parts: &[KeyPart],
+    hashing: Hashing,
+) -> Range {
     let condition = if keys.is_empty() {
         "false".to_owned()
     } else if table.key().is_empty() {
         let hashes: Vec<String> =
             keys.iter().map(|k| format!("{}::int8", sql::literal(&k.0.concat()))).collect();
-        format!("{} IN ({})", digest::row_hash(table), hashes.join(", "))
+        format!("{} IN ({})", digest::row_hash(table, hashing), hashes.join(", "))
     } else {
         let types: Vec<&str> = digest::key_types(table);
         let rows: Vec<String> = keys.iter().map(|key| literals(key, &types)).collect();
@@ -63,11 +68,15 @@ pub(super) fn of_keys(table: &Table, keys: &[RowKey], parts: &[KeyPart]) -> Rang
             .zip(&names)
             .enumerate()
             .map(|(i, (column, name))| {
+                // PostgreSQL makes the keys unique by their own collation and then joins by that of
+                // the column: a row would come twice by two keys that only the latter calls equal.
+                let collation = table.column(column).and_then(|c| c.collation.as_deref());
+                let collate = collation.map(|c| format!(" COLLATE {c}")).unwrap_or_default();
                 let column = format!("{}.{}", sql::table(&table.name), sql::ident(column));
                 match parts.get(i) {
-                    None => format!("{column} = w.{name}"),
+                    None => format!("{column} = w.{name}{collate}"),
                     Some(KeyPart { operator, compared_as, .. }) => {
-                        format!("{column}{compared_as} {operator} w.{name}{compared_as}")
+                        format!("{column}{compared_as} {operator} w.{name}{compared_as}{collate}")
                     }
                 }
             })
@@ -155,7 +164,8 @@ mod tests {
     #[test]
     fn conditions_on_keys() {
         let key = |parts: &[&str]| RowKey(parts.iter().map(ToString::to_string).collect());
-        let condition = |t: &Table, keys: &[RowKey]| of_keys(t, keys, &[]).condition;
+        let condition =
+            |t: &Table, keys: &[RowKey]| of_keys(t, keys, &[], Hashing::AsStored).condition;
         assert_eq!(
             condition(&table(&["c", "A b"]), &[key(&["it's", "1"]), key(&["x", "2"])]),
             "EXISTS (SELECT FROM (VALUES ('it''s'::text, '1'::integer), \

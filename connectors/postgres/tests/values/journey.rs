@@ -157,7 +157,12 @@ fn portable(table: &Table) -> bool {
 }
 
 /// Applies events in batches of any number of transactions.
-async fn apply(writer: &mut dyn SinkWriter, events: &[Event], r: &mut Random, when: &str) {
+pub(crate) async fn apply(
+    writer: &mut dyn SinkWriter,
+    events: &[Event],
+    r: &mut Random,
+    when: &str,
+) {
     let mut from = 0;
     for (i, event) in events.iter().enumerate() {
         if matches!(event, Event::Commit { .. }) && (r.one_in(4) || i + 1 == events.len()) {
@@ -168,7 +173,7 @@ async fn apply(writer: &mut dyn SinkWriter, events: &[Event], r: &mut Random, wh
 }
 
 /// Keys as the stream names them, per table.
-fn keys(events: &[Event]) -> HashMap<String, Vec<RowKey>> {
+pub(crate) fn keys(events: &[Event]) -> HashMap<String, Vec<RowKey>> {
     let mut all: HashMap<String, Vec<RowKey>> = HashMap::new();
     for event in events {
         let Event::Row { relation, change: Change::Insert { new } } = event else { continue };
@@ -186,7 +191,7 @@ fn keys(events: &[Event]) -> HashMap<String, Vec<RowKey>> {
 }
 
 /// Rows that differ are found by their keys and written again.
-async fn repair(pair: &Pair, table: &Table, writer: &mut dyn SinkWriter) {
+pub(crate) async fn repair(pair: &Pair, table: &Table, writer: &mut dyn SinkWriter) {
     let name = cutover_postgres::sql::table(&table.name);
     let all = pair.blue.db.reader().bucket_rows(table, 1, &[0]).await.unwrap();
     let keys: Vec<RowKey> = all.into_iter().map(|row| row.key).collect();

@@ -106,11 +106,12 @@ pub(crate) struct Half {
     pub(crate) db: Database,
     /// A superuser's session with settings of its own.
     pub(crate) client: Client,
-    name: String,
+    pub(crate) name: String,
 }
 
 /// What decides about rendering, as our sessions pin it.
-const PINNED: &str = "SET search_path = ''; SET DateStyle = 'ISO,YMD'; SET TimeZone = 'UTC';
+pub(crate) const PINNED: &str =
+    "SET search_path = ''; SET DateStyle = 'ISO,YMD'; SET TimeZone = 'UTC';
     SET IntervalStyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex;
     SET lc_monetary = 'C'; SET xmloption = content; SET quote_all_identifiers = off;
     SET array_nulls = on; SET standard_conforming_strings = on; SET transform_null_equals = off;
@@ -152,9 +153,15 @@ CREATE FUNCTION log.quoted(text) RETURNS text IMMUTABLE LANGUAGE sql AS $$
     ELSE '"' || replace(replace($1, '\', '\\'), '"', '\"') || '"' END $$;"#;
 
 impl Half {
-    async fn new(server: &'static Postgres, side: Side, run: &RunId, spill: &TempDir) -> Self {
+    async fn new(
+        server: &'static Postgres,
+        side: Side,
+        run: &RunId,
+        spill: &TempDir,
+        how: &str,
+    ) -> Self {
         let name = format!("v{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        server.create_database(&name).await.unwrap();
+        server.execute("postgres", &format!("CREATE DATABASE {name} {how}")).await.unwrap();
         let half = Self {
             server,
             db: Database::new(
@@ -196,14 +203,18 @@ impl Half {
         });
     }
 
-    /// The rows of a table as sorted text.
+    /// Another session of a superuser.
+    pub(crate) async fn connect(&self) -> Client {
+        self.server.connect(&self.name).await.unwrap()
+    }
+
+    /// The rows of a table as sorted text. Sorted here: servers may sort by different rules.
     pub(crate) async fn rows(&self, table: &TableName) -> Vec<String> {
-        let text = format!(
-            "SELECT t::text FROM ONLY {} t ORDER BY t::text COLLATE \"C\"",
-            cutover_postgres::sql::table(table)
-        );
+        let text = format!("SELECT t::text FROM ONLY {} t", cutover_postgres::sql::table(table));
         let rows = self.client.query(&text, &[]).await.unwrap();
-        rows.iter().map(|row| row.get(0)).collect()
+        let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        rows.sort();
+        rows
     }
 
     /// Tables of schema `app`.
@@ -224,16 +235,24 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) async fn new(blue: &'static Postgres, green: &'static Postgres) -> Self {
-        let run = RunId::new(&format!("values-{}", COUNT.fetch_add(1, Ordering::Relaxed))).unwrap();
-        let spill = tempfile::tempdir().unwrap();
-        let able = able(blue, green).await;
-        let blue = Half::new(blue, Side::Blue, &run, &spill).await;
-        let green = Half::new(green, Side::Green, &run, &spill).await;
-        let pair = Self { blue, green, run, able, _spill: spill };
+        let pair = Self::with((blue, ""), (green, "")).await;
         for extension in pair.able.extensions.clone() {
             pair.both(&format!("CREATE EXTENSION {extension} SCHEMA ext")).await;
         }
         pair
+    }
+
+    /// Databases that are created with options of their own, and without extensions.
+    pub(crate) async fn with(
+        (blue, one): (&'static Postgres, &str),
+        (green, other): (&'static Postgres, &str),
+    ) -> Self {
+        let run = RunId::new(&format!("values-{}", COUNT.fetch_add(1, Ordering::Relaxed))).unwrap();
+        let spill = tempfile::tempdir().unwrap();
+        let able = able(blue, green).await;
+        let blue = Half::new(blue, Side::Blue, &run, &spill, one).await;
+        let green = Half::new(green, Side::Green, &run, &spill, other).await;
+        Self { blue, green, run, able, _spill: spill }
     }
 
     /// "14 to 18", for messages.
@@ -291,8 +310,9 @@ impl Pair {
         let name = &table.name;
         let (blue, green) = (self.blue.rows(name).await, self.green.rows(name).await);
         if blue != green {
-            let one = blue.iter().find(|row| !green.contains(row));
-            let other = green.iter().find(|row| !blue.contains(row));
+            let short = |row: &String| row.chars().take(500).collect::<String>();
+            let one = blue.iter().find(|row| !green.contains(row)).map(short);
+            let other = green.iter().find(|row| !blue.contains(row)).map(short);
             panic!(
                 "{when}, {}, {name}: {} and {} rows; blue has {one:?}, green has {other:?}",
                 self.versions(),

@@ -22,6 +22,8 @@ pub struct StageOptions {
     pub size: ShopSize,
     /// Whether commits reach the disk.
     pub durable: bool,
+    /// What stands behind `CREATE DATABASE` on blue and on green: encoding, locale. May be empty.
+    pub databases: [String; 2],
 }
 
 /// Two servers, a pooler and a shop. The role `shop` owns it; the role `cutover` has what a
@@ -50,7 +52,8 @@ impl Stage {
             Postgres::start(install, options).await
         };
         let (blue, green) = tokio::try_join!(start(&options.blue), start(&options.green))?;
-        tokio::try_join!(roles(&blue), roles(&green))?;
+        let [one, other] = &options.databases;
+        tokio::try_join!(roles(&blue, one), roles(&green, other))?;
         // The same SCRAM secret everywhere: with it PgBouncer need not compute one from the
         // password at every login, which is most of what a login costs.
         let secret = blue
@@ -112,10 +115,10 @@ pub fn old_and_new() -> Option<(PgInstall, PgInstall)> {
     (old.major < new.major).then_some((old, new))
 }
 
-async fn roles(server: &Postgres) -> Result<(), SandboxError> {
+async fn roles(server: &Postgres, database: &str) -> Result<(), SandboxError> {
     server.create_role("shop", SHOP_PASSWORD, "").await?;
     server.create_role("cutover", CUTOVER_PASSWORD, "REPLICATION").await?;
-    server.execute("postgres", "CREATE DATABASE shop OWNER shop").await?;
+    server.execute("postgres", &format!("CREATE DATABASE shop OWNER shop {database}")).await?;
     let replica_role = if server.major() >= 15 {
         "GRANT SET ON PARAMETER session_replication_role TO cutover;"
     } else {
