@@ -35,10 +35,12 @@ pub(super) const REDEFINED: &str = "definitions changed: tables are looked at an
 #[async_trait]
 impl work::Pipes for Live {
     async fn arm_reverse(&self, from: Side) -> Result<Position> {
-        // Armed since the rows were copied; asking again finds it, or makes it again.
+        // Armed since the rows were copied. Making it again now would pass by what was written
+        // there since.
         let to = self.ports.side(from.other());
         let tables = to.source.definitions(&self.selection).await?;
-        Ok(to.source.capture(&self.run, &tables, false).await?.start)
+        let kept = to.source.resume(&self.run, &tables).await?;
+        Ok(kept.ok_or_else(|| prepare::nothing_kept(from.other()))?.start)
     }
 
     async fn disarm_reverse(&self, from: Side) -> Result<()> {

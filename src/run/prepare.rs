@@ -95,6 +95,17 @@ pub fn now_ms() -> i64 {
         .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// What a run follows was to be kept by the server, and is not.
+pub(super) fn nothing_kept(side: Side) -> PortError {
+    PortError::definite(
+        "CUT0201",
+        format!("going on to follow changes on {side}"),
+        "the replication slot of the run does not exist",
+        "changes are missing and cannot be had again: end this run with `cutover abort` and start \
+         a new one",
+    )
+}
+
 impl Preparation {
     /// Brings the run to the point where changes can be followed both ways.
     ///
@@ -192,7 +203,17 @@ impl Preparation {
     /// Says also whether the stream tells of every change of definitions since then.
     async fn capture(&self, blue: &[Table]) -> Result<(Option<Box<dyn Snapshot>>, bool), RunError> {
         let known = self.book.standing().start.is_some();
-        let capture = self.ports.blue.source.capture(&self.run, blue, !known).await?;
+        let source = &self.ports.blue.source;
+        let capture = if known {
+            match source.resume(&self.run, blue).await? {
+                Some(capture) => capture,
+                // The stream stops by name, and says more; what else is there goes on.
+                None if self.book.standing().copy_ended.is_some() => return Ok((None, false)),
+                None => return Err(nothing_kept(Side::Blue).into()),
+            }
+        } else {
+            source.capture(&self.run, blue, true).await?
+        };
         if !known {
             let definitions = self.ports.blue.primary.fingerprint(&self.selection).await?;
             self.book.note(Fact::Captured {
@@ -409,7 +430,12 @@ impl Preparation {
     async fn arm_way_back(&self, blue: &[Table]) -> Result<(), RunError> {
         let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         self.ports.blue.sink.prepare(&self.run).await?;
-        self.ports.green.source.capture(&self.run, &green, false).await?;
+        if self.book.standing().way_back {
+            // When it is gone the stream stops by name.
+            self.ports.green.source.resume(&self.run, &green).await?;
+        } else {
+            self.ports.green.source.capture(&self.run, &green, false).await?;
+        }
         self.ports.blue.primary.install_fence(&self.run, blue).await?;
         self.ports.green.primary.install_fence(&self.run, &green).await?;
         if self.book.standing().owner == Side::Blue && self.book.standing().open_move.is_none() {

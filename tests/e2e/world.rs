@@ -170,46 +170,12 @@ impl World {
     pub(crate) async fn sides_are_equal(&self) {
         let (mut blue, mut green) = (String::new(), String::new());
         let equal = wait_until("both sides to hold the same rows", LAST_WORDS, async || {
-            blue = self.digest(Side::Blue).await;
-            green = self.digest(Side::Green).await;
+            blue = digest(&self.superuser(Side::Blue).await).await;
+            green = digest(&self.superuser(Side::Green).await).await;
             blue == green
         })
         .await;
         equal.unwrap_or_else(|e| panic!("{e}\nblue:\n{blue}\ngreen:\n{green}"));
-    }
-
-    /// A line for each table of the shop: its name, rows, and a sum over all of them.
-    async fn digest(&self, side: Side) -> String {
-        let client = self.superuser(side).await;
-        client.batch_execute(RENDERING).await.expect("settings");
-        let tables = client
-            .query(
-                "SELECT c.oid::regclass::text FROM pg_class c \
-                 JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|cutover_|information_schema)' \
-                 ORDER BY (c.oid::regclass::text) COLLATE \"C\"",
-                &[],
-            )
-            .await
-            .expect("tables");
-        let mut text = String::new();
-        for row in tables {
-            let table: String = row.get(0);
-            let sums = client
-                .query_one(
-                    &format!(
-                        "SELECT count(*) || ' ' || \
-                         coalesce(sum(hash_record_extended( \
-                           ROW(convert_to((t.*)::text, 'UTF8')), 0)::numeric), 0) FROM {table} t"
-                    ),
-                    &[],
-                )
-                .await
-                .expect("a digest");
-            // Writing to a String does not fail.
-            writeln!(text, "{table} {}", sums.get::<_, String>(0)).ok();
-        }
-        text
     }
 
     /// Nothing that a run creates, and none of its sessions, is on either server.
@@ -227,6 +193,39 @@ impl World {
         }
         self.desk.files_keep_secrets();
     }
+}
+
+/// A line for each table: its name, rows, and a sum over all of them.
+pub(crate) async fn digest(client: &Client) -> String {
+    client.batch_execute(RENDERING).await.expect("settings");
+    let tables = client
+        .query(
+            "SELECT c.oid::regclass::text FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|cutover_|information_schema)' \
+             ORDER BY (c.oid::regclass::text) COLLATE \"C\"",
+            &[],
+        )
+        .await
+        .expect("tables");
+    let mut text = String::new();
+    for row in tables {
+        let table: String = row.get(0);
+        let sums = client
+            .query_one(
+                &format!(
+                    "SELECT count(*) || ' ' || \
+                     coalesce(sum(hash_record_extended( \
+                       ROW(convert_to((t.*)::text, 'UTF8')), 0)::numeric), 0) FROM {table} t"
+                ),
+                &[],
+            )
+            .await
+            .expect("a digest");
+        // Writing to a String does not fail.
+        writeln!(text, "{table} {}", sums.get::<_, String>(0)).ok();
+    }
+    text
 }
 
 /// A session that ends when it is dropped.

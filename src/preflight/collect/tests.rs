@@ -65,6 +65,9 @@ impl Source for Canned {
     async fn capture(&self, _: &RunId, _: &[Table], _: bool) -> Result<Capture> {
         Err(refused())
     }
+    async fn resume(&self, _: &RunId, _: &[Table]) -> Result<Option<Capture>> {
+        Err(refused())
+    }
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         Err(refused())
     }

@@ -38,6 +38,11 @@ pub trait Source: Send + Sync {
     /// and the snapshot is `None`: it cannot be reopened once its session is gone.
     async fn capture(&self, run: &RunId, tables: &[Table], with_snapshot: bool) -> Result<Capture>;
 
+    /// Goes on retaining changes, of `tables` from here on, after [`Source::capture`] has succeeded
+    /// once. `None` when what was retained is gone: it is not begun anew, since that would pass
+    /// changes by.
+    async fn resume(&self, run: &RunId, tables: &[Table]) -> Result<Option<Capture>>;
+
     /// Opens a snapshot of now, for copying tables again after a crash. Its
     /// [`Snapshot::visible`] says which streamed transactions it contains.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;

@@ -65,21 +65,13 @@ impl Source for Database {
     }
 
     async fn capture(&self, run: &RunId, tables: &[Table], with_snapshot: bool) -> Result<Capture> {
-        let names = Names::of(run);
-        let session = self.session("capture").await?;
-        self.refuse_standby(&session).await?;
-        let Position::Postgres { timeline, .. } = self.log_end().await?;
-        let there = self.slot(&session, names.slot()).await?;
-        // Nothing that is defined from here on escapes, or had the chance to since the last time.
-        let doing = self.doing("watching for changes of definitions");
-        let before = ddl::armed(&session, run, &doing).await?;
-        let definitions = ddl::arm(&session, run, &doing).await? && (before || there.is_none());
-        self.publish(run, tables, there.is_some()).await?;
-        if let Some(lsn) = there {
-            let start = Position::Postgres { timeline, lsn };
+        let there = self.kept(run).await?;
+        let definitions = self.watch_and_publish(run, tables, there.is_some()).await?;
+        if let Some(start) = there {
             return Ok(Capture { start, definitions, snapshot: None });
         }
-        let created = self.create_slot(names.slot(), false, with_snapshot).await?;
+        let Position::Postgres { timeline, .. } = self.log_end().await?;
+        let created = self.create_slot(Names::of(run).slot(), false, with_snapshot).await?;
         let start = Position::Postgres { timeline, lsn: created.lsn };
         let snapshot = match created.snapshot {
             Some(name) => {
@@ -90,6 +82,12 @@ impl Source for Database {
             None => None,
         };
         Ok(Capture { start, definitions, snapshot })
+    }
+
+    async fn resume(&self, run: &RunId, tables: &[Table]) -> Result<Option<Capture>> {
+        let Some(start) = self.kept(run).await? else { return Ok(None) };
+        let definitions = self.watch_and_publish(run, tables, true).await?;
+        Ok(Some(Capture { start, definitions, snapshot: None }))
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
@@ -152,6 +150,27 @@ impl Source for Database {
 }
 
 impl Database {
+    /// Where the slot of the run was confirmed, when it is there.
+    async fn kept(&self, run: &RunId) -> Result<Option<Position>> {
+        let session = self.session("capture").await?;
+        self.refuse_standby(&session).await?;
+        let Position::Postgres { timeline, .. } = self.log_end().await?;
+        let there = self.slot(&session, Names::of(run).slot()).await?;
+        Ok(there.map(|lsn| Position::Postgres { timeline, lsn }))
+    }
+
+    /// Everything of a capture but its slot; whether the stream will tell of every change of
+    /// definitions.
+    async fn watch_and_publish(&self, run: &RunId, tables: &[Table], kept: bool) -> Result<bool> {
+        let session = self.session("capture").await?;
+        // Nothing that is defined from here on escapes, or had the chance to since the last time.
+        let doing = self.doing("watching for changes of definitions");
+        let before = ddl::armed(&session, run, &doing).await?;
+        let definitions = ddl::arm(&session, run, &doing).await? && (before || !kept);
+        self.publish(run, tables, kept).await?;
+        Ok(definitions)
+    }
+
     /// A run does not begin on a standby.
     async fn refuse_standby(&self, session: &Session) -> Result<()> {
         let doing = self.doing("beginning to follow changes");

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use crate::SandboxError;
 
 pub use load::{Heard, Load, LoadOptions, LoadView, Told};
-pub use stage::{CUTOVER_PASSWORD, SHOP_PASSWORD, Stage, StageOptions, old_and_new};
+pub use stage::{CUTOVER_PASSWORD, SHOP_PASSWORD, Stage, StageOptions, old_and_new, open, roles};
 
 /// The tables.
 pub const SCHEMA: &str = include_str!("schema.sql");

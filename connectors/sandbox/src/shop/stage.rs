@@ -52,27 +52,9 @@ impl Stage {
             Postgres::start(install, options).await
         };
         let (blue, green) = tokio::try_join!(start(&options.blue), start(&options.green))?;
+        roles(&[&blue, &green]).await?;
         let [one, other] = &options.databases;
-        tokio::try_join!(roles(&blue, one), roles(&green, other))?;
-        // The same SCRAM secret everywhere: with it PgBouncer need not compute one from the
-        // password at every login, which is most of what a login costs.
-        let secret = blue
-            .query_text(
-                "postgres",
-                "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = 'shop'",
-            )
-            .await?
-            .unwrap_or_default();
-        green.execute("postgres", &format!("ALTER ROLE shop PASSWORD '{secret}'")).await?;
-        let shop = blue.connect("shop").await?;
-        shop.batch_execute("SET ROLE shop").await.map_err(SandboxError::sql("becoming shop"))?;
-        fill(&shop, options.size).await?;
-        let pooler = PgBouncer::start(
-            PgBouncerOptions::new()
-                .database("shop", blue.host(), blue.port(), "shop")
-                .user("shop", &secret),
-        )
-        .await?;
+        let pooler = open(&blue, &green, "shop", [one, other], options.size).await?;
         Ok(Self { blue, green, pooler, size: options.size })
     }
 
@@ -115,27 +97,74 @@ pub fn old_and_new() -> Option<(PgInstall, PgInstall)> {
     (old.major < new.major).then_some((old, new))
 }
 
-async fn roles(server: &Postgres, database: &str) -> Result<(), SandboxError> {
-    server.create_role("shop", SHOP_PASSWORD, "").await?;
-    server.create_role("cutover", CUTOVER_PASSWORD, "REPLICATION").await?;
-    server.execute("postgres", &format!("CREATE DATABASE shop OWNER shop {database}")).await?;
-    let replica_role = if server.major() >= 15 {
-        "GRANT SET ON PARAMETER session_replication_role TO cutover;"
-    } else {
-        "ALTER ROLE cutover SET session_replication_role = 'replica';"
-    };
+/// Makes the roles of a shop on servers, once for all shops there.
+///
+/// # Errors
+///
+/// A server says no.
+pub async fn roles(servers: &[&Postgres]) -> Result<(), SandboxError> {
+    let mut shared: Option<String> = None;
+    for server in servers {
+        // The same SCRAM secret everywhere: with it PgBouncer need not compute one from the
+        // password at every login, which is most of what a login costs.
+        let password = shared.as_deref().unwrap_or(SHOP_PASSWORD);
+        server.create_role("shop", password, "").await?;
+        shared = Some(secret(server).await?);
+        server.create_role("cutover", CUTOVER_PASSWORD, "REPLICATION").await?;
+        let replica_role = if server.major() >= 15 {
+            "GRANT SET ON PARAMETER session_replication_role TO cutover"
+        } else {
+            "ALTER ROLE cutover SET session_replication_role = 'replica'"
+        };
+        let rights = format!("GRANT shop, pg_read_all_stats TO cutover; {replica_role}");
+        server.execute("postgres", &rights).await?;
+    }
+    Ok(())
+}
+
+/// The password of the shop as the server keeps it.
+async fn secret(server: &Postgres) -> Result<String, SandboxError> {
+    let sql = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = 'shop'";
+    Ok(server.query_text("postgres", sql).await?.unwrap_or_default())
+}
+
+/// Opens a shop on servers that know its roles: a database of that name on both (`made` is what
+/// follows `CREATE DATABASE` on blue and on green), rows on blue, and a pooler in front of it.
+///
+/// # Errors
+///
+/// A server says no.
+pub async fn open(
+    blue: &Postgres,
+    green: &Postgres,
+    database: &str,
+    made: [&str; 2],
+    size: ShopSize,
+) -> Result<PgBouncer, SandboxError> {
+    tokio::try_join!(empty(blue, database, made[0]), empty(green, database, made[1]))?;
+    let shop = blue.connect(database).await?;
+    shop.batch_execute("SET ROLE shop").await.map_err(SandboxError::sql("becoming shop"))?;
+    fill(&shop, size).await?;
+    let options = PgBouncerOptions::new()
+        .database(database, blue.host(), blue.port(), database)
+        .user("shop", &secret(blue).await?);
+    PgBouncer::start(options).await
+}
+
+/// A database that belongs to the shop, and in which a migration has its rights.
+async fn empty(server: &Postgres, database: &str, made: &str) -> Result<(), SandboxError> {
+    let create = format!("CREATE DATABASE \"{database}\" OWNER shop {made}");
+    server.execute("postgres", &create).await?;
     server
         .execute(
-            "shop",
+            database,
             &format!(
-                "GRANT shop, pg_read_all_stats TO cutover;
-                 GRANT CREATE ON DATABASE shop TO cutover;
+                "GRANT CREATE ON DATABASE \"{database}\" TO cutover;
                  GRANT CREATE ON SCHEMA public TO cutover, shop;
                  GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text) TO cutover;
                  GRANT EXECUTE ON FUNCTION pg_replication_origin_drop(text) TO cutover;
                  GRANT EXECUTE ON FUNCTION pg_replication_origin_oid(text) TO cutover;
-                 GRANT EXECUTE ON FUNCTION pg_replication_origin_session_setup(text) TO cutover;
-                 {replica_role}"
+                 GRANT EXECUTE ON FUNCTION pg_replication_origin_session_setup(text) TO cutover;"
             ),
         )
         .await

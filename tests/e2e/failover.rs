@@ -1,0 +1,167 @@
+//! Standbys take over from either side while the run is on: with the slot of the run it goes on by
+//! position, without it the run ends by name.
+
+use std::time::Duration;
+
+use cutover_core::model::side::Side;
+use cutover_sandbox::{
+    PgInstall, PgOptions, Postgres, STANDBY_SLOT, find_postgres,
+    shop::{self, Load},
+    wait_until,
+};
+use serde_json::Value;
+
+use crate::{
+    pair::Pair,
+    program::{COMMAND_WITHIN, READY_WITHIN, Run},
+};
+
+/// Several rounds of the server that takes slots along, on a machine with other things to do.
+const SYNCED_WITHIN: Duration = Duration::from_secs(90);
+
+/// A server and its standby.
+struct Guarded {
+    primary: Postgres,
+    standby: Postgres,
+}
+
+impl Guarded {
+    async fn start(install: &PgInstall, on_standby: &[(&str, &str)]) -> Self {
+        let mut primary = Postgres::start(install, PgOptions::new()).await.expect("a server");
+        let standby = primary.standby(on_standby).await.expect("a standby");
+        Self { primary, standby }
+    }
+
+    /// Clients are told of a commit when the standby has it, and so are we.
+    async fn loses_nothing(&self) {
+        let client = self.primary.connect("postgres").await.expect("a session");
+        for setting in ["synchronous_standby_names", "synchronized_standby_slots"] {
+            let sql = format!("ALTER SYSTEM SET {setting} = '{STANDBY_SLOT}'");
+            client.batch_execute(&sql).await.expect("a setting");
+        }
+        client.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    }
+
+    /// Waits until the standby has a copy of the run's slot that outlives a promotion.
+    async fn has_the_slot(&self, pair: &Pair) {
+        let sql = format!(
+            "SELECT count(*) > 0 FROM pg_replication_slots \
+             WHERE database = '{}' AND synced AND NOT temporary",
+            pair.name
+        );
+        wait_until("the slot to be on the standby", SYNCED_WITHIN, async || {
+            self.primary.execute("postgres", "SELECT pg_log_standby_snapshot()").await.is_ok()
+                && self.standby.query_text("postgres", &sql).await.ok().flatten().as_deref()
+                    == Some("t")
+        })
+        .await
+        .expect("it is taken along");
+    }
+
+    async fn fails_over(&mut self) {
+        let port = self.primary.port();
+        self.primary.kill9().await.expect("the primary ends");
+        self.standby.take_over(port).await.expect("the standby takes over");
+        // It has no standby of its own that its slots and commits could wait for.
+        if self.standby.major() < 17 {
+            return;
+        }
+        let client = self.standby.connect("postgres").await.expect("a session");
+        for sql in [
+            "ALTER SYSTEM RESET synchronous_standby_names",
+            "ALTER SYSTEM RESET synchronized_standby_slots",
+            "SELECT pg_reload_conf()",
+        ] {
+            client.batch_execute(sql).await.expect("a setting");
+        }
+    }
+}
+
+/// Clients are served, and the run has followed `times` failovers.
+async fn goes_on(pair: &Pair, run: &mut Run, load: &Load, times: usize) {
+    let before = load.view().acknowledged;
+    wait_until("clients to be served", COMMAND_WITHIN, async || {
+        load.view().acknowledged.iter().zip(&before).all(|(now, then)| *now >= then + 2)
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e} after failover {times}: {:?}", load.view()));
+    wait_until("the run to go on", COMMAND_WITHIN, async || {
+        pair.desk.log().matches("another server took over").count() >= times
+    })
+    .await
+    .expect("it follows the new server");
+    run.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_fail_over_and_the_run_goes_on_without_loss() {
+    let all = find_postgres();
+    let installs: Vec<_> = all.iter().filter(|i| i.major >= 17).collect();
+    let (Some(old), Some(new)) = (installs.first(), installs.last()) else {
+        panic!("no server takes slots along: run scripts/setup test");
+    };
+    let (mut blue, mut green) = tokio::join!(Guarded::start(old, &[]), Guarded::start(new, &[]));
+    shop::roles(&[&blue.primary, &green.primary]).await.expect("roles");
+    let pair = Pair::open("failover", &blue.primary, &green.primary, "").await;
+    tokio::join!(blue.loses_nothing(), green.loses_nothing());
+    let load = pair.load();
+    let mut run = pair.desk.run();
+    run.ready().await;
+    tokio::join!(blue.has_the_slot(&pair), green.has_the_slot(&pair));
+
+    // Green first: it holds the position of the stream, and the slot of the way back.
+    green.fails_over().await;
+    goes_on(&pair, &mut run, &load, 1).await;
+    // Blue in the middle of a move, which waits for a client that is writing.
+    let writer = pair.direct(Side::Blue).await;
+    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
+    writer.batch_execute(write).await.expect("a write");
+    let since = pair.desk.length("moves.journal");
+    let asked = pair.desk.begin(&["switch"]);
+    let fenced = |facts: &[Value]| facts.iter().any(|f| f["step"] == "fence");
+    assert!(pair.desk.watch("moves.journal", since, COMMAND_WITHIN, fenced).await, "no move");
+    blue.fails_over().await;
+    drop(writer);
+    asked.await.expect("the command ends").exits(1);
+    goes_on(&pair, &mut run, &load, 2).await;
+    pair.desk.ask(&["verify"]).await.exits(0);
+    pair.desk.moves("switch").await.exits(0);
+    pair.desk.moves("rollback").await.exits(0);
+    pair.close_the_books(load, Side::Blue).await;
+    pair.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    pair.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_without_the_slot_ends_the_run_by_name() {
+    let all = find_postgres();
+    let (old, new) = (all.first().expect("PostgreSQL"), all.last().expect("PostgreSQL"));
+    let (mut blue, green) =
+        tokio::join!(Guarded::start(old, &[]), Postgres::start(new, PgOptions::new()));
+    let green = green.expect("a server");
+    shop::roles(&[&blue.primary, &green]).await.expect("roles");
+    let pair = Pair::open("noslot", &blue.primary, &green, "").await;
+    pair.desk.ask(&["check"]).await.exits(0).says("CUT0193");
+    let mut run = pair.desk.run();
+    run.ready().await;
+    blue.standby.catch_up(&blue.primary).await.expect("nothing is lost");
+    blue.fails_over().await;
+    run.status("the stop", READY_WITHIN, |s| {
+        s["streams"]["forward"]["health"]["stopped"]["code"] == "CUT0217"
+            && s["ready"]["state"] != "ready"
+    })
+    .await;
+    pair.desk.ask(&["switch"]).await.exits(1);
+    // Clients have what they had, and a process that knows nothing of it stops as well.
+    pair.does(Side::Blue, "INSERT INTO receipts VALUES (77, 1)").await;
+    run.kill9();
+    let mut run = pair.desk.run();
+    run.status("the stop", READY_WITHIN, |s| {
+        s["streams"]["forward"]["health"]["stopped"]["code"] == "CUT0217"
+    })
+    .await;
+    pair.desk.ask(&["abort", "--yes"]).await.exits(0);
+    run.ended(COMMAND_WITHIN).await;
+    pair.nothing_is_left().await;
+}
