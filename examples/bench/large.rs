@@ -17,6 +17,7 @@ const WITHIN: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let rows: u64 = argument(arguments, 0, 2_000_000)?;
+    let seconds = Duration::from_secs(argument(arguments, 1, 0)?);
     let (blue, green) = both().await?;
     println!("{}", machine(&blue, &green));
     blue.create_database("bench").await?;
@@ -34,7 +35,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let streaming = |s: &serde_json::Value| s["phase"] == "streaming" && s["lag"]["bytes"].is_u64();
     program.until("streaming", WITHIN, streaming).await?;
     let before = Cpu::now(&blue, &green, running.id());
-    let took = transaction(&blue, &green, "ours", 0, rows).await?;
+    let took = transaction(&blue, &green, "ours", 0, rows, seconds).await?;
     let cpu = Cpu::now(&blue, &green, running.id()).since(before);
     println!(
         "cutover: {rows} rows in {:.1} s, on green {:.2} s after COMMIT; processor: blue {:.1} s, \
@@ -57,7 +58,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
         green.execute("native", &set).await?;
         green.execute("native", "ALTER SUBSCRIPTION native ENABLE").await?;
         let before = Cpu::now(&blue, &green, None);
-        let took = transaction(&blue, &green, "native", i * rows, rows).await?;
+        let took = transaction(&blue, &green, "native", i * rows, rows, seconds).await?;
         let cpu = Cpu::now(&blue, &green, None).since(before);
         println!(
             "subscription, streaming = {mode}: {rows} rows in {:.1} s, on green {:.2} s after \
@@ -74,7 +75,10 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Writes the rows behind `from` in one transaction: how long it took, and how long after its
+/// Statements of a client that takes its time.
+const STATEMENTS: u64 = 200;
+
+/// Writes the rows behind `from` in one transaction that takes at least `lasting`: how long it took, and how long after its
 /// COMMIT the last one was seen in `database` on green.
 async fn transaction(
     blue: &Postgres,
@@ -82,6 +86,7 @@ async fn transaction(
     database: &str,
     from: u64,
     rows: u64,
+    lasting: Duration,
 ) -> Result<(Duration, Duration)> {
     for server in [blue, green] {
         server.execute("postgres", "CHECKPOINT").await?;
@@ -90,12 +95,21 @@ async fn transaction(
     let seen = format!("SELECT EXISTS (SELECT 1 FROM big WHERE id = {last})");
     let client = blue.connect("bench").await?;
     let began = Instant::now();
-    client
-        .batch_execute(&format!(
-            "BEGIN; INSERT INTO big SELECT i, i % 1000, 'note ' || i
-             FROM generate_series({from} + 1, {last}) i; COMMIT"
-        ))
-        .await?;
+    let statements = if lasting.is_zero() { 1 } else { STATEMENTS };
+    client.batch_execute("BEGIN").await?;
+    for n in 0..statements {
+        let part = |n| from + rows * n / statements;
+        let (first, end) = (part(n) + 1, part(n + 1));
+        client
+            .batch_execute(&format!(
+                "INSERT INTO big SELECT i, i % 1000, 'note ' || i
+                 FROM generate_series({first}::bigint, {end}) i"
+            ))
+            .await?;
+        let due = lasting.mul_f64((n + 1) as f64 / statements as f64);
+        tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+    }
+    client.batch_execute("COMMIT").await?;
     let committed = Instant::now();
     let there = arrives(green, database, &seen).await?;
     Ok((committed - began, there.saturating_duration_since(committed)))

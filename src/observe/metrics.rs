@@ -80,6 +80,8 @@ metrics! {
     APPLIED_TRANSACTIONS = "applied_transactions", Count ["name" of "`forward`, `back`"], "Transactions applied by this process, per stream";
     APPLIED_ROWS = "applied_rows", Count ["name" of "`forward`, `back`"], "Row changes applied by this process, per stream";
     APPLIED_BATCHES = "applied_batches", Count ["name" of "`forward`, `back`"], "Batches applied by this process, per stream";
+    EARLY = "early_transactions", Count ["name" of "`forward`, `back`"], "Transactions whose application by this process began while they still ran, per stream";
+    EARLY_GIVEN_UP = "early_given_up", Count ["name" of "`forward`, `back`"], "Those of them that were given up, and applied at their end if they committed, per stream";
     RECONNECTS = "reconnects", Count ["name" of "`forward`, `back`"], "Connections lost by this process, per stream";
     FOREIGN_ROWS = "foreign_rows", Count ["name" of "`forward`, `back`"], "Row changes by somebody else on the side that does not own the writes";
     VERIFY_ROWS = "verify_rows", Now, "Rows compared by the last full comparison at one position";

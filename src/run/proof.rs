@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use cutover_core::{
     model::{
         digest::{Digest, RowKey},
-        event::{Change, Relation},
+        event::{Change, Relation, TransactionId},
         position::Position,
         schema::{Table, TableName},
         side::Side,
@@ -114,6 +114,14 @@ pub struct ProofView {
 impl Witness for Proof {
     fn row(&self, from: Side, relation: &Relation, change: &Change, _foreign: bool) {
         self.ledger.row(from, relation, change);
+    }
+
+    fn early(&self, from: Side, transaction: TransactionId, relation: &Relation, change: &Change) {
+        self.ledger.early(from, transaction, relation, change);
+    }
+
+    fn ended(&self, from: Side, transaction: TransactionId, committed: bool) {
+        self.ledger.ended(from, transaction, committed);
     }
 
     fn truncated(&self, from: Side, relation: &Relation, _foreign: bool) {

@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use cutover_core::model::{event::Event, position::Position, selection::Selection};
+use cutover_core::model::{
+    event::{Event, TransactionId},
+    position::Position,
+    selection::Selection,
+};
 
 use super::{HoldPoint, MESSAGE_PREFIX, handover::Handover};
 
@@ -18,10 +22,32 @@ pub(super) enum Cut {
     /// Definitions changed here: everything before was handed out, the beginning of the
     /// transaction included, and its rest comes afterwards, by itself.
     Definition(Vec<u8>),
+    /// A large transaction committed: everything before was handed out, its rows are read apart.
+    Large(Large),
     /// The hold point is reached: everything up to it was handed out, nothing behind it.
     Hold,
     /// More events are needed.
     Wait,
+}
+
+/// A large transaction that committed.
+#[derive(Debug)]
+pub(super) struct Large {
+    pub(super) transaction: TransactionId,
+    /// Microseconds since 1970.
+    pub(super) committed_at: i64,
+    pub(super) end: Position,
+    /// What of its rows was copied already.
+    pub(super) handover: Handover,
+}
+
+/// What is said about transactions in progress, at places between transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Note {
+    /// So many bytes of it rest on nothing but what was handed out, this batch included.
+    InProgress { transaction: TransactionId, kept: u64 },
+    /// To be obeyed before anything behind it, and sooner does no harm.
+    RolledBack { transaction: TransactionId, part: TransactionId },
 }
 
 /// Events to apply together.
@@ -39,6 +65,7 @@ pub(super) struct Batch {
     /// Tables in it, by the addresses of their relations, and the one seen last.
     tables: HashSet<usize>,
     last: usize,
+    pub(super) notes: Vec<Note>,
 }
 
 /// Tables after which a batch is handed out: each of them and of their indexes is locked on the
@@ -55,6 +82,10 @@ struct Unit {
     markers: Vec<String>,
     /// What its only event says.
     definition: Option<Vec<u8>>,
+    /// Its only event.
+    note: Option<Note>,
+    /// The rows are read apart: which transaction, and what of them was copied already.
+    large: Option<(TransactionId, Handover)>,
     /// Nothing may stand in the same batch: what follows may rest on definitions that this one
     /// commits.
     alone: bool,
@@ -67,6 +98,8 @@ pub(super) struct Batcher {
     in_transaction: bool,
     /// The transaction that is being read changes definitions.
     defines: bool,
+    /// How many of `ready` are notes.
+    notes: usize,
     bytes: usize,
     handover: Handover,
     selection: Selection,
@@ -77,22 +110,29 @@ impl Batcher {
         Self { handover, selection, ..Self::default() }
     }
 
-    /// Whether the event belongs to the run: leaves that the user excludes arrive with their root.
-    fn selected(&self, event: &Event) -> bool {
-        self.selection.exclude.is_empty()
-            || match event {
-                Event::Row { relation, .. } => !self.selection.excludes(&relation.name),
-                Event::Truncate { relations, .. } => {
-                    !relations.iter().all(|r| self.selection.excludes(&r.name))
-                }
-                _ => true,
-            }
+    /// Whether every row that comes from here on has to be applied, or is of no interest at all.
+    pub(super) fn handed_over(&self) -> bool {
+        self.handover.is_over()
     }
 
     /// Takes events from the stream, in order.
     pub(super) fn push(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
-            if !self.handover.keep(&event) || !self.selected(&event) {
+            if !self.handover.keep(&event) || !selected(&self.selection, &event) {
+                continue;
+            }
+            let note = match &event {
+                Event::InProgress { transaction, kept } => {
+                    Some(Note::InProgress { transaction: *transaction, kept: *kept })
+                }
+                Event::RolledBack { transaction, part } => {
+                    Some(Note::RolledBack { transaction: *transaction, part: *part })
+                }
+                _ => None,
+            };
+            if note.is_some() {
+                self.notes += 1;
+                self.ready.push_back(Unit { note, ..Unit::default() });
                 continue;
             }
             if let Event::Definition { content } = event {
@@ -115,6 +155,9 @@ impl Batcher {
                     complete = true;
                 }
                 Event::Idle { position } => self.tail.end = Some(position.clone()),
+                Event::Large { transaction } => {
+                    self.tail.large = Some((*transaction, self.handover.clone()));
+                }
                 Event::Message { prefix, content } if prefix == MESSAGE_PREFIX => {
                     self.tail.markers.push(String::from_utf8_lossy(content).into_owned());
                 }
@@ -145,7 +188,7 @@ impl Batcher {
 
     /// Complete transactions in hand.
     pub(super) fn transactions(&self) -> usize {
-        self.ready.len()
+        self.ready.len() - self.notes
     }
 
     /// The next thing to do. `budget` is in bytes, at least one transaction is always handed out.
@@ -156,6 +199,12 @@ impl Batcher {
         let mut batch = Batch::default();
         let mut bytes = 0;
         while let Some(unit) = self.ready.front() {
+            if let Some(note) = unit.note {
+                self.ready.pop_front();
+                self.notes -= 1;
+                batch.note(note);
+                continue;
+            }
             let ends = match unit.end {
                 Some(_) => Some(unit),
                 // Where a transaction ends that is cut at definitions.
@@ -163,31 +212,39 @@ impl Batcher {
             };
             match ends {
                 Some(unit) if beyond(hold, unit) => {
-                    return if batch.events.is_empty() { Cut::Hold } else { Cut::Batch(batch) };
+                    return if batch.is_empty() { Cut::Hold } else { Cut::Batch(batch) };
                 }
                 None if hold.is_some() && self.in_transaction => {
-                    return if batch.events.is_empty() { Cut::Wait } else { Cut::Batch(batch) };
+                    return if batch.is_empty() { Cut::Wait } else { Cut::Batch(batch) };
                 }
                 _ => {}
             }
-            let apart = unit.alone || unit.definition.is_some();
+            let apart = unit.alone || unit.definition.is_some() || unit.large.is_some();
             let full = bytes + unit.bytes > budget || batch.tables.len() >= TABLES;
-            if !batch.events.is_empty() && (apart || full) {
+            if !batch.is_empty() && (apart || full) {
                 return Cut::Batch(batch);
             }
-            let Some(unit) = self.ready.pop_front() else { break };
+            let Some(mut unit) = self.ready.pop_front() else { break };
             if let Some(content) = unit.definition {
                 return Cut::Definition(content);
             }
-            bytes += unit.bytes;
             self.bytes -= unit.bytes;
+            if let (Some((transaction, handover)), Some(end)) = (unit.large.take(), &unit.end) {
+                let committed_at = match unit.events.first() {
+                    Some(Event::Begin { committed_at, .. }) => *committed_at,
+                    _ => 0,
+                };
+                let end = end.clone();
+                return Cut::Large(Large { transaction, committed_at, end, handover });
+            }
+            bytes += unit.bytes;
             let last = apart || at_marker(hold, &unit);
             batch.add(unit);
             if last {
                 return Cut::Batch(batch);
             }
         }
-        if !batch.events.is_empty() {
+        if !batch.is_empty() {
             return Cut::Batch(batch);
         }
         if self.tail.bytes > budget {
@@ -200,7 +257,36 @@ impl Batcher {
     }
 }
 
+/// Whether the event belongs to the run: leaves that the user excludes arrive with their root.
+pub(super) fn selected(selection: &Selection, event: &Event) -> bool {
+    selection.exclude.is_empty()
+        || match event {
+            Event::Row { relation, .. } => !selection.excludes(&relation.name),
+            Event::Truncate { relations, .. } => {
+                !relations.iter().all(|r| selection.excludes(&r.name))
+            }
+            _ => true,
+        }
+}
+
 impl Batch {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.notes.is_empty()
+    }
+
+    /// Once all of a transaction is rolled back, nothing else counts.
+    fn note(&mut self, note: Note) {
+        if let Note::RolledBack { transaction: gone, part } = note
+            && gone == part
+        {
+            self.notes.retain(|n| match n {
+                Note::InProgress { transaction, .. } => *transaction != gone,
+                Note::RolledBack { .. } => true,
+            });
+        }
+        self.notes.push(note);
+    }
+
     fn add(&mut self, unit: Unit) {
         for event in &unit.events {
             match event {
@@ -396,6 +482,38 @@ mod tests {
         assert_eq!(batch(b.cut(1 << 20, None)).end, None);
         assert_eq!(said(b.cut(1 << 20, None)), b"a");
         assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(20)));
+    }
+
+    #[test]
+    fn a_large_transaction_stands_alone_and_notes_break_nothing() {
+        let note = |kept| Event::InProgress { transaction: 9, kept };
+        let undone = |part| Event::RolledBack { transaction: 9, part };
+        let mut b = Batcher::default();
+        b.push([note(5), begin(), row(1), commit(10), undone(11), note(8), begin(), row(1)]);
+        b.push([commit(20), begin(), Event::Large { transaction: 7 }, commit(30)]);
+        b.push([begin(), row(1), commit(40)]);
+        assert_eq!(b.transactions(), 4);
+        let first = batch(b.cut(1 << 20, None));
+        assert_eq!((first.transactions, first.rows, first.end), (2, 2, Some(at(20))));
+        assert_eq!(
+            first.notes,
+            [
+                Note::InProgress { transaction: 9, kept: 5 },
+                Note::RolledBack { transaction: 9, part: 11 },
+                Note::InProgress { transaction: 9, kept: 8 },
+            ]
+        );
+        // A hold before it is kept, and it is handed out alone.
+        let hold = HoldPoint::Position(at(25));
+        assert!(matches!(b.cut(1 << 20, Some(&hold)), Cut::Hold));
+        let Cut::Large(large) = b.cut(1 << 20, None) else { panic!() };
+        assert_eq!((large.transaction, large.committed_at, large.end), (7, 1, at(30)));
+        assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(40)));
+        assert_eq!((b.bytes(), b.transactions()), (0, 0));
+        b.push([note(5), undone(9)]);
+        let end = batch(b.cut(1 << 20, None));
+        assert_eq!(end.notes, [Note::RolledBack { transaction: 9, part: 9 }]);
+        assert!(matches!(b.cut(1 << 20, None), Cut::Wait));
     }
 
     #[test]

@@ -23,6 +23,7 @@ impl Worker {
             // Made by an operator, as a remedy says; the owner's definitions are what counts.
             return Ok(());
         }
+        self.stop_early("definitions change").await;
         let (selection, policy) = (&self.config.selection, self.config.policy);
         let make = policy == Policy::Apply;
         let mut found = open.writer.redefine(content, None, selection, make).await?;

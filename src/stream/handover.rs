@@ -89,6 +89,12 @@ impl Handover {
         self.until = Some(until);
     }
 
+    /// Whether nothing is skipped any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.tables.is_empty()
+    }
+
     /// Whether the event must be applied. Has to see every event in order.
     pub fn keep(&mut self, event: &Event) -> bool {
         if self.tables.is_empty() {
@@ -109,7 +115,11 @@ impl Handover {
                 }
                 true
             }
-            Event::Definition { .. } | Event::Message { .. } => true,
+            Event::Definition { .. }
+            | Event::Message { .. }
+            | Event::Large { .. }
+            | Event::InProgress { .. }
+            | Event::RolledBack { .. } => true,
         }
     }
 

@@ -5,17 +5,22 @@
 //! source. In [`Mode::Watch`] the other side owns the writes: everything of ours is left out by
 //! the source already, so whatever still arrives was written by somebody who went around the
 //! fence, and is an alarm. A move exchanges the modes of the two pipes; nothing else.
+//!
+//! A large transaction is applied while it is still in progress, beside the others (`early`), or
+//! at its end (`large`).
 
 mod batch;
 mod define;
+mod early;
 pub mod handover;
+mod large;
 mod pipe;
 mod state;
 
 use async_trait::async_trait;
 use cutover_core::{
     model::{
-        event::{Change, Relation},
+        event::{Change, Relation, TransactionId},
         schema::TableName,
         side::Side,
     },
@@ -29,6 +34,13 @@ pub use state::{Health, Mode, PipeView};
 pub trait Witness: Send + Sync {
     /// A row changed on `from`. `foreign`: it was not supposed to change there.
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool);
+
+    /// A row changed on `from` in a transaction that is still in progress there. It counts when
+    /// [`Witness::ended`] says so, and not before.
+    fn early(&self, from: Side, transaction: TransactionId, relation: &Relation, change: &Change);
+
+    /// That transaction commits, or does not, or will be seen again from its beginning.
+    fn ended(&self, from: Side, transaction: TransactionId, committed: bool);
 
     /// A table was emptied on `from`.
     fn truncated(&self, from: Side, relation: &Relation, foreign: bool);

@@ -9,7 +9,7 @@ use std::{
 use cutover_core::{
     model::{
         digest::RowKey,
-        event::{Event, Relation},
+        event::{Event, Relation, TransactionId},
         position::Position,
         run::RunId,
         schema::{Table, TableName},
@@ -20,7 +20,7 @@ use cutover_core::{
         PortError, Result,
         copy::{CopyFormat, CopyStream},
         sink::{Route, Sink, SinkWriter},
-        source::{ChangeStream, Source},
+        source::{ChangeStream, Large, Source},
     },
 };
 use tokio::{
@@ -32,6 +32,7 @@ use tokio::{
 use super::{
     Definitions, Health, Mode, PipeView, Policy, Witness,
     batch::{Batch, Batcher, Cut},
+    early::Early,
     handover::Handover,
     state::State,
 };
@@ -79,14 +80,14 @@ pub enum HoldPoint {
     Marker(String),
 }
 
-enum Control {
+pub(super) enum Control {
     Mode(Mode, oneshot::Sender<()>),
     HoldAt(HoldPoint, oneshot::Sender<Result<()>>),
     Release(oneshot::Sender<()>),
     Replace(Box<Replace>),
 }
 
-struct Replace {
+pub(super) struct Replace {
     table: Table,
     keys: Vec<RowKey>,
     format: CopyFormat,
@@ -123,6 +124,7 @@ impl Pipe {
             held: false,
             waiting: None,
             shapes: HashMap::new(),
+            early: Early::default(),
         };
         Self { from, control, state, task: tokio::spawn(worker.run()) }
     }
@@ -220,6 +222,7 @@ pub(super) struct Worker {
     waiting: Option<oneshot::Sender<Result<()>>>,
     /// The last announced shape of each table.
     pub(super) shapes: HashMap<TableName, Arc<Relation>>,
+    pub(super) early: Early,
 }
 
 /// Sessions of one connection attempt.
@@ -234,6 +237,25 @@ pub(super) struct Open {
     in_pieces: bool,
 }
 
+impl Open {
+    /// Nothing of what comes was copied already.
+    pub(super) fn handed_over(&self) -> bool {
+        self.batcher.handed_over()
+    }
+
+    /// The changes of a large transaction.
+    pub(super) fn large(&mut self, transaction: TransactionId) -> Option<Box<dyn Large>> {
+        self.stream.large(transaction)
+    }
+
+    /// The sink has stored this position.
+    pub(super) fn stored(&mut self, position: &Position) {
+        self.stream.confirm(position);
+        self.seen = Some(position.clone());
+        self.durable = Some(position.clone());
+    }
+}
+
 impl Worker {
     async fn run(mut self) {
         let mut backoff = BACKOFF.0;
@@ -241,6 +263,7 @@ impl Worker {
             self.state.set_health(Health::Connecting);
             let started = Instant::now();
             let Err(error) = self.session().await else { return };
+            self.abandon_early();
             self.give_up_hold(&error);
             if let PortError::Definite { code, .. } = &error {
                 tracing::error!(from = %self.config.from, %code, "stream stopped: {error}");
@@ -289,10 +312,9 @@ impl Worker {
                     Cut::Batch(batch) => {
                         self.perform(&mut open, batch).await?;
                         // A long backlog must not make the pipe deaf.
-                        while let Ok(control) = self.inbox.try_recv() {
-                            self.obey(control, Some(&mut open)).await;
-                        }
+                        self.listen(&mut open).await;
                     }
+                    Cut::Large(large) => self.large(&mut open, large).await?,
                     Cut::Definition(content) => self.define(&mut open, &content).await?,
                     Cut::Hold => self.reached(),
                     Cut::Wait => break,
@@ -350,9 +372,18 @@ impl Worker {
         Ok(Some(now))
     }
 
-    async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {
+    pub(super) async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {
+        self.take_back(&batch.notes).await;
+        if batch.events.is_empty() {
+            self.go_on(open, &batch.notes).await;
+            return Ok(());
+        }
         let mode = self.state.mode();
-        self.check_shapes(&batch).await?;
+        self.check_shapes(batch.events.iter().filter_map(|event| match event {
+            Event::Row { relation, .. } => Some(relation),
+            _ => None,
+        }))
+        .await?;
         self.witness(&batch, mode == Mode::Watch);
         // A piece without rows begins a transaction that changes definitions.
         if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {
@@ -371,6 +402,7 @@ impl Worker {
         }
         self.state.applied(batch.end, batch.committed_at);
         self.count_in_hand(&open.batcher);
+        self.go_on(open, &batch.notes).await;
         self.state.markers_done(&batch.markers);
         if let Some(HoldPoint::Marker(token)) = &self.hold
             && batch.markers.contains(token)
@@ -381,10 +413,12 @@ impl Worker {
     }
 
     /// A table that is announced with another shape than before may have been altered.
-    async fn check_shapes(&mut self, batch: &Batch) -> Result<()> {
+    pub(super) async fn check_shapes(
+        &mut self,
+        relations: impl Iterator<Item = &Arc<Relation>>,
+    ) -> Result<()> {
         let mut last: Option<&Arc<Relation>> = None;
-        for event in &batch.events {
-            let Event::Row { relation, .. } = event else { continue };
+        for relation in relations {
             if last.is_some_and(|l| Arc::ptr_eq(l, relation)) {
                 continue;
             }
@@ -438,7 +472,27 @@ impl Worker {
         }
     }
 
-    fn reached(&mut self) {
+    pub(super) fn holds(&self, point: &HoldPoint) -> bool {
+        self.hold.as_ref() == Some(point)
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Obeys what has been asked for meanwhile.
+    pub(super) async fn listen(&mut self, open: &mut Open) {
+        while let Ok(control) = self.inbox.try_recv() {
+            self.obey(control, Some(open)).await;
+        }
+    }
+
+    pub(super) async fn next_control(&mut self) -> Result<Control> {
+        let gone = || PortError::transient("following a stream", "nobody wants it any more");
+        self.inbox.recv().await.ok_or_else(gone)
+    }
+
+    pub(super) fn reached(&mut self) {
         self.held = true;
         self.hold = None;
         self.state.set_health(Health::Held);
@@ -448,10 +502,13 @@ impl Worker {
         }
     }
 
-    async fn obey(&mut self, control: Control, open: Option<&mut Open>) {
+    pub(super) async fn obey(&mut self, control: Control, open: Option<&mut Open>) {
         // A receiver that is gone has stopped waiting; there is nobody to tell.
         match control {
             Control::Mode(mode, reply) => {
+                if mode != Mode::Apply {
+                    self.stop_early("the other side owns the writes").await;
+                }
                 self.state.set_mode(mode);
                 reply.send(()).ok();
             }

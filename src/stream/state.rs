@@ -81,6 +81,10 @@ pub struct PipeView {
     pub foreign: u64,
     /// Lost connections since this process started.
     pub reconnects: u64,
+    /// Transactions since this process started whose application began while they ran.
+    pub early: u64,
+    /// Those of them that were given up and applied at their end.
+    pub early_given_up: u64,
     /// Changes of definitions in the stream, oldest first: the last ones.
     pub definitions: Vec<String>,
     /// Changes of definitions after which tables have to be looked at anew.
@@ -96,6 +100,8 @@ pub(super) struct State {
     pub(super) batches: AtomicU64,
     pub(super) foreign: AtomicU64,
     pub(super) reconnects: AtomicU64,
+    pub(super) early_began: AtomicU64,
+    pub(super) early_given_up: AtomicU64,
     pub(super) in_hand: AtomicU64,
     pub(super) bytes_in_hand: AtomicU64,
 }
@@ -135,6 +141,8 @@ impl State {
             batches: AtomicU64::new(0),
             foreign: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
+            early_began: AtomicU64::new(0),
+            early_given_up: AtomicU64::new(0),
             in_hand: AtomicU64::new(0),
             bytes_in_hand: AtomicU64::new(0),
         }
@@ -228,6 +236,8 @@ impl State {
             batches: load(&self.batches),
             foreign: load(&self.foreign),
             reconnects: load(&self.reconnects),
+            early: load(&self.early_began),
+            early_given_up: load(&self.early_given_up),
             definitions: inner.definitions.clone(),
             redefined: inner.redefined,
         }

@@ -2,7 +2,8 @@
 //!
 //! Both pipes write into it: what clients changed on the owner, and what somebody changed where
 //! nobody may (on green behind our back, on blue after the switch). Bounded: past the budget a
-//! table is marked for a new full pass instead of growing.
+//! table is marked for a new full pass instead of growing. Rows of a transaction in progress are
+//! remembered apart until it has ended: compared before, they would be missed after.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +15,7 @@ use std::{
 
 use cutover_core::model::{
     digest::RowKey,
-    event::{Change, Relation},
+    event::{Change, Relation, TransactionId},
     schema::TableName,
     side::Side,
     value::{Tuple, Value},
@@ -34,11 +35,22 @@ pub struct Ledger {
 struct Inner {
     index: HashMap<(Side, TableName), usize>,
     pairs: Vec<PairLedger>,
+    /// Of transactions in progress, by pair.
+    early: HashMap<(Side, TransactionId), HashMap<usize, Changed>>,
+    /// Of all keys.
     bytes: usize,
     /// The pair whose turn it is.
     turn: usize,
     /// Changes so far.
     changes: u64,
+}
+
+/// What changed in one pair.
+#[derive(Debug, Default)]
+struct Changed {
+    keys: HashSet<RowKey>,
+    /// Too many keys, or one that cannot be named.
+    whole: bool,
 }
 
 #[derive(Debug, Default)]
@@ -137,14 +149,15 @@ impl Ledger {
     /// Takes every key of every pair out.
     pub fn take_all(&self) -> Vec<(usize, Vec<RowKey>)> {
         let mut inner = self.lock();
-        inner.bytes = 0;
-        inner
+        let taken: Vec<(usize, Vec<RowKey>)> = inner
             .pairs
             .iter_mut()
             .enumerate()
             .filter(|(_, p)| !p.pending.is_empty())
             .map(|(i, p)| (i, p.pending.drain().collect()))
-            .collect()
+            .collect();
+        inner.bytes -= taken.iter().flat_map(|(_, keys)| keys).map(size).sum::<usize>();
+        taken
     }
 
     /// Puts keys back, after an interrupted comparison.
@@ -172,30 +185,64 @@ impl Ledger {
             return;
         }
         let mut inner = self.lock();
-        let Some(&i) = inner.index.get(&(side, relation.name.clone())) else { return };
+        let Some(i) = inner.pair(side, relation) else { return };
         inner.changes += 1;
         inner.pairs[i].changed = inner.changes;
         if inner.pairs[i].whole {
             return;
         }
-        let places: Option<Vec<usize>> = inner.pairs[i]
-            .key
-            .iter()
-            .map(|k| relation.columns.iter().position(|c| &c.name == k))
-            .collect();
-        let Some(places) = places.filter(|p| !p.is_empty()) else {
-            inner.mark_whole(i);
+        match inner.keys(i, relation, change) {
+            Some(keys) => keys.into_iter().for_each(|key| inner.record(i, key, self.budget)),
+            None => inner.mark_whole(i),
+        }
+    }
+
+    /// Records a changed row of a transaction that is in progress on `side`. Also before the first
+    /// [`Ledger::restart`]: it may end behind it.
+    pub fn early(
+        &self,
+        side: Side,
+        transaction: TransactionId,
+        relation: &Relation,
+        change: &Change,
+    ) {
+        let mut inner = self.lock();
+        let Some(i) = inner.pair(side, relation) else { return };
+        let of = (side, transaction);
+        if inner.early.get(&of).and_then(|pairs| pairs.get(&i)).is_some_and(|c| c.whole) {
             return;
-        };
-        let images: [Option<&Tuple>; 2] = match change {
-            Change::Insert { new } => [Some(new), None],
-            Change::Update { old, new } => [Some(new), old.as_ref()],
-            Change::Delete { old } => [Some(old), None],
-        };
-        for image in images.into_iter().flatten() {
-            match key_of(image, &places) {
-                Some(key) => inner.record(i, key, self.budget),
-                None => inner.mark_whole(i),
+        }
+        let keys = inner.keys(i, relation, change);
+        let inner = &mut *inner;
+        let changed = inner.early.entry(of).or_default().entry(i).or_default();
+        for key in keys.iter().flatten() {
+            let bytes = size(key);
+            // The rest is for those that have committed.
+            if inner.bytes + bytes > self.budget / 2 {
+                changed.whole = true;
+                break;
+            }
+            if changed.keys.insert(key.clone()) {
+                inner.bytes += bytes;
+            }
+        }
+        if changed.whole || keys.is_none() {
+            changed.whole = true;
+            inner.bytes -= std::mem::take(&mut changed.keys).iter().map(size).sum::<usize>();
+        }
+    }
+
+    /// The transaction has ended: its rows count, or not.
+    pub fn ended(&self, side: Side, transaction: TransactionId, committed: bool) {
+        let mut inner = self.lock();
+        let Some(pairs) = inner.early.remove(&(side, transaction)) else { return };
+        let keep = committed && self.armed.load(Ordering::Acquire);
+        for (i, changed) in pairs {
+            inner.bytes -= changed.keys.iter().map(size).sum::<usize>();
+            if keep && changed.whole {
+                inner.mark_whole(i);
+            } else if keep {
+                changed.keys.into_iter().for_each(|key| inner.record(i, key, self.budget));
             }
         }
     }
@@ -213,6 +260,28 @@ impl Ledger {
 }
 
 impl Inner {
+    fn pair(&self, side: Side, relation: &Relation) -> Option<usize> {
+        self.index.get(&(side, relation.name.clone())).copied()
+    }
+
+    /// The keys that a change touches; `None` when they cannot be named.
+    fn keys(&self, pair: usize, relation: &Relation, change: &Change) -> Option<Vec<RowKey>> {
+        let places: Vec<usize> = self.pairs[pair]
+            .key
+            .iter()
+            .map(|k| relation.columns.iter().position(|c| &c.name == k))
+            .collect::<Option<_>>()?;
+        if places.is_empty() {
+            return None;
+        }
+        let images: [Option<&Tuple>; 2] = match change {
+            Change::Insert { new } => [Some(new), None],
+            Change::Update { old, new } => [Some(new), old.as_ref()],
+            Change::Delete { old } => [Some(old), None],
+        };
+        images.into_iter().flatten().map(|image| key_of(image, &places)).collect()
+    }
+
     fn record(&mut self, pair: usize, key: RowKey, budget: usize) {
         if self.pairs[pair].whole {
             return;
@@ -364,6 +433,39 @@ mod tests {
         assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
         ledger.restart(&[0]);
         assert!(ledger.whole().is_empty());
+    }
+
+    #[test]
+    fn rows_of_a_transaction_in_progress_count_when_it_commits() {
+        let (ledger, relation) = setup(1 << 20);
+        let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
+        // Also those from before the full pass that begins meanwhile.
+        ledger.early(Side::Blue, 7, &relation, &insert(1));
+        ledger.restart(&[0]);
+        ledger.early(Side::Blue, 7, &relation, &insert(2));
+        ledger.early(Side::Blue, 8, &relation, &insert(3));
+        ledger.row(Side::Blue, &relation, &insert(4));
+        assert_eq!(ledger.pending(), 1);
+        assert_eq!(ledger.take_all()[0].1.len(), 1);
+        ledger.ended(Side::Blue, 8, false);
+        ledger.ended(Side::Blue, 7, true);
+        assert_eq!((ledger.pending(), ledger.whole()), (2, vec![]));
+        ledger.ended(Side::Blue, 7, true);
+        ledger.take_all();
+        assert_eq!(ledger.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_transaction_in_progress_with_too_many_rows_asks_for_a_full_pass_at_its_end() {
+        let (ledger, relation) = setup(400);
+        ledger.restart(&[0]);
+        for i in 0..100 {
+            ledger.early(Side::Blue, 7, &relation, &Change::Insert { new: id(&i.to_string()) });
+        }
+        assert_eq!(ledger.lock().bytes, 0);
+        assert!(ledger.whole().is_empty());
+        ledger.ended(Side::Blue, 7, true);
+        assert_eq!(ledger.whole(), [0]);
     }
 
     #[test]

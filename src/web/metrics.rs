@@ -106,6 +106,8 @@ pub(super) fn text(status: &Status) -> String {
         (metrics::APPLIED_TRANSACTIONS, "transactions"),
         (metrics::APPLIED_ROWS, "rows"),
         (metrics::APPLIED_BATCHES, "batches"),
+        (metrics::EARLY, "early"),
+        (metrics::EARLY_GIVEN_UP, "early_given_up"),
         (metrics::RECONNECTS, "reconnects"),
         (metrics::FOREIGN_ROWS, "foreign"),
     ] {
@@ -149,7 +151,8 @@ pub(super) mod tests {
     /// A status in which everything is known.
     pub(in crate::web) fn full() -> Status {
         let stream = json!({
-            "transactions": 5, "rows": 12, "batches": 2, "reconnects": 1, "foreign": 0,
+            "transactions": 5, "rows": 12, "batches": 2, "early": 1, "early_given_up": 0,
+            "reconnects": 1, "foreign": 0,
         });
         serde_json::from_value(json!({
             "run": "shop", "phase": "streaming", "owner": "blue", "doing": "following changes",

@@ -30,15 +30,17 @@ async fn a_killed_copy_is_taken_up_and_ends_equal() {
     run.ready().await;
     world.desk.ask(&["verify"]).await.exits(0).says("equal");
 
-    // In the middle of the stream, with a transaction under way that is larger than memory for
-    // one batch and that ends only after the restart.
+    // In the middle of the stream, with a large transaction under way that is half applied and
+    // that ends only after the restart.
     let writer = world.direct(Side::Blue).await;
     let insert = "INSERT INTO audit_log (what) SELECT repeat('x', 200) || i \
                   FROM generate_series(1, 40000) i";
     writer.batch_execute(&format!("BEGIN; {insert}")).await.expect("rows");
+    let early = |s: &Value| s["streams"]["forward"]["early"] == 1;
+    run.status("the large one to be applied", crate::program::COMMAND_WITHIN, early).await;
     run.kill9();
     let mut run = world.desk.run();
-    run.streams().await;
+    run.status("the large one to be applied again", crate::program::COMMAND_WITHIN, early).await;
     writer.batch_execute(&format!("{insert}; COMMIT")).await.expect("rows");
     run.ready().await;
 

@@ -137,7 +137,7 @@ async fn drain(
     let (mut waiting, mut applying, mut calls) = (Duration::ZERO, Duration::ZERO, 0);
     loop {
         let at = Instant::now();
-        stream.next(&mut events).await?;
+        cutover_testkit::next_inline(&mut *stream, &mut events).await?;
         waiting += at.elapsed();
         while let Some(whole) = cut(&events, budget) {
             let at = Instant::now();

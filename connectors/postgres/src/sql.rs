@@ -70,6 +70,13 @@ impl Names {
         &self.base
     }
 
+    /// The replication origin that marks what it wrote of transactions in progress: an origin
+    /// belongs to one session at a time. Another run has no name with this character.
+    #[must_use]
+    pub fn early_origin(&self) -> String {
+        format!("{}/early", self.base)
+    }
+
     /// The schema with the progress table and the fence's function, unquoted.
     #[must_use]
     pub fn schema(&self) -> &str {

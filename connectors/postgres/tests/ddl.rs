@@ -114,7 +114,8 @@ impl Stage {
         let (mut said, mut piece, mut seen) = (Vec::new(), Vec::new(), false);
         loop {
             let mut events = Vec::new();
-            self.stream.as_mut().expect("it is open").next(&mut events).await.unwrap();
+            let stream = self.stream.as_deref_mut().expect("it is open");
+            cutover_testkit::next_inline(stream, &mut events).await.unwrap();
             for event in events {
                 match event {
                     Event::Definition { content } => {

@@ -7,6 +7,7 @@
 pub mod contract;
 mod faults;
 mod gate;
+mod inline;
 mod primary;
 mod proxy;
 mod redirector;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use faults::{Fault, Faults};
 pub use gate::{Gate, Pass};
+pub use inline::next_inline;
 pub use primary::{FakePrimary, PrimaryCall};
 pub use proxy::{Direction, FaultProxy, Link};
 pub use redirector::{Ledger, LineClient, Redirector};

@@ -71,7 +71,7 @@ impl Change {
     }
 }
 
-/// One thing a stream says, in commit order. Aborted work never appears.
+/// One thing a stream says, in commit order. Rows of aborted work never appear.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A committed transaction begins.
@@ -109,6 +109,29 @@ pub enum Event {
         prefix: String,
         /// Its content.
         content: Bytes,
+    },
+    /// Stands for all rows of its transaction, between `Begin` and `Commit`: there are too many,
+    /// and they are read from [`ChangeStream::large`](crate::port::source::ChangeStream::large).
+    Large {
+        /// Its identifier.
+        transaction: TransactionId,
+    },
+    /// Changes of a transaction that is still in progress can be read from
+    /// [`ChangeStream::large`](crate::port::source::ChangeStream::large). They rest on nothing but
+    /// the transactions that ended before this event. Stands between transactions.
+    InProgress {
+        /// Its identifier.
+        transaction: TransactionId,
+        /// How many bytes of it there are so far.
+        kept: u64,
+    },
+    /// A transaction in progress, or one of its subtransactions, was rolled back: from here on
+    /// others may change the same rows. Stands between transactions.
+    RolledBack {
+        /// The transaction.
+        transaction: TransactionId,
+        /// The subtransaction, or the transaction again when all of it was rolled back.
+        part: TransactionId,
     },
     /// The transaction ends here.
     Commit {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::model::{
     digest::RowKey,
-    event::Event,
+    event::{Event, TransactionId},
     position::Position,
     run::RunId,
     schema::{Table, TableName},
@@ -198,4 +198,51 @@ pub trait SinkWriter: Send {
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
     ) -> Result<u64>;
+
+    /// Opens a second writer beside this one, for transactions that are still in progress on the
+    /// source; one at a time. `None` where there can be none: then they are applied at their end.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened now; this writer can be used all the same.
+    async fn early(&mut self) -> Result<Option<Box<dyn EarlyWriter>>>;
+}
+
+/// Writes one transaction of the source while it is still in progress there.
+///
+/// Nothing of it can be seen before [`EarlyWriter::commit`]. It yields: when anybody on the server
+/// waits for what it holds for longer than a second, it is rolled back by itself, and every later
+/// call fails. Dropping it rolls back as well, and ends its session even when a statement is
+/// running.
+#[async_trait]
+pub trait EarlyWriter: Send {
+    /// Writes changes of `transaction`, in order; the first call begins it.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps a row from being written as expected, this early. Afterwards the writer must
+    /// be dropped.
+    async fn write(&mut self, transaction: TransactionId, events: &[Event]) -> Result<()>;
+
+    /// Marks the place from which on changes belong to a subtransaction.
+    ///
+    /// # Errors
+    ///
+    /// As for [`EarlyWriter::write`].
+    async fn mark(&mut self, part: TransactionId) -> Result<()>;
+
+    /// Takes back everything since [`EarlyWriter::mark`], or the whole transaction for `None`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`EarlyWriter::write`].
+    async fn take_back(&mut self, part: Option<TransactionId>) -> Result<()>;
+
+    /// Commits the transaction together with `position`. `false` when that was not even tried,
+    /// because the transaction is gone: then it is rolled back for certain.
+    ///
+    /// # Errors
+    ///
+    /// It is not known whether it was committed: the writer of the run must be opened again.
+    async fn commit(&mut self, position: &Position) -> Result<bool>;
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{Result, copy::Snapshot};
 use crate::model::{
-    event::Event,
+    event::{Event, TransactionId},
     inventory::Inventory,
     position::Position,
     run::RunId,
@@ -111,4 +111,17 @@ pub trait ChangeStream: Send {
     /// Tells the source that everything up to `durable` may be forgotten. Only ever called with a
     /// position that the sink returned. Cheap: it is sent by the stream's own timer or at once.
     fn confirm(&mut self, durable: &Position);
+
+    /// The changes of a large transaction, from its beginning. `None` when it is not known or was
+    /// rolled back. One that committed is kept until a position behind it is confirmed.
+    fn large(&mut self, transaction: TransactionId) -> Option<Box<dyn Large>>;
+}
+
+/// Reads the changes of one large transaction, also while more of them come.
+#[async_trait]
+pub trait Large: Send {
+    /// Appends the next changes up to byte `until` (see [`Event::InProgress`]), each with its
+    /// subtransaction (or the transaction itself), at most a few MiB; whether there were any.
+    /// Subtransactions that are known to be rolled back are left out. No `Begin` and no `Commit`.
+    async fn next(&mut self, until: u64, out: &mut Vec<(TransactionId, Event)>) -> Result<bool>;
 }

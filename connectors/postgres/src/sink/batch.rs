@@ -70,6 +70,10 @@ pub(super) fn cut(events: &[Event], open: Option<u32>, durable: Option<&Position
             }
             (Event::Row { .. } | Event::Truncate { .. } | Event::Definition { .. }, Some(_))
             | (Event::Message { .. }, _) => {}
+            // Only the stream itself can read them.
+            (Event::Large { .. } | Event::InProgress { .. } | Event::RolledBack { .. }, _) => {
+                return Err(refusal::not_a_stream("rows of a large transaction are missing"));
+            }
             (Event::Begin { .. }, Some(_)) => {
                 return Err(refusal::not_a_stream("a transaction begins inside of another"));
             }

@@ -3,6 +3,7 @@
 //! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk.
 //! - `batch`, `shape`, `reduce`, `set`, `statement`, `encode`: pure; events to statements.
 //! - `writer`, `attempt`: one transaction per call. `rows`: the ordered row path behind it.
+//! - `early`: the second writer, for a transaction that is still in progress on the source.
 //!
 //! Strict: a number of rows that is not as expected is never written. Expects values in text form.
 //! Does not decide what is applied when, and knows nothing of the source's log.
@@ -11,6 +12,7 @@ mod attempt;
 mod batch;
 mod cache;
 mod copy;
+mod early;
 mod encode;
 mod pipeline;
 mod reduce;
@@ -72,7 +74,7 @@ impl Sink for Database {
         let at = self.side.to_string();
         let session = self.session("apply").await?;
         setup::become_writer(&session, &at, &names).await?;
-        Ok(Box::new(writer::Writer::new(session, at, names, routes).await?))
+        Ok(Box::new(writer::Writer::new(self.clone(), session, at, names, routes).await?))
     }
 
     async fn lease(&self, run: &RunId) -> Result<Box<dyn Lease>> {

@@ -38,7 +38,7 @@ const WRITER_SETTINGS: &str = "
     SET jit = off;
     SET work_mem = '32MB'";
 
-/// Creates schema, progress table and origin. Idempotent.
+/// Creates schema, progress table and origins. Idempotent.
 pub(super) async fn create(session: &Session, at: &str, names: &Names) -> Result<()> {
     let doing = || format!("preparing {at} to receive changes");
     let sql = format!(
@@ -53,18 +53,21 @@ pub(super) async fn create(session: &Session, at: &str, names: &Names) -> Result
         progress = names.progress(),
     );
     session.batch_execute(&sql).await.map_err(|e| port_error(doing(), e))?;
-    let created = session
-        .execute(
-            "SELECT pg_catalog.pg_replication_origin_create($1::text)
-              WHERE pg_catalog.pg_replication_origin_oid($1::text) IS NULL",
-            &[&names.origin()],
-        )
-        .await;
-    match created {
-        Ok(_) => Ok(()),
-        Err(e) if is_state(&e, &SqlState::UNIQUE_VIOLATION) => Ok(()),
-        Err(e) => Err(port_error(doing(), e)),
+    for origin in [names.origin(), &names.early_origin()] {
+        let created = session
+            .execute(
+                "SELECT pg_catalog.pg_replication_origin_create($1::text)
+                  WHERE pg_catalog.pg_replication_origin_oid($1::text) IS NULL",
+                &[&origin],
+            )
+            .await;
+        match created {
+            Ok(_) => {}
+            Err(e) if is_state(&e, &SqlState::UNIQUE_VIOLATION) => {}
+            Err(e) => return Err(port_error(doing(), e)),
+        }
     }
+    Ok(())
 }
 
 /// Removes what [`create`] made; the schema only when nothing else is in it. Idempotent.
@@ -72,13 +75,16 @@ pub(super) async fn remove(session: &Session, at: &str, names: &Names) -> Result
     let doing = || format!("removing what the run created on {at}");
     let drop_origin = "SELECT pg_catalog.pg_replication_origin_drop($1::text)
           WHERE pg_catalog.pg_replication_origin_oid($1::text) IS NOT NULL";
-    match patiently(session, drop_origin, names.origin()).await {
-        Ok(_) => {}
-        Err(e) if is_state(&e, &SqlState::UNDEFINED_OBJECT) => {}
-        Err(e) if is_state(&e, &SqlState::OBJECT_IN_USE) => {
-            return Err(busy(session, at, names).await);
+    end_early(session, names, None).await.map_err(|e| port_error(doing(), e))?;
+    for origin in [names.origin(), &names.early_origin()] {
+        match patiently(session, drop_origin, origin).await {
+            Ok(_) => {}
+            Err(e) if is_state(&e, &SqlState::UNDEFINED_OBJECT) => {}
+            Err(e) if is_state(&e, &SqlState::OBJECT_IN_USE) => {
+                return Err(busy(session, at, names).await);
+            }
+            Err(e) => return Err(port_error(doing(), e)),
         }
-        Err(e) => return Err(port_error(doing(), e)),
     }
     // DROP TABLE IF EXISTS also forgives a missing schema.
     let table = format!("DROP TABLE IF EXISTS {}", names.progress());
@@ -101,17 +107,19 @@ pub(super) async fn become_writer(session: &Session, at: &str, names: &Names) ->
     let settings = format!("{}; {WRITER_SETTINGS}", sql::QUIET);
     session.batch_execute(&settings).await.map_err(|e| port_error(doing(), e))?;
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let row = session
-            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&writer_key(names)])
-            .await
-            .map_err(|e| port_error(doing(), e))?;
-        if row.get(0) {
-            break;
-        }
+    while !try_lock(session, writer_key(names)).await.map_err(|e| port_error(doing(), e))? {
         if Instant::now() > deadline {
             return Err(busy(session, at, names).await);
         }
+        sleep(PAUSE).await;
+    }
+    // What an early writer left behind holds rows, and may even be committing: what is stored is
+    // not known before it has ended.
+    while !early_is_free(session, names).await.map_err(|e| port_error(doing(), e))? {
+        if Instant::now() > deadline {
+            return Err(busy(session, at, names).await);
+        }
+        end_early(session, names, None).await.map_err(|e| port_error(doing(), e))?;
         sleep(PAUSE).await;
     }
     let setup = "SELECT pg_catalog.pg_replication_origin_session_setup($1)";
@@ -122,6 +130,76 @@ pub(super) async fn become_writer(session: &Session, at: &str, names: &Names) ->
         Err(e) => Err(port_error(doing(), e)),
     }
 }
+
+/// Makes a session the early writer of the run, beside the writer. Returns its process id.
+pub(super) async fn become_early(session: &Session, at: &str, names: &Names) -> Result<i32> {
+    let doing = || format!("opening a second writer on {at}");
+    let settings = format!("{}; {WRITER_SETTINGS}", sql::QUIET);
+    session.batch_execute(&settings).await.map_err(|e| port_error(doing(), e))?;
+    if !try_lock(session, early_key(names)).await.map_err(|e| port_error(doing(), e))? {
+        return Err(PortError::transient(doing(), "the one before it has not ended yet"));
+    }
+    let setup = "SELECT pg_catalog.pg_replication_origin_session_setup($1), \
+                 pg_catalog.pg_backend_pid()";
+    let row = session.query_one(setup, &[&names.early_origin()]).await;
+    row.map(|row| row.get(1)).map_err(|e| port_error(doing(), e))
+}
+
+async fn try_lock(session: &Session, key: i64) -> std::result::Result<bool, tokio_postgres::Error> {
+    let row = session.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await?;
+    Ok(row.get(0))
+}
+
+async fn early_is_free(
+    session: &Session,
+    names: &Names,
+) -> std::result::Result<bool, tokio_postgres::Error> {
+    let key = early_key(names);
+    let free = try_lock(session, key).await?;
+    if free {
+        session.execute("SELECT pg_catalog.pg_advisory_unlock($1)", &[&key]).await?;
+    }
+    Ok(free)
+}
+
+/// Ends the session of an early writer (any, or this one), whatever it does: without COMMIT it is
+/// rolled back.
+pub(super) async fn end_early(
+    client: &Client,
+    names: &Names,
+    pid: Option<i32>,
+) -> std::result::Result<u64, tokio_postgres::Error> {
+    let text =
+        format!("{EARLY} SELECT {END} FROM early e WHERE e.pid = coalesce($2::integer, e.pid)");
+    client.execute(&text, &[&early_key(names), &pid]).await
+}
+
+/// The same when anybody waits for it for too long. Whether it was ended.
+pub(super) async fn end_early_when_waited_for(
+    client: &Client,
+    names: &Names,
+) -> std::result::Result<bool, tokio_postgres::Error> {
+    let text = format!(
+        "{EARLY} SELECT {END} FROM early e WHERE EXISTS (
+           SELECT FROM pg_catalog.pg_locks w
+            WHERE NOT w.granted
+              AND w.waitstart < pg_catalog.clock_timestamp() - interval '1 second'
+              AND e.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)))"
+    );
+    Ok(client.execute(&text, &[&early_key(names)]).await? > 0)
+}
+
+const END: &str = "pg_catalog.pg_terminate_backend(e.pid)";
+
+/// The session that is the early writer.
+const EARLY: &str = "WITH early AS (
+    SELECT l.pid FROM pg_catalog.pg_locks l
+     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+       AND l.pid <> pg_catalog.pg_backend_pid()
+       AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                          WHERE datname = pg_catalog.current_database())
+       AND l.classid::bigint = ($1::bigint >> 32) & 4294967295
+       AND l.objid::bigint = $1::bigint & 4294967295)";
 
 /// Repeats a statement about the origin while another session uses it, until patience ends.
 async fn patiently(
@@ -142,8 +220,14 @@ async fn patiently(
 
 /// Somebody else writes for the run.
 async fn busy(session: &Session, at: &str, names: &Names) -> PortError {
-    let holder = match holder(session, writer_key(names)).await {
-        Ok(Some(holder)) => format!("{holder} writes for this run"),
+    let mut found = None;
+    for key in [writer_key(names), early_key(names)] {
+        if found.is_none() {
+            found = holder(session, key).await.ok().flatten();
+        }
+    }
+    let holder = match found {
+        Some(holder) => format!("{holder} writes for this run"),
         _ => format!("the replication origin {} is in use by another session", names.origin()),
     };
     PortError::definite(
@@ -158,6 +242,11 @@ async fn busy(session: &Session, at: &str, names: &Names) -> PortError {
 /// The lock of the writer beside that of the lease.
 fn writer_key(names: &Names) -> i64 {
     names.lease_key() ^ 1
+}
+
+/// The lock of the early writer.
+fn early_key(names: &Names) -> i64 {
+    names.lease_key() ^ 2
 }
 
 /// The session that holds an advisory lock, in words.

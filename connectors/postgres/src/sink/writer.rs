@@ -4,7 +4,10 @@
 //! number of rows is as expected. When the set-wise path does not give the expected numbers, the
 //! call is rolled back and done again with the tables concerned in order, row by row.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -18,7 +21,7 @@ use cutover_core::{
     port::{
         Result,
         copy::{CopyFormat, CopyStream},
-        sink::{Redefined, Route, SinkWriter},
+        sink::{EarlyWriter, Redefined, Route, SinkWriter},
     },
 };
 use tokio_postgres::{Statement, types::Type};
@@ -27,12 +30,14 @@ use super::{
     attempt::{Attempt, Failure},
     batch::{cut, has_rows},
     cache::Cache,
+    early::Early,
     refusal,
     router::Router,
 };
 use crate::{
     catalog,
     connect::{Session, port_error},
+    database::Database,
     sql::Names,
 };
 
@@ -47,11 +52,13 @@ pub(super) struct Writer {
     pub(super) names: Names,
     pub(super) router: Router,
     cache: Cache,
-    store: Statement,
+    pub(super) store: Statement,
     /// What the progress table says.
-    durable: Option<Position>,
+    pub(super) durable: Durable,
+    /// For another session.
+    database: Database,
     /// The source transaction that is open, and with it ours.
-    open: Option<u32>,
+    pub(super) open: Option<u32>,
     /// A call failed or was not finished: what the server holds is not known any more.
     broken: bool,
     detours: Vec<Detour>,
@@ -59,6 +66,20 @@ pub(super) struct Writer {
     routes: Vec<Route>,
     /// The open transaction of the source computed rows anew.
     filled: bool,
+}
+
+/// What the progress table says, as far as the writers of a run know: one commits for both.
+#[derive(Clone, Default)]
+pub(super) struct Durable(Arc<Mutex<Option<Position>>>);
+
+impl Durable {
+    pub(super) fn get(&self) -> Option<Position> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, position: Option<Position>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
 }
 
 /// Memory of a table's failures on the set-wise path.
@@ -94,6 +115,7 @@ impl Detour {
 impl Writer {
     /// Takes over a session that is set up for writing.
     pub(super) async fn new(
+        database: Database,
         session: Session,
         at: String,
         names: Names,
@@ -108,7 +130,8 @@ impl Writer {
             .prepare_typed(&text, &[Type::TEXT])
             .await
             .map_err(|e| super::setup::progress_error(&at, e))?;
-        let durable = super::setup::read_progress(&session, &at, &names).await?;
+        let durable = Durable::default();
+        durable.set(super::setup::read_progress(&session, &at, &names).await?);
         let detours = vec![Detour::default(); router.len()];
         Ok(Self {
             session,
@@ -118,6 +141,7 @@ impl Writer {
             cache: Cache::default(),
             store,
             durable,
+            database,
             open: None,
             broken: false,
             detours,
@@ -128,7 +152,7 @@ impl Writer {
 
     async fn apply_events(&mut self, events: &[Event]) -> Result<Option<Position>> {
         self.router.trim();
-        let cut = cut(events, self.open, self.durable.as_ref())?;
+        let cut = cut(events, self.open, self.durable.get().as_ref())?;
         if cut.skip > 0 {
             tracing::debug!(at = %self.at, "skipping transactions that are applied already");
         }
@@ -144,7 +168,7 @@ impl Writer {
             self.write(events, cut.skip..cut.closed, Some(&position), None).await?;
             self.open = None;
             self.filled = false;
-            self.durable = Some(position.clone());
+            self.durable.set(Some(position.clone()));
             stored = Some(position);
         }
         if let Some(transaction) = cut.open {
@@ -153,7 +177,7 @@ impl Writer {
             self.open = Some(transaction);
             return Ok(stored);
         }
-        Ok(self.durable.clone())
+        Ok(self.durable.get())
     }
 
     /// Writes a range of the events; commits with `position`, else leaves the transaction open.
@@ -214,7 +238,7 @@ impl Writer {
         if rows != 1 {
             return Err(super::setup::not_prepared(&self.at));
         }
-        self.durable = Some(position.clone());
+        self.durable.set(Some(position.clone()));
         Ok(())
     }
 
@@ -242,7 +266,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn command(&self, text: &str) -> Result<()> {
+    pub(super) async fn command(&self, text: &str) -> Result<()> {
         self.session.batch_execute(text).await.map_err(|e| port_error(self.writing(), e))
     }
 
@@ -296,7 +320,7 @@ impl SinkWriter for Writer {
     }
 
     async fn store(&mut self, position: &Position) -> Result<()> {
-        if let Some(durable) = &self.durable
+        if let Some(durable) = self.durable.get()
             && durable.covers(position).map_err(|e| refusal::wrong_history(e.to_string()))?
         {
             return Ok(());
@@ -305,11 +329,11 @@ impl SinkWriter for Writer {
     }
 
     async fn rebase(&mut self, position: &Position) -> Result<()> {
-        match &self.durable {
-            Some(durable) if position.renames(durable) => self.write_progress(position).await,
+        match self.durable.get() {
+            Some(durable) if position.renames(&durable) => self.write_progress(position).await,
             durable => Err(refusal::wrong_history(format!(
                 "{position} does not follow from {}",
-                durable.as_ref().map_or("nothing".to_owned(), ToString::to_string)
+                durable.map_or("nothing".to_owned(), |p| p.to_string())
             ))),
         }
     }
@@ -330,6 +354,13 @@ impl SinkWriter for Writer {
         let result = result.await;
         self.broken = result.is_err();
         result
+    }
+
+    async fn early(&mut self) -> Result<Option<Box<dyn EarlyWriter>>> {
+        let early = Early::open(&self.database, &self.at, &self.names, &self.routes);
+        let mut early = early.await?;
+        early.writer.durable = self.durable.clone();
+        Ok(Some(Box::new(early)))
     }
 }
 

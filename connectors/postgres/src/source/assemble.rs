@@ -1,12 +1,9 @@
 //! Messages → events of committed transactions, in commit order.
 //!
 //! Knows transactions, relations and origins; no I/O. What arrives of a transaction in progress
-//! is handed to [`InFlight`] and comes back through [`Assembler::replayed`].
+//! is handed to [`InFlight`], and announced.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use cutover_core::model::{
@@ -14,7 +11,7 @@ use cutover_core::model::{
     position::Position,
 };
 
-use super::inflight::InFlight;
+use super::inflight::{InFlight, Kept};
 use crate::pgoutput::{DecodeError, Message, decode};
 
 /// Microseconds from 1970-01-01 to 2000-01-01.
@@ -35,37 +32,33 @@ pub(super) enum Trouble {
     Prepared(char),
 }
 
-/// What is to be done after a message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Nothing.
-    On,
-    /// A transaction that was sent in pieces has committed: replay it.
-    Replay(Committed),
-}
-
-/// A committed transaction that was sent in pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Committed {
-    pub(super) xid: u32,
-    pub(super) end_lsn: u64,
-    pub(super) committed_at: i64,
-}
+/// Descriptions of tables by the server's numbers.
+pub(super) type Relations = HashMap<u32, Arc<Relation>>;
 
 /// State between messages.
 pub(super) struct Assembler {
-    /// Replication origin of our own sink.
-    ours: String,
+    /// Replication origins of our own sink.
+    ours: [String; 2],
     /// Prefix of messages about definitions.
     definitions: String,
     timeline: u32,
-    relations: HashMap<u32, Arc<Relation>>,
+    relations: Relations,
     open: Open,
     /// The transaction whose piece is being sent.
     piece: Option<u32>,
-    pub(super) in_flight: InFlight,
+    running: HashMap<u32, Running>,
+    pub(super) in_flight: Arc<InFlight>,
     /// End of the last commit, or the place where the stream began.
     pub(super) reached: u64,
+}
+
+/// A transaction that is sent in pieces.
+struct Running {
+    kept: Arc<Kept>,
+    /// Our own sink wrote it: nothing of it is kept.
+    ours: bool,
+    /// What was described in it: known to others once it has committed, as the server sees it.
+    relations: Relations,
 }
 
 /// The transaction between `Begin` and `Commit`.
@@ -79,19 +72,20 @@ enum Open {
 
 impl Assembler {
     pub(super) fn new(
-        ours: &str,
+        ours: [&str; 2],
         definitions: &str,
         timeline: u32,
         from: u64,
-        in_flight: InFlight,
+        in_flight: Arc<InFlight>,
     ) -> Self {
         Self {
-            ours: ours.to_owned(),
+            ours: ours.map(str::to_owned),
             definitions: definitions.to_owned(),
             timeline,
             relations: HashMap::new(),
             open: Open::None,
             piece: None,
+            running: HashMap::new(),
             in_flight,
             reached: from,
         }
@@ -108,10 +102,9 @@ impl Assembler {
     }
 
     /// Takes one message of the plugin.
-    pub(super) fn accept(&mut self, bytes: &Bytes, out: &mut Vec<Event>) -> Result<Step, Trouble> {
+    pub(super) fn accept(&mut self, bytes: &Bytes, out: &mut Vec<Event>) -> Result<(), Trouble> {
         if let Some(xid) = self.piece {
-            self.accept_piece(xid, bytes)?;
-            return Ok(Step::On);
+            return self.accept_piece(xid, bytes, out);
         }
         let (_, message) = decode(bytes, false)?;
         match message {
@@ -125,7 +118,7 @@ impl Assembler {
                 });
             }
             Message::Origin { name } => match self.open {
-                Open::Begun(_) if name == self.ours => self.open = Open::Ours,
+                Open::Begun(_) if self.ours.contains(&name) => self.open = Open::Ours,
                 Open::None => return Err(Trouble::Misplaced('O')),
                 _ => {}
             },
@@ -143,21 +136,37 @@ impl Assembler {
                 if self.busy() {
                     return Err(Trouble::Misplaced('S'));
                 }
-                if first {
+                if first && self.running.remove(&xid).is_some() {
                     // A second beginning: the server sends it again from the start.
-                    self.in_flight.take(xid);
+                    self.in_flight.forget(xid);
+                    out.push(Event::RolledBack { transaction: xid, part: xid });
                 }
-                self.in_flight.entry(xid);
+                self.running.entry(xid).or_insert_with(|| Running {
+                    kept: self.in_flight.entry(xid),
+                    ours: false,
+                    relations: Relations::new(),
+                });
                 self.piece = Some(xid);
             }
             Message::StreamCommit { xid, end_lsn, committed_at } => {
-                return Ok(Step::Replay(Committed {
-                    xid,
-                    end_lsn,
-                    committed_at: committed_at + EPOCH,
-                }));
+                let Some(running) = self.running.remove(&xid) else {
+                    return Err(Trouble::UnknownTransaction(xid));
+                };
+                self.reached = end_lsn;
+                let position = self.position(end_lsn);
+                self.relations.extend(running.relations);
+                if running.ours {
+                    self.in_flight.forget(xid);
+                    out.push(Event::Idle { position });
+                } else {
+                    self.in_flight.committed(xid, end_lsn);
+                    let committed_at = committed_at + EPOCH;
+                    out.push(Event::Begin { transaction: xid, committed_at });
+                    out.push(Event::Large { transaction: xid });
+                    out.push(Event::Commit { position });
+                }
             }
-            Message::StreamAbort { xid, subxid } => self.in_flight.abort(xid, subxid),
+            Message::StreamAbort { xid, subxid } => self.abort(xid, subxid, out),
             Message::StreamStop => return Err(Trouble::Misplaced('E')),
             Message::Prepared { tag } => return Err(Trouble::Prepared(tag)),
             Message::Logical { transactional: false, prefix, content } => {
@@ -179,29 +188,64 @@ impl Assembler {
                     if let Open::Begun(begin) = std::mem::replace(open, Open::Theirs) {
                         out.push(begin);
                     }
-                    self.row(row, out)?;
+                    match row {
+                        Message::Relation(relation) => self.describe(relation),
+                        row => out.extend(event(row, &self.relations, &self.definitions)?),
+                    }
                 }
             },
         }
-        Ok(Step::On)
+        Ok(())
+    }
+
+    /// All of a transaction, or a subtransaction of it, was rolled back.
+    fn abort(&mut self, xid: u32, subxid: u32, out: &mut Vec<Event>) {
+        let Some(running) = self.running.get_mut(&xid) else { return };
+        let ours = running.ours;
+        if xid == subxid {
+            self.running.remove(&xid);
+            self.in_flight.forget(xid);
+        } else {
+            running.kept.abort(subxid);
+            // The server describes all of them again.
+            running.relations.clear();
+        }
+        if !ours {
+            out.push(Event::RolledBack { transaction: xid, part: subxid });
+        }
     }
 
     /// One message between `StreamStart` and `StreamStop`.
-    fn accept_piece(&mut self, xid: u32, bytes: &Bytes) -> Result<(), Trouble> {
+    fn accept_piece(
+        &mut self,
+        xid: u32,
+        bytes: &Bytes,
+        out: &mut Vec<Event>,
+    ) -> Result<(), Trouble> {
+        let Some(running) = self.running.get_mut(&xid) else {
+            return Err(Trouble::UnknownTransaction(xid));
+        };
         match bytes.first() {
-            Some(b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M') => {
-                self.in_flight.keep(xid, bytes);
+            Some(b'I' | b'U' | b'D' | b'T' | b'M' | b'Y') if running.ours => {}
+            Some(b'I' | b'U' | b'D' | b'T' | b'M' | b'Y') => running.kept.keep(bytes),
+            Some(b'R') => {
+                if let Message::Relation(relation) = decode(bytes, true)?.1 {
+                    let relation = self.in_flight.intern(relation);
+                    running.relations.insert(relation.id, relation);
+                }
+                if !running.ours {
+                    running.kept.keep(bytes);
+                }
             }
             Some(b'E') => {
                 decode(bytes, true)?;
                 self.piece = None;
+                if !running.ours {
+                    out.push(Event::InProgress { transaction: xid, kept: running.kept.total() });
+                }
             }
             _ => match decode(bytes, true)?.1 {
-                Message::Origin { name } => {
-                    if name == self.ours {
-                        self.in_flight.entry(xid).ours = true;
-                    }
-                }
+                Message::Origin { name } => running.ours |= self.ours.contains(&name),
                 Message::Prepared { tag } => return Err(Trouble::Prepared(tag)),
                 _ => return Err(Trouble::Misplaced(char::from(bytes[0]))),
             },
@@ -209,74 +253,48 @@ impl Assembler {
         Ok(())
     }
 
-    /// Takes back one message that [`InFlight`] kept.
-    pub(super) fn replayed(
-        &mut self,
-        bytes: &Bytes,
-        aborted: &HashSet<u32>,
-        out: &mut Vec<Event>,
-    ) -> Result<(), Trouble> {
-        let (subxid, message) = decode(bytes, true)?;
-        match subxid {
-            Some(subxid) if aborted.contains(&subxid) => Ok(()),
-            _ => self.row(message, out),
-        }
-    }
-
-    fn row(&mut self, message: Message, out: &mut Vec<Event>) -> Result<(), Trouble> {
-        out.push(match message {
-            Message::Insert { relation, new } => {
-                Event::Row { relation: self.relation(relation)?, change: Change::Insert { new } }
-            }
-            Message::Update { relation, old, new } => Event::Row {
-                relation: self.relation(relation)?,
-                change: Change::Update { old: old.map(|o| o.into_tuple()), new },
-            },
-            Message::Delete { relation, old } => Event::Row {
-                relation: self.relation(relation)?,
-                change: Change::Delete { old: old.into_tuple() },
-            },
-            Message::Truncate { relations, cascade, restart_identity } => Event::Truncate {
-                relations: relations
-                    .into_iter()
-                    .map(|id| self.relation(id))
-                    .collect::<Result<_, _>>()?,
-                cascade,
-                restart_identity,
-            },
-            Message::Logical { transactional: true, prefix, content }
-                if prefix == self.definitions =>
-            {
-                // Empty ones only keep others apart from rows.
-                if content.is_empty() {
-                    return Ok(());
-                }
-                Event::Definition { content }
-            }
-            Message::Logical { prefix, content, .. } => Event::Message { prefix, content },
-            Message::Relation(relation) => {
-                self.describe(relation);
-                return Ok(());
-            }
-            Message::Type => return Ok(()),
-            _ => return Err(Trouble::Misplaced('?')),
-        });
-        Ok(())
-    }
-
-    fn relation(&self, id: u32) -> Result<Arc<Relation>, Trouble> {
-        self.relations.get(&id).map(Arc::clone).ok_or(Trouble::UnknownRelation(id))
-    }
-
-    /// The same shape keeps its `Arc`: consumers compare by pointer.
     fn describe(&mut self, relation: Relation) {
-        match self.relations.get(&relation.id) {
-            Some(known) if **known == relation => {}
-            _ => {
-                self.relations.insert(relation.id, Arc::new(relation));
-            }
-        }
+        let relation = self.in_flight.intern(relation);
+        self.relations.insert(relation.id, relation);
     }
+}
+
+/// What a message inside of a transaction says. `definitions` is the prefix of messages about
+/// definitions.
+pub(super) fn event(
+    message: Message,
+    relations: &Relations,
+    definitions: &str,
+) -> Result<Option<Event>, Trouble> {
+    let find = |id: u32| relations.get(&id).map(Arc::clone).ok_or(Trouble::UnknownRelation(id));
+    Ok(Some(match message {
+        Message::Insert { relation, new } => {
+            Event::Row { relation: find(relation)?, change: Change::Insert { new } }
+        }
+        Message::Update { relation, old, new } => Event::Row {
+            relation: find(relation)?,
+            change: Change::Update { old: old.map(|o| o.into_tuple()), new },
+        },
+        Message::Delete { relation, old } => Event::Row {
+            relation: find(relation)?,
+            change: Change::Delete { old: old.into_tuple() },
+        },
+        Message::Truncate { relations, cascade, restart_identity } => Event::Truncate {
+            relations: relations.into_iter().map(find).collect::<Result<_, _>>()?,
+            cascade,
+            restart_identity,
+        },
+        Message::Logical { transactional: true, prefix, content } if prefix == definitions => {
+            // Empty ones only keep others apart from rows.
+            if content.is_empty() {
+                return Ok(None);
+            }
+            Event::Definition { content }
+        }
+        Message::Logical { prefix, content, .. } => Event::Message { prefix, content },
+        Message::Type => return Ok(None),
+        _ => return Err(Trouble::Misplaced('?')),
+    }))
 }
 
 #[cfg(test)]
@@ -297,7 +315,8 @@ mod tests {
     const END: &[u8] = b"c\0\0\0\x09\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x50\0\0\0\0\0\0\0\x02";
 
     fn assembler() -> Assembler {
-        Assembler::new("us", "us_ddl", 1, 0, InFlight::new(Arc::from(Path::new("/none")), 1 << 20))
+        let in_flight = InFlight::new(Arc::from(Path::new("/none")), 1 << 20);
+        Assembler::new(["us", "us too"], "us_ddl", 1, 0, Arc::new(in_flight))
     }
 
     fn run(messages: &[&'static [u8]]) -> Result<Vec<Event>, Trouble> {
@@ -375,18 +394,52 @@ mod tests {
     }
 
     #[test]
-    fn pieces_wait_for_their_commit() {
+    fn pieces_are_announced_and_stand_for_themselves() {
+        const PIECE_RELATION: &[u8] =
+            b"R\0\0\0\x09\0\0\0\x05s\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
+        const PIECE_INSERT: &[u8] = b"I\0\0\0\x09\0\0\0\x05N\0\x01t\0\0\0\x017";
+        const UNDO_PART: &[u8] = b"A\0\0\0\x09\0\0\0\x0b";
+        const UNDO: &[u8] = b"A\0\0\0\x09\0\0\0\x09";
+        const OURS_TOO: &[u8] = b"O\0\0\0\0\0\0\0\0us too\0";
+        let said = |messages: &[&'static [u8]]| {
+            run(messages).map(|events| {
+                let letter = |e: &Event| match e {
+                    Event::InProgress { transaction: 9, .. } => "p",
+                    Event::RolledBack { transaction: 9, part: 9 } => "x",
+                    Event::RolledBack { transaction: 9, part: 11 } => "u",
+                    Event::Begin { transaction: 9, .. } => "B",
+                    Event::Large { transaction: 9 } => "L",
+                    Event::Commit { .. } => "C",
+                    Event::Row { .. } => "r",
+                    Event::Idle { .. } => "i",
+                    _ => "?",
+                };
+                events.iter().map(letter).collect::<String>()
+            })
+        };
+        let piece = [START, PIECE_RELATION, PIECE_INSERT, STOP];
+        let with = |more: &[&'static [u8]]| said(&[&piece[..], more].concat());
+        assert_eq!(with(&[END]).unwrap(), "pBLC");
+        assert_eq!(with(&[UNDO_PART, END]).unwrap(), "puBLC");
+        assert_eq!(with(&[UNDO]).unwrap(), "px");
+        assert_eq!(said(&[START, OURS_TOO, PIECE_INSERT, STOP, END]).unwrap(), "i");
+        assert_eq!(said(&[START, OURS_TOO, PIECE_INSERT, STOP, UNDO]).unwrap(), "");
+        assert_eq!(said(&[END]).unwrap_err(), Trouble::UnknownTransaction(9));
+        // Others know what it described once it has committed, and only then.
+        assert_eq!(with(&[END, BEGIN, INSERT, COMMIT]).unwrap(), "pBLCBrC");
+        let unknown = Trouble::UnknownRelation(5);
+        assert_eq!(with(&[BEGIN, INSERT]).unwrap_err(), unknown);
+        assert_eq!(with(&[UNDO, BEGIN, INSERT]).unwrap_err(), unknown);
+        assert_eq!(with(&[UNDO_PART, END, BEGIN, INSERT]).unwrap_err(), unknown);
+    }
+
+    #[test]
+    fn a_piece_that_has_not_ended_keeps_the_stream_busy() {
         let (mut assembler, mut out) = (assembler(), Vec::new());
-        let mut accept =
-            |assembler: &mut Assembler, m| assembler.accept(&Bytes::from_static(m), &mut out);
-        assert_eq!(accept(&mut assembler, START), Ok(Step::On));
+        assembler.accept(&Bytes::from_static(START), &mut out).unwrap();
         assert!(assembler.busy());
-        assert_eq!(accept(&mut assembler, b"I\0\0\0\x09whatever"), Ok(Step::On));
-        assert_eq!(accept(&mut assembler, STOP), Ok(Step::On));
+        assembler.accept(&Bytes::from_static(STOP), &mut out).unwrap();
         assert!(!assembler.busy());
-        let committed = Committed { xid: 9, end_lsn: 0x50, committed_at: EPOCH + 2 };
-        assert_eq!(accept(&mut assembler, END), Ok(Step::Replay(committed)));
-        assert!(out.is_empty());
-        assert!(assembler.in_flight.take(9).is_some());
+        assert!(assembler.in_flight.get(9).is_some());
     }
 }

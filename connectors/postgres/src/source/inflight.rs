@@ -1,94 +1,129 @@
-//! Transactions in progress: what the server sends of them before they commit.
+//! Large transactions: what the server sends of them while they run.
 //!
 //! Kept as the bytes that came, per top-level transaction, in memory up to a budget for all of
-//! them together and in an unlinked file past it: a crash leaves nothing behind. Decoded when
-//! the transaction commits.
+//! them together and in an unlinked file past it: a crash leaves nothing behind. The reader of the
+//! stream appends, others read along; what has ended is kept until it is confirmed.
 
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
-    sync::Arc,
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use cutover_core::port::Result;
+use cutover_core::{model::event::Relation, port::Result};
 
 use super::stops;
 
-/// Memory for all transactions in progress together.
+/// Memory for all large transactions together.
 pub(super) const BUDGET: usize = 32 << 20;
 
 /// Memory grows in pieces of this size, and files are read in such pieces.
 const PIECE: usize = 1 << 20;
 
-/// All transactions in progress.
+/// All large transactions of a stream, shared by its reader and its consumer.
 pub(super) struct InFlight {
     folder: Arc<Path>,
     budget: usize,
-    memory: usize,
-    transactions: HashMap<u32, Pending>,
+    memory: Arc<AtomicUsize>,
+    kept: Mutex<HashMap<u32, Stored>>,
+    /// The last shape of each table: the same shape is the same `Arc`, wherever it is announced.
+    shapes: Mutex<HashMap<u32, Arc<Relation>>>,
 }
 
-/// One of them.
+struct Stored {
+    kept: Arc<Kept>,
+    /// Where it committed.
+    end: Option<u64>,
+}
+
+/// One transaction.
+pub(super) struct Kept {
+    content: Mutex<Content>,
+    memory: Arc<AtomicUsize>,
+}
+
 #[derive(Default)]
-pub(super) struct Pending {
-    /// Subtransactions that were rolled back: what belongs to them is left out.
-    pub(super) aborted: HashSet<u32>,
-    /// Our own sink wrote it: nothing of it is kept.
-    pub(super) ours: bool,
-    memory: Vec<Vec<u8>>,
-    file: Option<File>,
+struct Content {
+    /// The beginning, and how much that is.
+    file: Option<Arc<File>>,
+    filed: u64,
+    /// What follows.
+    pieces: Vec<Bytes>,
+    last: Vec<u8>,
+    total: u64,
+    held: usize,
+    /// Subtransactions that were rolled back.
+    aborted: HashSet<u32>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds a lock; the state is whole in any case.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl InFlight {
     pub(super) fn new(folder: Arc<Path>, budget: usize) -> Self {
-        Self { folder, budget, memory: 0, transactions: HashMap::new() }
-    }
-
-    /// A transaction whose pieces come now.
-    pub(super) fn entry(&mut self, xid: u32) -> &mut Pending {
-        self.transactions.entry(xid).or_default()
-    }
-
-    /// Keeps one message of a transaction.
-    pub(super) fn keep(&mut self, xid: u32, message: &[u8]) {
-        let pending = self.transactions.entry(xid).or_default();
-        if pending.ours {
-            return;
+        Self {
+            folder,
+            budget,
+            memory: Arc::default(),
+            kept: Mutex::default(),
+            shapes: Mutex::default(),
         }
-        let before = pending.memory.last().map_or(0, Vec::capacity);
-        let needed = message.len() + 4;
-        let grown = match pending.memory.last_mut() {
-            Some(last) if last.len() + needed <= PIECE => last,
-            _ => {
-                pending.memory.push(Vec::with_capacity(needed));
-                pending.memory.last_mut().expect("pushed in the line above")
-            }
+    }
+
+    /// The transaction whose pieces come now.
+    pub(super) fn entry(&self, xid: u32) -> Arc<Kept> {
+        let new = || Stored {
+            kept: Arc::new(Kept { content: Mutex::default(), memory: Arc::clone(&self.memory) }),
+            end: None,
         };
-        let fresh = grown.is_empty();
-        // A frame is at most 1 GiB: its length fits.
-        grown.extend_from_slice(&(message.len() as u32).to_be_bytes());
-        grown.extend_from_slice(message);
-        self.memory += grown.capacity() - if fresh { 0 } else { before };
+        Arc::clone(&lock(&self.kept).entry(xid).or_insert_with(new).kept)
     }
 
-    /// Forgets a transaction that was rolled back, or what belongs to one of its
-    /// subtransactions.
-    pub(super) fn abort(&mut self, xid: u32, subxid: u32) {
-        if xid == subxid {
-            self.take(xid);
-        } else if let Some(pending) = self.transactions.get_mut(&xid) {
-            pending.aborted.insert(subxid);
+    /// A transaction of which something came.
+    pub(super) fn get(&self, xid: u32) -> Option<Arc<Kept>> {
+        lock(&self.kept).get(&xid).map(|s| Arc::clone(&s.kept))
+    }
+
+    /// It committed there; its content is kept until [`InFlight::confirmed`].
+    pub(super) fn committed(&self, xid: u32, end: u64) {
+        if let Some(stored) = lock(&self.kept).get_mut(&xid) {
+            stored.end = Some(end);
         }
     }
 
-    /// Hands a transaction out.
-    pub(super) fn take(&mut self, xid: u32) -> Option<Pending> {
-        let pending = self.transactions.remove(&xid)?;
-        self.memory -= pending.held();
-        Some(pending)
+    /// Forgets a transaction: it was rolled back, or is of no interest.
+    pub(super) fn forget(&self, xid: u32) {
+        let stored = lock(&self.kept).remove(&xid);
+        if let Some(stored) = stored {
+            stored.kept.clear();
+        }
+    }
+
+    /// Forgets what committed up to there.
+    pub(super) fn confirmed(&self, lsn: u64) {
+        lock(&self.kept).retain(|_, stored| stored.end.is_none_or(|end| end > lsn));
+    }
+
+    /// The same shape as the last one of its table is the same `Arc`.
+    pub(super) fn intern(&self, relation: Relation) -> Arc<Relation> {
+        let mut shapes = lock(&self.shapes);
+        match shapes.get(&relation.id) {
+            Some(known) if **known == relation => Arc::clone(known),
+            _ => {
+                let new = Arc::new(relation);
+                shapes.insert(new.id, Arc::clone(&new));
+                new
+            }
+        }
     }
 
     /// Writes transactions out, the largest first, until the rest fits into the budget.
@@ -96,99 +131,185 @@ impl InFlight {
     /// # Errors
     ///
     /// Definite `CUT0206` when the folder has no room.
-    pub(super) async fn shrink(&mut self) -> Result<()> {
-        while self.memory > self.budget {
-            let Some(largest) = self.transactions.values_mut().max_by_key(|p| p.held()) else {
-                return Ok(());
-            };
-            self.memory -= largest.held();
-            let pieces = std::mem::take(&mut largest.memory);
-            let file = largest.file.take();
-            let folder: PathBuf = self.folder.to_path_buf();
-            let written = blocking(move || write(&folder, file, &pieces)).await;
-            largest.file = Some(written.map_err(|e| stops::no_spill(&self.folder, &e))?);
+    pub(super) async fn shrink(&self) -> Result<()> {
+        while self.memory.load(Ordering::Relaxed) > self.budget {
+            let largest = lock(&self.kept)
+                .values()
+                .map(|s| (s.kept.held(), Arc::clone(&s.kept)))
+                .max_by_key(|(held, _)| *held);
+            let Some((1.., kept)) = largest else { return Ok(()) };
+            let (file, pieces) = kept.to_write();
+            let folder = Arc::clone(&self.folder);
+            let written = blocking(move || {
+                let file = match file {
+                    Some(file) => file,
+                    None => {
+                        std::fs::create_dir_all(&folder)?;
+                        Arc::new(tempfile::tempfile_in(&folder)?)
+                    }
+                };
+                pieces.iter().try_for_each(|piece| (&*file).write_all(piece))?;
+                Ok((file, pieces))
+            })
+            .await;
+            let (file, pieces) = written.map_err(|e| stops::no_spill(&self.folder, &e))?;
+            kept.written(file, &pieces);
         }
         Ok(())
     }
 }
 
-impl Pending {
-    fn held(&self) -> usize {
-        self.memory.iter().map(Vec::capacity).sum()
-    }
-
-    /// Whether a part of it is on disk.
-    pub(super) fn spilled(&self) -> bool {
-        self.file.is_some()
-    }
-
-    /// Its messages in the order they came.
-    pub(super) async fn replay(self, folder: &Path) -> Result<Replay> {
-        let file = match self.file {
-            Some(mut file) => {
-                let back = blocking(move || file.seek(SeekFrom::Start(0)).map(|_| file)).await;
-                Some(back.map_err(|e| stops::no_spill(folder, &e))?)
-            }
-            None => None,
-        };
-        Ok(Replay {
-            folder: folder.to_path_buf(),
-            file,
-            carry: BytesMut::new(),
-            memory: self.memory.into_iter(),
-        })
-    }
-}
-
-/// Reads a transaction back piece by piece.
-pub(super) struct Replay {
-    folder: PathBuf,
-    file: Option<File>,
-    carry: BytesMut,
-    memory: std::vec::IntoIter<Vec<u8>>,
-}
-
-impl Replay {
-    /// The next messages; `None` at the end.
-    pub(super) async fn next(&mut self, out: &mut Vec<Bytes>) -> Result<bool> {
-        while let Some(mut file) = self.file.take() {
-            let mut buffer = std::mem::take(&mut self.carry);
-            // A message larger than a piece is read to its end.
-            let wanted = match buffer.get(..4) {
-                Some(length) => PIECE.max(length_of(length) + 4 - buffer.len()),
-                None => PIECE,
-            };
-            let read = blocking(move || {
-                let at = buffer.len();
-                buffer.resize(at + wanted, 0);
-                let n = read_up_to(&mut file, &mut buffer[at..])?;
-                buffer.truncate(at + n);
-                Ok((file, buffer, n))
-            })
-            .await;
-            let (file, mut buffer, n) = read.map_err(|e| stops::no_spill(&self.folder, &e))?;
-            if n == 0 {
-                if !buffer.is_empty() {
-                    let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
-                    return Err(stops::no_spill(&self.folder, &cut));
-                }
-                break;
-            }
-            let whole = whole_messages(&buffer);
-            let taken = buffer.split_to(whole).freeze();
-            self.carry = buffer;
-            self.file = Some(file);
-            if whole > 0 {
-                split(taken, out);
-                return Ok(true);
-            }
+impl Kept {
+    /// Keeps one message.
+    pub(super) fn keep(&self, message: &[u8]) {
+        let mut content = lock(&self.content);
+        let needed = message.len() + 4;
+        if content.last.len() + needed > PIECE {
+            self.seal(&mut content);
         }
-        match self.memory.next() {
-            Some(piece) => {
-                split(Bytes::from(piece), out);
-                Ok(true)
+        let before = content.last.capacity();
+        // A frame is at most 1 GiB: its length fits.
+        content.last.extend_from_slice(&(message.len() as u32).to_be_bytes());
+        content.last.extend_from_slice(message);
+        let grown = content.last.capacity() - before;
+        content.held += grown;
+        content.total += needed as u64;
+        self.memory.fetch_add(grown, Ordering::Relaxed);
+    }
+
+    /// Forgets what belongs to a subtransaction.
+    pub(super) fn abort(&self, subxid: u32) {
+        lock(&self.content).aborted.insert(subxid);
+    }
+
+    /// Subtransactions that were rolled back so far.
+    pub(super) fn aborted(&self) -> HashSet<u32> {
+        lock(&self.content).aborted.clone()
+    }
+
+    /// How many bytes it has so far.
+    pub(super) fn total(&self) -> u64 {
+        lock(&self.content).total
+    }
+
+    fn held(&self) -> usize {
+        lock(&self.content).held
+    }
+
+    /// The last piece does not grow any more.
+    fn seal(&self, content: &mut Content) {
+        let piece = std::mem::take(&mut content.last);
+        let spare = piece.capacity() - piece.len();
+        content.held -= spare;
+        self.memory.fetch_sub(spare, Ordering::Relaxed);
+        if !piece.is_empty() {
+            content.pieces.push(Bytes::from(piece));
+        }
+    }
+
+    fn clear(&self) {
+        let content = std::mem::take(&mut *lock(&self.content));
+        self.memory.fetch_sub(content.held, Ordering::Relaxed);
+    }
+
+    /// What is not in the file yet. It stays in memory until [`Kept::written`].
+    fn to_write(&self) -> (Option<Arc<File>>, Vec<Bytes>) {
+        let mut content = lock(&self.content);
+        self.seal(&mut content);
+        (content.file.clone(), content.pieces.clone())
+    }
+
+    fn written(&self, file: Arc<File>, pieces: &[Bytes]) {
+        let mut content = lock(&self.content);
+        // Rolled back meanwhile: only the reader appends, so there is nothing else.
+        if content.pieces.len() < pieces.len() {
+            return;
+        }
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        content.pieces.drain(..pieces.len());
+        content.file = Some(file);
+        content.filed += bytes as u64;
+        content.held -= bytes;
+        self.memory.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn at(&self, at: u64, until: u64) -> Found {
+        let content = lock(&self.content);
+        let until = until.min(content.total);
+        let length = |from: u64, to: u64| usize::try_from(to - from).unwrap_or(usize::MAX);
+        if at >= until {
+            return Found::Nothing;
+        }
+        if at < content.filed
+            && let Some(file) = &content.file
+        {
+            return Found::File(Arc::clone(file), length(at, content.filed.min(until)).min(PIECE));
+        }
+        let mut from = content.filed;
+        for piece in &content.pieces {
+            let to = from + piece.len() as u64;
+            if at < to {
+                return Found::Memory(piece.slice(length(from, at)..length(from, to.min(until))));
             }
-            None => Ok(false),
+            from = to;
+        }
+        let last = &content.last[length(from, at)..length(from, until)];
+        Found::Memory(Bytes::copy_from_slice(last))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+enum Found {
+    Nothing,
+    Memory(Bytes),
+    File(Arc<File>, usize),
+}
+
+/// Reads a transaction from its beginning.
+pub(super) struct Cursor {
+    kept: Arc<Kept>,
+    folder: Arc<Path>,
+    at: u64,
+    carry: BytesMut,
+}
+
+impl Cursor {
+    pub(super) fn new(kept: Arc<Kept>, folder: Arc<Path>) -> Self {
+        Self { kept, folder, at: 0, carry: BytesMut::new() }
+    }
+
+    /// The next messages up to byte `until`, which must be a boundary between messages.
+    pub(super) async fn next(&mut self, until: u64, out: &mut Vec<Bytes>) -> Result<bool> {
+        loop {
+            match self.kept.at(self.at, until) {
+                Found::Nothing => return Ok(false),
+                Found::Memory(bytes) => {
+                    self.at += bytes.len() as u64;
+                    split(bytes, out);
+                    return Ok(true);
+                }
+                Found::File(file, length) => {
+                    let at = self.at;
+                    let read = blocking(move || {
+                        let mut buffer = vec![0; length];
+                        file.read_exact_at(&mut buffer, at).map(|()| buffer)
+                    });
+                    let read = read.await.map_err(|e| stops::no_spill(&self.folder, &e))?;
+                    self.at += read.len() as u64;
+                    self.carry.extend_from_slice(&read);
+                    let whole = whole_messages(&self.carry);
+                    // A message larger than a piece is read to its end.
+                    if whole > 0 {
+                        split(self.carry.split_to(whole).freeze(), out);
+                        return Ok(true);
+                    }
+                }
+            }
         }
     }
 }
@@ -216,33 +337,6 @@ fn split(mut data: Bytes, out: &mut Vec<Bytes>) {
     }
 }
 
-fn write(folder: &Path, file: Option<File>, pieces: &[Vec<u8>]) -> io::Result<File> {
-    let mut file = match file {
-        Some(file) => file,
-        None => {
-            std::fs::create_dir_all(folder)?;
-            tempfile::tempfile_in(folder)?
-        }
-    };
-    for piece in pieces {
-        file.write_all(piece)?;
-    }
-    Ok(file)
-}
-
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match file.read(&mut buffer[n..]) {
-            Ok(0) => break,
-            Ok(more) => n += more,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(n)
-}
-
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -255,61 +349,78 @@ async fn blocking<T: Send + 'static>(
 mod tests {
     use super::*;
 
-    async fn all(pending: Pending, folder: &Path) -> Vec<Bytes> {
-        let mut replay = pending.replay(folder).await.unwrap();
+    async fn all(cursor: &mut Cursor, until: u64) -> Vec<Bytes> {
         let mut out = Vec::new();
-        while replay.next(&mut out).await.unwrap() {}
+        while cursor.next(until, &mut out).await.unwrap() {}
         out
     }
 
     #[tokio::test]
     async fn what_was_kept_comes_back_in_order_from_file_and_memory() {
         let folder = tempfile::tempdir().unwrap();
-        let mut flight = InFlight::new(Arc::from(folder.path()), 64 << 10);
+        let folder: Arc<Path> = Arc::from(folder.path());
+        let flight = InFlight::new(Arc::clone(&folder), 64 << 10);
         let message = |i: u32| vec![i as u8; (i as usize * 37) % 5_000 + 1];
+        let (seven, eight) = (flight.entry(7), flight.entry(8));
+        let mut along = Cursor::new(Arc::clone(&seven), Arc::clone(&folder));
+        let mut got = Vec::new();
+        let mut mark = 0;
         for i in 0..3_000 {
-            flight.keep(7, &message(i));
-            flight.keep(8, b"other");
+            seven.keep(&message(i));
+            eight.keep(b"other");
+            if i % 70 == 0 {
+                mark = seven.total();
+            }
             if i % 100 == 0 {
                 flight.shrink().await.unwrap();
-                assert!(flight.memory <= flight.budget);
+                assert!(flight.memory.load(Ordering::Relaxed) <= flight.budget);
+                // Read along, from file and memory, never past the mark.
+                got.extend(all(&mut along, mark).await);
+                assert_eq!(along.at, mark);
             }
         }
-        flight.keep(7, &vec![1; 3 << 20]);
+        seven.keep(&vec![1; 3 << 20]);
         flight.shrink().await.unwrap();
-        flight.keep(7, b"last");
-        let pending = flight.take(7).unwrap();
-        assert!(pending.spilled());
-        let got = all(pending, folder.path()).await;
+        seven.keep(b"last");
+        got.extend(all(&mut along, u64::MAX).await);
+        let again = all(&mut Cursor::new(seven, Arc::clone(&folder)), u64::MAX).await;
+        assert_eq!(got, again);
         assert_eq!(got.len(), 3_002);
         for (i, m) in got[..3_000].iter().enumerate() {
             assert_eq!(m[..], message(i as u32)[..], "{i}");
         }
         assert_eq!(got[3_000].len(), 3 << 20);
         assert_eq!(got[3_001], "last");
-        assert_eq!(all(flight.take(8).unwrap(), folder.path()).await.len(), 3_000);
-        assert_eq!(flight.memory, 0);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file has a name");
+        assert_eq!(all(&mut Cursor::new(eight, folder.clone()), u64::MAX).await.len(), 3_000);
+        flight.committed(7, 10);
+        flight.committed(8, 20);
+        flight.confirmed(10);
+        assert!(flight.get(7).is_none() && flight.get(8).is_some());
+        flight.confirmed(20);
+        drop(along);
+        assert_eq!(flight.memory.load(Ordering::Relaxed), 0);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "a file has a name");
     }
 
     #[tokio::test]
     async fn a_folder_that_cannot_be_written_is_a_named_stop() {
-        let mut flight = InFlight::new(Arc::from(Path::new("/proc/nowhere")), 10);
-        flight.keep(1, &[0; 100]);
+        let flight = InFlight::new(Arc::from(Path::new("/proc/nowhere")), 10);
+        flight.entry(1).keep(&[0; 100]);
         assert_eq!(flight.shrink().await.unwrap_err().code(), Some(stops::NO_SPILL));
     }
 
-    #[test]
-    fn aborted_work_is_forgotten() {
-        let mut flight = InFlight::new(Arc::from(Path::new("/")), 1 << 20);
-        flight.keep(1, b"a");
-        flight.abort(1, 5);
-        assert!(flight.entry(1).aborted.contains(&5));
-        flight.abort(1, 1);
-        assert!(flight.take(1).is_none());
-        assert_eq!(flight.memory, 0);
-        flight.entry(2).ours = true;
-        flight.keep(2, b"ours");
-        assert_eq!(flight.memory, 0);
+    #[tokio::test]
+    async fn aborted_work_is_forgotten() {
+        let folder: Arc<Path> = Arc::from(Path::new("/"));
+        let flight = InFlight::new(Arc::clone(&folder), 1 << 20);
+        let one = flight.entry(1);
+        one.keep(b"a");
+        one.abort(5);
+        assert!(one.aborted().contains(&5));
+        let mut cursor = Cursor::new(one, folder);
+        flight.forget(1);
+        assert!(flight.get(1).is_none());
+        assert!(all(&mut cursor, u64::MAX).await.is_empty());
+        assert_eq!(flight.memory.load(Ordering::Relaxed), 0);
     }
 }

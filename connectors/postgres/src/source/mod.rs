@@ -7,6 +7,7 @@
 mod assemble;
 mod history;
 mod inflight;
+mod large;
 mod pace;
 mod position;
 mod publication;

@@ -13,7 +13,7 @@ use cutover_core::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    assemble::{Assembler, Committed, EPOCH, Step, Trouble},
+    assemble::{Assembler, EPOCH, Trouble},
     pace::{Load, Pace, age},
     position::lsn_text,
     queue::Shared,
@@ -46,7 +46,6 @@ pub(super) struct Reader {
     pub(super) doing: String,
     /// Publication and slot.
     pub(super) name: String,
-    pub(super) spill: Arc<std::path::Path>,
     /// Up to where the log was seen.
     pub(super) received: u64,
 }
@@ -101,16 +100,8 @@ impl Reader {
                             pace.begins(age);
                         }
                         let from = events.len();
-                        if let Some(next) =
-                            self.data(data, &mut events, &mut clock, &mut idle).await?
-                        {
-                            bytes += events[from..].iter().map(Event::bytes).sum::<usize>();
-                            self.deliver(&mut events, std::mem::take(&mut bytes), &mut clock)
-                                .await?;
-                            self.replay(next, &mut clock).await?;
-                        } else {
-                            bytes += events[from..].iter().map(Event::bytes).sum::<usize>();
-                        }
+                        self.data(data, &mut events, &mut clock, &mut idle).await?;
+                        bytes += events[from..].iter().map(Event::bytes).sum::<usize>();
                         if bytes >= PIECE {
                             self.deliver(&mut events, std::mem::take(&mut bytes), &mut clock)
                                 .await?;
@@ -152,7 +143,7 @@ impl Reader {
         events: &mut Vec<Event>,
         clock: &mut Clock,
         idle: &mut Option<u64>,
-    ) -> Result<Option<Committed>> {
+    ) -> Result<()> {
         match data.first() {
             Some(b'w') if data.len() > 25 => {
                 let start = (&data[1..9]).get_u64();
@@ -160,11 +151,7 @@ impl Reader {
                 data.advance(25);
                 // Whatever comes now lies behind the keepalive before it.
                 *idle = None;
-                match self.assembler.accept(&data, events) {
-                    Ok(Step::On) => Ok(None),
-                    Ok(Step::Replay(committed)) => Ok(Some(committed)),
-                    Err(trouble) => Err(self.trouble(start, trouble)),
-                }
+                self.assembler.accept(&data, events).map_err(|t| self.trouble(start, t))
             }
             Some(b'k') if data.len() == 18 => {
                 let end = (&data[1..9]).get_u64();
@@ -175,45 +162,10 @@ impl Reader {
                 if data[17] == 1 {
                     self.status(clock, false).await?;
                 }
-                Ok(None)
+                Ok(())
             }
             _ => Err(stops::not_understood(self.doing.clone(), "an unknown kind of frame")),
         }
-    }
-
-    /// Delivers a transaction that was sent in pieces.
-    async fn replay(&mut self, committed: Committed, clock: &mut Clock) -> Result<()> {
-        let Committed { xid, end_lsn, committed_at } = committed;
-        let Some(mut pending) = self.assembler.in_flight.take(xid) else {
-            return Err(self.trouble(end_lsn, Trouble::UnknownTransaction(xid)));
-        };
-        self.assembler.reached = end_lsn;
-        let position = self.assembler.position(end_lsn);
-        if pending.ours {
-            let mut events = vec![Event::Idle { position }];
-            return self.deliver(&mut events, size_of::<Event>(), clock).await;
-        }
-        let aborted = std::mem::take(&mut pending.aborted);
-        tracing::debug!(xid, spilled = pending.spilled(), "a large transaction committed");
-        let mut replay = pending.replay(&self.spill).await?;
-        let mut events = vec![Event::Begin { transaction: xid, committed_at }];
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        while replay.next(&mut messages).await? {
-            for message in messages.drain(..) {
-                let from = events.len();
-                self.assembler
-                    .replayed(&message, &aborted, &mut events)
-                    .map_err(|t| self.trouble(end_lsn, t))?;
-                bytes += events[from..].iter().map(Event::bytes).sum::<usize>();
-                if bytes >= PIECE {
-                    self.deliver(&mut events, std::mem::take(&mut bytes), clock).await?;
-                }
-            }
-        }
-        events.push(Event::Commit { position });
-        bytes += size_of::<Event>();
-        self.deliver(&mut events, bytes, clock).await
     }
 
     /// Hands events over; while the consumer is behind, the server still hears from us.

@@ -1,17 +1,25 @@
 //! Opening a stream, and its consumer's side.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{event::Event, position::Position, run::RunId},
-    port::{PortError, Result, source::ChangeStream},
+    model::{
+        event::{Event, TransactionId},
+        position::Position,
+        run::RunId,
+    },
+    port::{
+        PortError, Result,
+        source::{ChangeStream, Large},
+    },
 };
 use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
-    assemble::Assembler,
-    inflight::{BUDGET, InFlight},
+    assemble::{Assembler, Relations},
+    inflight::{BUDGET, Cursor, InFlight},
+    large::PgLarge,
     position::lsn_text,
     queue::Shared,
     reader::Reader,
@@ -29,10 +37,20 @@ const STATUS: Duration = Duration::from_secs(1);
 /// How often the publication is looked at.
 const WATCH: Duration = Duration::from_secs(10);
 
+/// The server sends a transaction while it runs once so much of it has gathered, and what has
+/// gathered at its end still has to be sent then. Less is left alone.
+const LITTLE_MEMORY: &str = "SELECT pg_catalog.set_config('logical_decoding_work_mem', '8MB', false) \
+     WHERE pg_catalog.pg_size_bytes(pg_catalog.current_setting('logical_decoding_work_mem')) \
+           OPERATOR(pg_catalog.>) 8388608";
+
 /// An open stream of one database. Dropping it ends its tasks and connections.
 pub(super) struct PgStream {
     shared: Arc<Shared>,
     timeline: u32,
+    in_flight: Arc<InFlight>,
+    spill: Arc<Path>,
+    definitions: String,
+    doing: String,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -47,7 +65,21 @@ impl ChangeStream for PgStream {
         // A position of another history says nothing about this log.
         if timeline == self.timeline {
             self.shared.confirm(lsn);
+            self.in_flight.confirmed(lsn);
         }
+    }
+
+    fn large(&mut self, transaction: TransactionId) -> Option<Box<dyn Large>> {
+        let kept = self.in_flight.get(transaction)?;
+        Some(Box::new(PgLarge {
+            cursor: Cursor::new(Arc::clone(&kept), Arc::clone(&self.spill)),
+            kept,
+            in_flight: Arc::clone(&self.in_flight),
+            transaction,
+            definitions: self.definitions.clone(),
+            relations: Relations::new(),
+            doing: self.doing.clone(),
+        }))
     }
 }
 
@@ -72,6 +104,7 @@ impl Database {
         let confirmed = self.slot_for_reading(&session, name, from).await?;
         let mut replication = self.replication("stream").await?;
         let (timeline, interval) = identify(&mut replication, doing()).await?;
+        replication.query(LITTLE_MEMORY).await.map_err(|e| e.into_port(doing()))?;
         let start = match from {
             Some(Position::Postgres { timeline: t, .. }) if *t < timeline => {
                 return Err(PortError::transient(doing(), "another server takes over just now"));
@@ -86,26 +119,33 @@ impl Database {
         let connection =
             replication.start(&command).await.map_err(|e| stops::at_start(doing(), name, e))?;
         let shared = Arc::new(Shared::new(start));
-        let in_flight = InFlight::new(Arc::clone(&self.spill), BUDGET);
+        let in_flight = Arc::new(InFlight::new(Arc::clone(&self.spill), BUDGET));
         let reader = Reader {
             connection,
             assembler: Assembler::new(
-                names.origin(),
+                [names.origin(), &names.early_origin()],
                 &names.definitions(),
                 timeline,
                 start,
-                in_flight,
+                Arc::clone(&in_flight),
             ),
             shared: Arc::clone(&shared),
             interval,
             doing: self.doing("reading the change stream"),
             name: name.to_owned(),
-            spill: Arc::clone(&self.spill),
             received: start,
         };
         let watch = self.clone().watch(session, run.clone(), Arc::clone(&shared));
         let tasks = [tokio::spawn(reader.run()), tokio::spawn(watch)];
-        Ok(PgStream { shared, timeline, tasks })
+        Ok(PgStream {
+            shared,
+            timeline,
+            in_flight,
+            spill: Arc::clone(&self.spill),
+            definitions: names.definitions(),
+            doing: self.doing("reading the change stream"),
+            tasks,
+        })
     }
 
     /// Looks from the side whether the stream still carries what it should: newer servers leave

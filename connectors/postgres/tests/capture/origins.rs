@@ -13,7 +13,8 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
         let ours = w.run.object_name();
         // In a transaction of its own, as the sink does: version 14 cannot name an origin that was
         // created in the same one.
-        for origin in [ours.as_str(), "someone_else"] {
+        let early = format!("{ours}/early");
+        for origin in [ours.as_str(), &early, "someone_else"] {
             w.sql(&format!("select pg_replication_origin_create('{origin}')")).await;
         }
         let from = |origin: &str, sql: &str| {
@@ -31,6 +32,8 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
         w.sql(&from(&ours, "insert into t values (1, 'ours')")).await;
         w.sql(&from("someone_else", "insert into t values (2, 'theirs')")).await;
         w.sql(&from(&ours, &large(10_000))).await;
+        w.sql(&from(&early, "insert into t values (4, 'ours')")).await;
+        w.sql(&from(&early, &large(30_000))).await;
         w.sql(&from("someone_else", &large(20_000))).await;
         w.sql("insert into t values (3, 'local')").await;
         w.sql(&from(&ours, "truncate t")).await;
@@ -49,7 +52,7 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
         );
         w.release().await;
         w.sql(&format!(
-            "select pg_replication_origin_drop(o) from unnest(array['{ours}', 'someone_else']) o"
+            "select pg_replication_origin_drop(o) from unnest(array['{ours}', '{early}', 'someone_else']) o"
         ))
         .await;
     }

@@ -165,6 +165,8 @@ async fn a_transaction_larger_than_memory_goes_through_a_file() {
     }
     let want: Vec<i32> = (1..=20_000).map(|i| -i).chain(1..=60_000).collect();
     assert!(ids == want, "{} rows", ids.len());
+    assert!(file(), "nothing is confirmed yet");
+    tap.confirm(&events);
     assert!(!file(), "the file is still open");
     assert_eq!(std::fs::read_dir(w.spill.path()).unwrap().count(), 0);
     w.release().await;

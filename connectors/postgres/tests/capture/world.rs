@@ -144,9 +144,20 @@ pub(crate) struct Tap {
 impl Tap {
     pub(crate) async fn next(&mut self) -> Result<Vec<Event>> {
         let mut out = Vec::new();
-        timeout(PATIENCE, self.stream.next(&mut out)).await.expect("an event in time")?;
-        assert!(!out.is_empty());
+        while out.is_empty() {
+            let next = cutover_testkit::next_inline(&mut *self.stream, &mut out);
+            timeout(PATIENCE, next).await.expect("an event in time")?;
+        }
         Ok(out)
+    }
+
+    /// Tells the server that everything up to the last commit is safe.
+    pub(crate) fn confirm(&mut self, events: &[Event]) {
+        let last = events.iter().rev().find_map(|e| match e {
+            Event::Commit { position } => Some(position),
+            _ => None,
+        });
+        self.stream.confirm(last.expect("a commit"));
     }
 
     /// Up to the commit of the transaction with this message.
@@ -208,6 +219,9 @@ fn all(events: &[Event]) -> Vec<String> {
                 Event::Begin { .. } => "begin".to_owned(),
                 Event::Commit { .. } => "commit".to_owned(),
                 Event::Idle { .. } | Event::Definition { .. } => return None,
+                Event::Large { .. } | Event::InProgress { .. } | Event::RolledBack { .. } => {
+                    panic!("not in its place")
+                }
                 Event::Message { prefix, content } => {
                     format!("message {prefix}: {}", String::from_utf8_lossy(content))
                 }

@@ -343,7 +343,8 @@ impl Pump {
         let (mut all, mut seen) = (Vec::new(), false);
         loop {
             let mut events = Vec::new();
-            timeout(PATIENCE, self.stream.next(&mut events)).await.expect("in time").unwrap();
+            let next = cutover_testkit::next_inline(&mut *self.stream, &mut events);
+            timeout(PATIENCE, next).await.expect("in time").unwrap();
             for event in events {
                 seen |= matches!(&event, Event::Message { content, .. } if content == marker);
                 let end = seen && matches!(event, Event::Commit { .. });

@@ -40,8 +40,9 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
 }
 
 fn judge(things: &[Thing], names: &Names) -> Vec<Found> {
+    let mine = [names.base.clone(), names.early_origin()];
     let (ours, others): (Vec<&Thing>, Vec<&Thing>) =
-        things.iter().partition(|thing| thing.name == names.base);
+        things.iter().partition(|thing| mine.contains(&thing.name));
     let mut found = Vec::new();
     if !ours.is_empty() {
         found.push(error(
@@ -103,6 +104,7 @@ mod tests {
         let found = judge(
             &[
                 thing("origin", "cutover_shop"),
+                thing("origin", "cutover_shop/early"),
                 thing("publication", "cutover_shop"),
                 thing("schema", "cutover_shop"),
                 Thing { elsewhere: Some("b".into()), ..thing("slot", "cutover_shop") },
@@ -115,6 +117,7 @@ mod tests {
             found[0].remedy.lines().skip(1).collect::<Vec<_>>(),
             [
                 "SELECT pg_replication_origin_drop('cutover_shop');",
+                "SELECT pg_replication_origin_drop('cutover_shop/early');",
                 "DROP PUBLICATION \"cutover_shop\";",
                 "DROP SCHEMA \"cutover_shop\" CASCADE;",
                 "SELECT pg_drop_replication_slot('cutover_shop'); -- in database b",
