@@ -101,11 +101,17 @@ pub(super) async fn remove(session: &Session, at: &str, names: &Names) -> Result
 ///
 /// # Errors
 ///
-/// `CUT0409` when another session is it, `CUT0410` when there is no origin.
+/// `CUT0409` when another session is it, `CUT0410` when there is no origin; transient on a standby:
+/// in the middle of a failover the address may lead to one for a while.
 pub(super) async fn become_writer(session: &Session, at: &str, names: &Names) -> Result<()> {
     let doing = || format!("opening the writer on {at}");
     let settings = format!("{}; {WRITER_SETTINGS}", sql::QUIET);
     session.batch_execute(&settings).await.map_err(|e| port_error(doing(), e))?;
+    let standby = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await;
+    if standby.map_err(|e| port_error(doing(), e))?.get(0) {
+        let why = "the server is a standby (or in recovery): waiting for promotion";
+        return Err(PortError::transient(doing(), why));
+    }
     let deadline = Instant::now() + PATIENCE;
     while !try_lock(session, writer_key(names)).await.map_err(|e| port_error(doing(), e))? {
         if Instant::now() > deadline {

@@ -2,7 +2,7 @@
 
 use cutover_core::{
     model::{event::Event, position::Position, run::RunId, side::Side},
-    port::source::Source,
+    port::{sink::Sink, source::Source},
 };
 use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres, wait_until};
@@ -160,6 +160,7 @@ async fn a_standby_before_its_promotion_is_waited_for() {
         for e in [
             db.rebase(&start).await.map(drop).unwrap_err(),
             db.stream(&pair.run, None).await.map(drop).unwrap_err(),
+            db.writer(&pair.run, &[]).await.map(drop).unwrap_err(),
         ] {
             assert_eq!(e.code(), None, "not a stop: {e}");
             let text = format!("{e}: {:?}", std::error::Error::source(&e));
