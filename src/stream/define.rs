@@ -1,9 +1,9 @@
 //! A pipe meets a change of definitions.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cutover_core::{
-    model::side::Side,
+    model::{event::Relation, side::Side},
     port::{PortError, Result, sink::Redefined},
 };
 
@@ -56,6 +56,29 @@ impl Worker {
             }
             Redefined::New { what } => self.differs(what, "it is not on the other side".into())?,
             Redefined::Differs { what, why, .. } => self.differs(what, why)?,
+        }
+        Ok(())
+    }
+
+    /// A table that is announced with another shape than before may have been altered.
+    pub(super) async fn check_shapes(
+        &mut self,
+        relations: impl Iterator<Item = &Arc<Relation>>,
+    ) -> Result<()> {
+        let mut last: Option<&Arc<Relation>> = None;
+        for relation in relations {
+            if last.is_some_and(|l| Arc::ptr_eq(l, relation)) {
+                continue;
+            }
+            last = Some(relation);
+            match self.shapes.get(&relation.name) {
+                Some(known) if Arc::ptr_eq(known, relation) => continue,
+                Some(known) if known.columns != relation.columns => {
+                    self.config.definitions.unchanged(self.config.from, &relation.name).await?;
+                }
+                _ => {}
+            }
+            self.shapes.insert(relation.name.clone(), Arc::clone(relation));
         }
         Ok(())
     }

@@ -412,29 +412,6 @@ impl Worker {
         Ok(())
     }
 
-    /// A table that is announced with another shape than before may have been altered.
-    pub(super) async fn check_shapes(
-        &mut self,
-        relations: impl Iterator<Item = &Arc<Relation>>,
-    ) -> Result<()> {
-        let mut last: Option<&Arc<Relation>> = None;
-        for relation in relations {
-            if last.is_some_and(|l| Arc::ptr_eq(l, relation)) {
-                continue;
-            }
-            last = Some(relation);
-            match self.shapes.get(&relation.name) {
-                Some(known) if Arc::ptr_eq(known, relation) => continue,
-                Some(known) if known.columns != relation.columns => {
-                    self.config.definitions.unchanged(self.config.from, &relation.name).await?;
-                }
-                _ => {}
-            }
-            self.shapes.insert(relation.name.clone(), Arc::clone(relation));
-        }
-        Ok(())
-    }
-
     /// Stores and confirms a stretch of log that had no row for us.
     async fn settle(&mut self, open: &mut Open) -> Result<()> {
         let Some(seen) = &open.seen else { return Ok(()) };
