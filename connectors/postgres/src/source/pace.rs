@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-/// A read of at least this size means that there is more already.
-const LONG: usize = 32 * 1024;
+/// A read of at least this size means that there is more already; in a backlog a smaller one does,
+/// because the system may keep no more than a little for us.
+const LONG: [usize; 2] = [32 * 1024, 8 * 1024];
 
 /// Messages per second from which resting pays.
 const BUSY: f64 = 2_000.0;
@@ -73,7 +74,7 @@ impl Pace {
             self.messages = 0;
         }
         match self.load() {
-            _ if bytes >= LONG => None,
+            _ if bytes >= LONG[usize::from(self.old)] => None,
             Load::Calm => None,
             Load::Busy => Some(REST[0]),
             Load::Backlog => Some(if self.old { REST[2] } else { REST[1] }),
@@ -134,13 +135,14 @@ mod tests {
         }
         assert!(rests > 80, "{rests}");
         assert_eq!(pace.load(), Load::Backlog);
-        assert_eq!(pace.after(LONG, 2_000, at(401)), None, "there is more already");
+        assert_eq!(pace.after(LONG[0], 2_000, at(401)), None, "there is more already");
         // The load ends; the next event comes alone.
         assert_eq!(pace.after(100, 1, at(500)), None);
         assert_eq!(pace.load(), Load::Calm);
         // A server that is short of time sends slowly what is old.
         pace.begins(Duration::from_secs(1));
         assert_eq!(pace.after(100, 1, at(600)), Some(REST[2]));
+        assert_eq!(pace.after(LONG[1], 1, at(600)), None, "one large row after the other");
         pace.begins(Duration::from_millis(1));
         assert_eq!(pace.after(100, 1, at(700)), None);
     }
