@@ -1,8 +1,6 @@
 //! Two databases of one name on servers that stories may share, a pooler, and a desk to migrate
 //! from. Unlike a world it owns no server, so that servers can be exchanged below it.
 
-use std::time::Duration;
-
 use cutover_core::model::side::Side;
 use cutover_sandbox::{
     PgBouncer, Postgres,
@@ -13,13 +11,12 @@ use tokio_postgres::Client;
 
 use crate::{
     program::{COMMAND_WITHIN, Desk},
-    world::{BUDGET, connect, digest},
+    world::{BUDGET, LAST_WORDS, become_equal, check_books, connect},
 };
 
 const SIZE: ShopSize = ShopSize { accounts: 100, products: 50, documents: 5 };
 const CLIENTS: usize = 4;
 const RATE: f64 = 40.0;
-const SOON: Duration = Duration::from_secs(30);
 
 /// One run between two shops; its name is that of the databases, and of the run.
 pub(crate) struct Pair {
@@ -109,25 +106,15 @@ impl Pair {
 
     /// Ends the load: nothing that was acknowledged is lost, and both sides hold the same rows.
     pub(crate) async fn close_the_books(&self, load: Load, owner: Side) -> LoadView {
-        let view = load.stop(SOON).await;
-        assert!(view.done > 0, "nobody wrote anything: {view:?}");
-        let client = self.superuser(owner).await;
-        let books = shop::check(&client, &view.acknowledged, &view.unknown).await.expect("books");
-        assert!(books.are_right(), "{books:?} after {view:?}");
+        let view = load.stop(LAST_WORDS).await;
+        check_books(&view, &self.superuser(owner).await).await;
         self.sides_are_equal().await;
         view
     }
 
     /// Both sides come to hold the same rows in every table.
     pub(crate) async fn sides_are_equal(&self) {
-        let (mut blue, mut green) = (String::new(), String::new());
-        let equal = wait_until("both sides to hold the same rows", SOON, async || {
-            blue = digest(&self.superuser(Side::Blue).await).await;
-            green = digest(&self.superuser(Side::Green).await).await;
-            blue == green
-        })
-        .await;
-        equal.unwrap_or_else(|e| panic!("{e}\nblue:\n{blue}\ngreen:\n{green}"));
+        become_equal(async |side| self.superuser(side).await).await;
     }
 
     /// Nothing of this run is on either server, whatever others are there.
@@ -136,7 +123,7 @@ impl Pair {
         for side in [Side::Blue, Side::Green] {
             let client = self.superuser(side).await;
             let mut left = Vec::new();
-            wait_until("nothing to be left", SOON, async || {
+            wait_until("nothing to be left", LAST_WORDS, async || {
                 let rows = client.query(LEFTOVERS, &[&ours]).await.expect("leftovers");
                 left = rows.iter().map(|row| row.get::<_, String>(0)).collect();
                 left.is_empty()

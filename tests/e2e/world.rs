@@ -22,7 +22,7 @@ pub(crate) const BUDGET: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 8;
 const RATE: f64 = 100.0;
 /// How long clients may take to end their last transaction.
-const LAST_WORDS: Duration = Duration::from_secs(20);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// What a world is like.
 pub(crate) struct Options {
@@ -159,23 +159,13 @@ impl World {
 
     /// Nothing that was acknowledged is lost, and both sides hold the same rows.
     pub(crate) async fn books_are_right(&self, view: &LoadView, owner: Side) {
-        assert!(view.done > 0, "nobody wrote anything: {view:?}");
-        let client = self.superuser(owner).await;
-        let books = shop::check(&client, &view.acknowledged, &view.unknown).await.expect("books");
-        assert!(books.are_right(), "{books:?} after {view:?}");
+        check_books(view, &self.superuser(owner).await).await;
         self.sides_are_equal().await;
     }
 
     /// Both sides come to hold the same rows in every table.
     pub(crate) async fn sides_are_equal(&self) {
-        let (mut blue, mut green) = (String::new(), String::new());
-        let equal = wait_until("both sides to hold the same rows", LAST_WORDS, async || {
-            blue = digest(&self.superuser(Side::Blue).await).await;
-            green = digest(&self.superuser(Side::Green).await).await;
-            blue == green
-        })
-        .await;
-        equal.unwrap_or_else(|e| panic!("{e}\nblue:\n{blue}\ngreen:\n{green}"));
+        become_equal(async |side| self.superuser(side).await).await;
     }
 
     /// Nothing that a run creates, and none of its sessions, is on either server.
@@ -193,6 +183,25 @@ impl World {
         }
         self.desk.files_keep_secrets();
     }
+}
+
+/// Waits until both sides hold the same rows in every table.
+pub(crate) async fn become_equal(superuser: impl AsyncFn(Side) -> Client) {
+    let (mut blue, mut green) = (String::new(), String::new());
+    let equal = wait_until("both sides to hold the same rows", LAST_WORDS, async || {
+        blue = digest(&superuser(Side::Blue).await).await;
+        green = digest(&superuser(Side::Green).await).await;
+        blue == green
+    })
+    .await;
+    equal.unwrap_or_else(|e| panic!("{e}\nblue:\n{blue}\ngreen:\n{green}"));
+}
+
+/// Nothing that was acknowledged is lost where the owner's superuser looks.
+pub(crate) async fn check_books(view: &LoadView, owner: &Client) {
+    assert!(view.done > 0, "nobody wrote anything: {view:?}");
+    let books = shop::check(owner, &view.acknowledged, &view.unknown).await.expect("books");
+    assert!(books.are_right(), "{books:?} after {view:?}");
 }
 
 /// A line for each table: its name, rows, and a sum over all of them.
