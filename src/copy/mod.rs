@@ -2,9 +2,10 @@
 //!
 //! A target table is the unit of resuming: it is reported as done once all its rows are durable,
 //! together with the others that were finished at about the same time: neither a commit nor a
-//! journal line of a small table waits for a disk of its own. A range is one transaction on the target and is never tried twice, since a lost
-//! answer to its commit would leave its rows there twice; what was not finished is emptied and
-//! copied again as a whole, under a later snapshot (`stream::handover` joins the two).
+//! journal line of a small table waits for a disk of its own. A range is one transaction on the
+//! target and is never tried twice, since a lost answer to its commit would leave its rows there
+//! twice; what was not finished is emptied and copied again as a whole, under a later snapshot
+//! (`stream::handover` joins the two).
 
 mod rate;
 
