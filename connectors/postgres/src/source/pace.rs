@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A read of at least this size means that there is more already; in a backlog a smaller one does,
-/// because the system may keep no more than a little for us.
+/// A read of at least this size means that there is more already; of what is old a smaller one
+/// does, because the system may keep no more than a little for us.
 const LONG: [usize; 2] = [32 * 1024, 8 * 1024];
 
 /// Messages per second from which resting pays.
@@ -23,9 +23,9 @@ const OLD: Duration = Duration::from_millis(50);
 /// The rate is measured over windows of this length.
 const WINDOW: Duration = Duration::from_millis(10);
 
-/// How long bytes gather when the stream is busy, when much comes, and when what comes is old:
-/// then nobody waits for the next row, and the server works the better the longer it sends into a
-/// full buffer.
+/// How long bytes gather when the stream is busy, when it has a backlog, and when much comes of
+/// it: then nobody waits for the next row, and the server works the better the longer it sends
+/// into a full buffer.
 const REST: [Duration; 3] =
     [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(8)];
 
@@ -77,8 +77,14 @@ impl Pace {
             _ if bytes >= LONG[usize::from(self.old)] => None,
             Load::Calm => None,
             Load::Busy => Some(REST[0]),
-            Load::Backlog => Some(if self.old { REST[2] } else { REST[1] }),
+            Load::Backlog => Some(if self.floods() { REST[2] } else { REST[1] }),
         }
+    }
+
+    /// Much comes, and it is old. One of the two alone may end with the next message, which may be
+    /// what a move waits for.
+    fn floods(&self) -> bool {
+        self.old && self.rate == Load::Backlog
     }
 
     /// How much came lately.
@@ -139,11 +145,14 @@ mod tests {
         // The load ends; the next event comes alone.
         assert_eq!(pace.after(100, 1, at(500)), None);
         assert_eq!(pace.load(), Load::Calm);
-        // A server that is short of time sends slowly what is old.
+        // A server that is short of time sends slowly what is old: the next one may be a marker.
         pace.begins(Duration::from_secs(1));
-        assert_eq!(pace.after(100, 1, at(600)), Some(REST[2]));
+        assert_eq!(pace.after(100, 1, at(600)), Some(REST[1]));
         assert_eq!(pace.after(LONG[1], 1, at(600)), None, "one large row after the other");
+        // It sends much of it.
+        assert_eq!(pace.after(100, 1_000, at(620)), Some(REST[2]));
+        assert_eq!(pace.after(100, 1, at(700)), Some(REST[1]));
         pace.begins(Duration::from_millis(1));
-        assert_eq!(pace.after(100, 1, at(700)), None);
+        assert_eq!(pace.after(100, 1, at(800)), None);
     }
 }
