@@ -47,7 +47,8 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
             .execute(
                 "shop",
                 &format!(
-                    "CREATE TABLE more_{i} (id {id} PRIMARY KEY, note text);
+                    "SET ROLE shop;
+                     CREATE TABLE more_{i} (id {id} PRIMARY KEY, note text);
                      INSERT INTO more_{i} SELECT i, 'note' FROM generate_series(1, 10) i"
                 ),
             )
