@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::{
     Result, argument,
     cpu::{Cpu, peak_mib},
+    drain::subscribe,
     figures::{load, machine, quantile},
     plot,
     program::{Program, Running},
@@ -94,37 +95,18 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
             program.command(&["verify"]).await?;
         }
         for (i, limit) in limits.into_iter().enumerate() {
-            let first: i64 = one(&bench.blue, "bench", "SELECT coalesce(max(id), 0) FROM ticks")
-                .await?
-                .parse()?;
-            let watch = Watch::start(&bench.green).await?;
-            let with = bench.told(what, limit, Some(&running)).await?;
-            let per = |s: &Stretch| s.cpu.blue / s.tps;
-            println!(
-                "  against the same load alone: {:+.1} % transactions, {:+.1} % processor of blue \
-                 per transaction",
-                (with.tps / alone[i].tps - 1.0) * 100.0,
-                (per(&with) / per(&alone[i]) - 1.0) * 100.0
-            );
+            let with = bench.followed(what, limit, &alone[i], "ours", Some(&running)).await?;
             if continuous {
                 let before: &Stretch = &silent[i];
                 println!(
                     "  against following without comparing: {:+.1} % transactions, {:+.1} % \
                      processor of blue per transaction",
                     (with.tps / before.tps - 1.0) * 100.0,
-                    (per(&with) / per(before) - 1.0) * 100.0
+                    (with.blue() / before.blue() - 1.0) * 100.0
                 );
             } else {
                 silent.push(with);
             }
-            let lags = bench.lag(first, watch).await?;
-            let name = format!("lag-{}-{}", limit.unwrap_or(0), if continuous { 2 } else { 1 });
-            let load = limit.map_or("no limit".to_owned(), |r| format!("{r} transactions/s"));
-            plot::shares(
-                &name,
-                &format!("commit to commit, {load}, {what}, ms"),
-                &[("lag", &lags)],
-            )?;
         }
         println!("  memory of cutover run, at most: {:.0} MiB", peak_mib(running.id())?);
         let verdict = program.command(&["verify"]).await?;
@@ -136,6 +118,12 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
         drop(running);
         bench.green.execute("postgres", "DROP DATABASE ours").await?;
         bench.green.create_database("ours").await?;
+    }
+    bench.green.create_database("native").await?;
+    subscribe(&bench.blue, &bench.green).await?;
+    bench.green.execute("native", "ALTER SUBSCRIPTION native ENABLE").await?;
+    for (i, limit) in limits.into_iter().enumerate() {
+        bench.followed("subscription", limit, &alone[i], "native", None).await?;
     }
     println!("load {}", load());
     Ok(())
@@ -151,8 +139,8 @@ struct Watch {
 type Seen = Vec<(i64, i64)>;
 
 impl Watch {
-    async fn start(green: &Postgres) -> Result<Self> {
-        let client = green.connect("ours").await?;
+    async fn start(green: &Postgres, database: &str) -> Result<Self> {
+        let client = green.connect(database).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let task = tokio::spawn(async move {
@@ -174,7 +162,42 @@ impl Watch {
     }
 }
 
+impl Stretch {
+    /// Processor of blue for so much load.
+    fn blue(&self) -> f64 {
+        self.cpu.blue / self.tps
+    }
+}
+
 impl Bench {
+    /// A stretch of load that is followed into `database`, beside the same load `alone`.
+    async fn followed(
+        &self,
+        what: &str,
+        limit: Option<u32>,
+        alone: &Stretch,
+        database: &str,
+        by: Option<&Running>,
+    ) -> Result<Stretch> {
+        let first = one(&self.blue, "bench", "SELECT coalesce(max(id), 0) FROM ticks").await?;
+        let watch = Watch::start(&self.green, database).await?;
+        let with = self.told(what, limit, by).await?;
+        println!(
+            "  against the same load alone: {:+.1} % transactions, {:+.1} % processor of blue per \
+             transaction",
+            (with.tps / alone.tps - 1.0) * 100.0,
+            (with.blue() / alone.blue() - 1.0) * 100.0
+        );
+        let lags = self.lag(first.parse()?, watch, database).await?;
+        let load = limit.map_or("no limit".to_owned(), |r| format!("{r} transactions/s"));
+        plot::shares(
+            &format!("lag-{}-{}", limit.unwrap_or(0), what.replace(' ', "-")),
+            &format!("commit to commit, {load}, {what}, ms"),
+            &[("lag", &lags)],
+        )?;
+        Ok(with)
+    }
+
     async fn told(&self, what: &str, limit: Option<u32>, by: Option<&Running>) -> Result<Stretch> {
         let s = self.stretch(limit, by).await?;
         let load = limit.map_or("as fast as it goes".to_owned(), |r| format!("at {r}/s"));
@@ -208,11 +231,11 @@ impl Bench {
     }
 
     /// From the commit on blue until green shows a tick, for every tick after `first`.
-    async fn lag(&self, first: i64, watch: Watch) -> Result<Vec<f64>> {
+    async fn lag(&self, first: i64, watch: Watch, database: &str) -> Result<Vec<f64>> {
         let last: i64 = one(&self.blue, "bench", "SELECT max(id) FROM ticks").await?.parse()?;
         let there = format!("SELECT EXISTS (SELECT FROM ticks WHERE id = {last})");
         let deadline = std::time::Instant::now() + WITHIN;
-        while one(&self.green, "ours", &there).await? != "t" {
+        while one(&self.green, database, &there).await? != "t" {
             if std::time::Instant::now() > deadline {
                 return Err("the last row does not arrive".into());
             }

@@ -40,7 +40,9 @@ impl work::Pipes for Live {
         let to = self.ports.side(from.other());
         let tables = to.source.definitions(&self.selection).await?;
         let kept = to.source.resume(&self.run, &tables).await?;
-        Ok(kept.ok_or_else(|| prepare::nothing_kept(from.other()))?.start)
+        let kept = kept.ok_or_else(|| prepare::nothing_kept(from.other()))?;
+        self.pipes.from(from.other()).get_ready().await?;
+        Ok(kept.start)
     }
 
     async fn disarm_reverse(&self, from: Side) -> Result<()> {

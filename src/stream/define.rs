@@ -7,10 +7,7 @@ use cutover_core::{
     port::{PortError, Result, sink::Redefined},
 };
 
-use super::{
-    Mode, Policy,
-    pipe::{Open, Worker},
-};
+use super::{Mode, Policy, open::Open, pipe::Worker};
 
 /// How long what a transaction committed may take to be visible to others.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(10);

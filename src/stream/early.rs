@@ -24,7 +24,8 @@ use tokio::{
 use super::{
     Mode, Witness,
     batch::{Large, Note, selected},
-    pipe::{Open, Worker},
+    open::Open,
+    pipe::Worker,
 };
 
 /// How long the others wait for something to be taken back before the transaction is given up.

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use super::{
     HoldPoint,
     batch::{Batcher, Cut, Large},
-    pipe::{Open, Worker},
+    open::Open,
+    pipe::Worker,
 };
 
 /// Portions that are read ahead.

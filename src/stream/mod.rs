@@ -14,6 +14,7 @@ mod define;
 mod early;
 pub mod handover;
 mod large;
+mod open;
 mod pipe;
 mod state;
 

@@ -9,7 +9,7 @@ use std::{
 use cutover_core::{
     model::{
         digest::RowKey,
-        event::{Event, Relation, TransactionId},
+        event::{Event, Relation},
         position::Position,
         run::RunId,
         schema::{Table, TableName},
@@ -19,8 +19,8 @@ use cutover_core::{
     port::{
         PortError, Result,
         copy::{CopyFormat, CopyStream},
-        sink::{Route, Sink, SinkWriter},
-        source::{ChangeStream, Large, Source},
+        sink::{Route, Sink},
+        source::Source,
     },
 };
 use tokio::{
@@ -34,6 +34,7 @@ use super::{
     batch::{Batch, Batcher, Cut},
     early::Early,
     handover::Handover,
+    open::Open,
     state::State,
 };
 use crate::error::Explain as _;
@@ -82,6 +83,7 @@ pub enum HoldPoint {
 
 pub(super) enum Control {
     Mode(Mode, oneshot::Sender<()>),
+    GetReady(oneshot::Sender<Result<()>>),
     HoldAt(HoldPoint, oneshot::Sender<Result<()>>),
     Release(oneshot::Sender<()>),
     Replace(Box<Replace>),
@@ -123,6 +125,8 @@ impl Pipe {
             hold: None,
             held: false,
             waiting: None,
+            ready: false,
+            getting_ready: None,
             shapes: HashMap::new(),
             early: Early::default(),
         };
@@ -156,6 +160,19 @@ impl Pipe {
         let (tx, rx) = oneshot::channel();
         self.tell(Control::Mode(mode, tx)).await?;
         rx.await.map_err(|e| gone(self.from, e))
+    }
+
+    /// Gets a pipe that watches ready to apply, until its mode is set again: from here on it reads
+    /// everything, also what a server may leave out for a watcher. Returns when it does. Not while
+    /// it stands still.
+    ///
+    /// # Errors
+    ///
+    /// Transient when the task has ended, definite when the stream has stopped.
+    pub async fn get_ready(&self) -> Result<()> {
+        let (tx, rx) = oneshot::channel();
+        self.tell(Control::GetReady(tx)).await?;
+        rx.await.map_err(|e| gone(self.from, e))?
     }
 
     /// Asks the pipe to stand still at `point`; the receiver resolves when it does.
@@ -218,42 +235,14 @@ pub(super) struct Worker {
     pub(super) state: Arc<State>,
     inbox: mpsc::Receiver<Control>,
     hold: Option<HoldPoint>,
-    held: bool,
+    pub(super) held: bool,
     waiting: Option<oneshot::Sender<Result<()>>>,
+    /// It watches, and may have to apply from the next moment on.
+    pub(super) ready: bool,
+    getting_ready: Option<oneshot::Sender<Result<()>>>,
     /// The last announced shape of each table.
     pub(super) shapes: HashMap<TableName, Arc<Relation>>,
     pub(super) early: Early,
-}
-
-/// Sessions of one connection attempt.
-pub(super) struct Open {
-    stream: Box<dyn ChangeStream>,
-    pub(super) writer: Box<dyn SinkWriter>,
-    batcher: Batcher,
-    /// Everything up to here needs nothing more from us, but may not be stored on the sink yet.
-    seen: Option<Position>,
-    durable: Option<Position>,
-    /// The writer holds the transaction of an unfinished larger one open.
-    in_pieces: bool,
-}
-
-impl Open {
-    /// Nothing of what comes was copied already.
-    pub(super) fn handed_over(&self) -> bool {
-        self.batcher.handed_over()
-    }
-
-    /// The changes of a large transaction.
-    pub(super) fn large(&mut self, transaction: TransactionId) -> Option<Box<dyn Large>> {
-        self.stream.large(transaction)
-    }
-
-    /// The sink has stored this position.
-    pub(super) fn stored(&mut self, position: &Position) {
-        self.stream.confirm(position);
-        self.seen = Some(position.clone());
-        self.durable = Some(position.clone());
-    }
 }
 
 impl Worker {
@@ -266,6 +255,7 @@ impl Worker {
             self.abandon_early();
             self.give_up_hold(&error);
             if let PortError::Definite { code, .. } = &error {
+                self.getting_ready = None;
                 tracing::error!(from = %self.config.from, %code, "stream stopped: {error}");
                 self.state.set_health(Health::Stopped {
                     code: (*code).to_owned(),
@@ -307,7 +297,16 @@ impl Worker {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = Vec::new();
         loop {
-            while !self.held {
+            if self.wants_another(&open) {
+                open = self.reopen(open).await?;
+            }
+            if !open.watches
+                && let Some(waiting) = self.getting_ready.take()
+            {
+                // Nobody waits any more: its step was given up.
+                waiting.send(Ok(())).ok();
+            }
+            while !self.held && !self.wants_another(&open) {
                 match open.batcher.cut(self.config.batch_bytes, self.hold.as_ref()) {
                     Cut::Batch(batch) => {
                         self.perform(&mut open, batch).await?;
@@ -319,6 +318,9 @@ impl Worker {
                     Cut::Hold => self.reached(),
                     Cut::Wait => break,
                 }
+            }
+            if self.wants_another(&open) {
+                continue;
             }
             tokio::select! {
                 biased;
@@ -341,35 +343,6 @@ impl Worker {
                 _ = timer.tick() => self.settle(&mut open).await?,
             }
         }
-    }
-
-    async fn open(&mut self) -> Result<Open> {
-        let mut writer = self.config.sink.writer(&self.config.run, &self.config.routes).await?;
-        let durable = self.rebase(&mut *writer).await?;
-        self.state.settled(false);
-        let stream = self.config.source.stream(&self.config.run, durable.as_ref()).await?;
-        self.state.applied(durable.clone(), None);
-        let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
-        Ok(Open { stream, writer, batcher, seen: durable.clone(), durable, in_pieces: false })
-    }
-
-    /// What the sink holds, named as the source names it now: after a failover the same places
-    /// have other names, if the server that took over has them at all.
-    async fn rebase(&mut self, writer: &mut dyn SinkWriter) -> Result<Option<Position>> {
-        let source = Arc::clone(&self.config.source);
-        if let Some(until) = self.config.handover.until() {
-            // Copied rows count as well: they may be ahead of what was streamed.
-            let now = source.rebase(until).await?;
-            self.config.handover.rebase(now);
-        }
-        let Some(durable) = writer.progress().await? else { return Ok(None) };
-        let now = source.rebase(&durable).await?;
-        if now != durable {
-            tracing::warn!(from = %self.config.from, position = %now,
-                "another server took over and holds all that was followed: going on there");
-            writer.rebase(&now).await?;
-        }
-        Ok(Some(now))
     }
 
     pub(super) async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {
@@ -409,20 +382,6 @@ impl Worker {
         {
             self.reached();
         }
-        Ok(())
-    }
-
-    /// Stores and confirms a stretch of log that had no row for us.
-    async fn settle(&mut self, open: &mut Open) -> Result<()> {
-        let Some(seen) = &open.seen else { return Ok(()) };
-        if self.held || open.in_pieces || open.durable.as_ref() == Some(seen) {
-            return Ok(());
-        }
-        // Also when watching: the source must never be ahead of what the sink holds, or whoever
-        // applies from here after a move and a crash would find a gap.
-        open.writer.store(seen).await?;
-        open.stream.confirm(seen);
-        open.durable = Some(seen.clone());
         Ok(())
     }
 
@@ -487,7 +446,12 @@ impl Worker {
                     self.stop_early("the other side owns the writes").await;
                 }
                 self.state.set_mode(mode);
+                self.ready = false;
                 reply.send(()).ok();
+            }
+            Control::GetReady(reply) => {
+                self.ready = true;
+                self.getting_ready = Some(reply);
             }
             Control::HoldAt(point, reply) => {
                 if std::mem::take(&mut self.held) {
@@ -540,7 +504,7 @@ impl Worker {
                 self.state.set_mode(mode);
                 reply.send(()).ok();
             }
-            Control::HoldAt(_, reply) => {
+            Control::GetReady(reply) | Control::HoldAt(_, reply) => {
                 reply.send(Err(stopped())).ok();
             }
             Control::Release(reply) => {

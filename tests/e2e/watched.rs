@@ -82,6 +82,29 @@ async fn a_run_can_be_watched_and_writes_on_both_sides_are_an_alarm() {
     assert!(repair.value["repaired"].as_u64().is_some_and(|rows| rows > 0), "{}", repair.said);
     run.ready().await;
     world.desk.moves("rollback").await.exits(0);
+
+    // Somebody who replicates is noticed as well, though the server leaves out what was replicated
+    // while nobody but the run does that.
+    let green = world.superuser(Side::Green).await;
+    let elsewhere = "SELECT pg_replication_origin_create('elsewhere')";
+    green.batch_execute(elsewhere).await.expect("an origin");
+    let setup = "SELECT pg_replication_origin_session_setup('elsewhere')";
+    green.batch_execute(&format!("{setup}; {write}")).await.expect("a write past the fence");
+    run.status("another alarm", COMMAND_WITHIN, |s| {
+        s["alarms"].as_array().is_some_and(|all| all.iter().any(|a| a["code"] == "CUT0701"))
+    })
+    .await;
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    run.ready().await;
+    // What it writes where the clients are travels like theirs.
+    world.desk.moves("switch").await.exits(0);
+    let write = "RESET cutover.run; INSERT INTO receipts VALUES (990, 1)";
+    green.batch_execute(write).await.expect("a write");
+    run.ready().await;
+    world.desk.moves("rollback").await.exits(0);
+    let found = "SELECT count(*) FROM receipts WHERE client = 990";
+    let found = blue.query_one(found, &[]).await.expect("a count");
+    assert_eq!(found.get::<_, i64>(0), 1);
     world.close_the_books(load, Side::Blue).await;
     let (answer, _) = get(&world.desk, "/healthz").await;
     assert!(answer.contains(" 200 "), "{answer}");

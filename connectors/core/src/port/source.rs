@@ -66,6 +66,13 @@ pub trait Source: Send + Sync {
     /// the position. Call [`Source::capture`] first, and [`Source::rebase`] for `from`.
     async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>>;
 
+    /// The same for a side that does not own the writes, where whatever arrives is an alarm. The
+    /// server may leave out everything that was replicated to it, as long as nobody but this run
+    /// replicates there; [`ChangeStream::vouch`] tells when that is over.
+    async fn watch(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
+        self.stream(run, from).await
+    }
+
     /// Where the log ends now.
     async fn head(&self) -> Result<Position>;
 
@@ -111,6 +118,16 @@ pub trait ChangeStream: Send {
     /// Tells the source that everything up to `durable` may be forgotten. Only ever called with a
     /// position that the sink returned. Cheap: it is sent by the stream's own timer or at once.
     fn confirm(&mut self, durable: &Position);
+
+    /// Whether nothing was left out so far that [`Source::stream`] would have carried. Asked before
+    /// a position is stored.
+    ///
+    /// # Errors
+    ///
+    /// Transient when something may have been: open the stream again where it was stored last.
+    async fn vouch(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// The changes of a large transaction, from its beginning. `None` when it is not known or was
     /// rolled back. One that committed is kept until a position behind it is confirmed.

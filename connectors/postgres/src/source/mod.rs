@@ -117,7 +117,11 @@ impl Source for Database {
     }
 
     async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
-        Ok(Box::new(self.open_stream(run, from).await?))
+        Ok(Box::new(self.open_stream(run, from, false).await?))
+    }
+
+    async fn watch(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
+        Ok(Box::new(self.open_stream(run, from, true).await?))
     }
 
     async fn head(&self) -> Result<Position> {

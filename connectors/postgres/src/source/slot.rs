@@ -121,6 +121,7 @@ impl Database {
             return Err(stops::slot_ahead(doing(), name, &lsn_text(confirmed), from));
         }
         let deadline = Instant::now() + RELEASED_WITHIN;
+        let mut again = Duration::from_millis(5);
         loop {
             let row = read(session, name).await.map_err(|e| port_error(doing(), e))?;
             match row.and_then(|r| r.active_pid) {
@@ -128,8 +129,9 @@ impl Database {
                 pid if Instant::now() >= deadline => {
                     return Err(stops::slot_in_use(doing(), name, pid));
                 }
-                Some(_) => sleep(Duration::from_millis(100)).await,
+                Some(_) => sleep(again).await,
             }
+            again = (again * 2).min(Duration::from_millis(100));
         }
     }
 

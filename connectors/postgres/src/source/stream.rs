@@ -26,7 +26,7 @@ use super::{
     stops,
 };
 use crate::{
-    connect::{Replication, Session},
+    connect::{Replication, Session, port_error},
     database::Database,
     sql::Names,
 };
@@ -35,7 +35,7 @@ use crate::{
 const STATUS: Duration = Duration::from_secs(1);
 
 /// How often the publication is looked at.
-const WATCH: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The server sends a transaction while it runs once so much of it has gathered, and what has
 /// gathered at its end still has to be sent then. Less is left alone.
@@ -51,7 +51,26 @@ pub(super) struct PgStream {
     spill: Arc<Path>,
     definitions: String,
     doing: String,
+    /// The server leaves out what was replicated to it; here it is asked whether it may.
+    alone: Option<Alone>,
     tasks: [JoinHandle<()>; 2],
+}
+
+/// Knows whether anybody but the run replicates to a server.
+struct Alone {
+    session: Arc<Session>,
+    origins: [String; 2],
+    doing: String,
+}
+
+impl Alone {
+    /// Whether the server knows no origin but ours. Origins belong to the whole server.
+    async fn is(&self) -> Result<bool> {
+        let others = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin \
+             WHERE roname OPERATOR(pg_catalog.<>) ALL ($1::text[]))";
+        let row = self.session.query_one(others, &[&&self.origins[..]]).await;
+        Ok(!row.map_err(|e| port_error(&*self.doing, e))?.get::<_, bool>(0))
+    }
 }
 
 #[async_trait]
@@ -66,6 +85,16 @@ impl ChangeStream for PgStream {
         if timeline == self.timeline {
             self.shared.confirm(lsn);
             self.in_flight.confirmed(lsn);
+        }
+    }
+
+    async fn vouch(&mut self) -> Result<()> {
+        match &self.alone {
+            Some(alone) if !alone.is().await? => Err(PortError::transient(
+                &*self.doing,
+                "somebody else replicates to this server now: what came since is read again",
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -94,11 +123,12 @@ impl Database {
         &self,
         run: &RunId,
         from: Option<&Position>,
+        watching: bool,
     ) -> Result<PgStream> {
         let doing = || self.doing("opening the change stream");
         let names = Names::of(run);
         let name = names.slot();
-        let session = self.session("watch").await?;
+        let session = Arc::new(self.session("watch").await?);
         self.await_promotion(&session).await?;
         self.check_publication(&session, run).await?;
         let confirmed = self.slot_for_reading(&session, name, from).await?;
@@ -115,7 +145,13 @@ impl Database {
             Some(Position::Postgres { lsn, .. }) => *lsn,
             None => confirmed,
         };
-        let command = start_command(&names, start, replication.version());
+        let alone = Alone {
+            session: Arc::clone(&session),
+            origins: [names.origin().to_owned(), names.early_origin()],
+            doing: self.doing("asking who replicates to the server"),
+        };
+        let filters = watching && replication.version() >= 160_000 && alone.is().await?;
+        let command = start_command(&names, start, replication.version(), filters);
         let connection =
             replication.start(&command).await.map_err(|e| stops::at_start(doing(), name, e))?;
         let shared = Arc::new(Shared::new(start));
@@ -135,8 +171,8 @@ impl Database {
             name: name.to_owned(),
             received: start,
         };
-        let watch = self.clone().watch(session, run.clone(), Arc::clone(&shared));
-        let tasks = [tokio::spawn(reader.run()), tokio::spawn(watch)];
+        let look = self.clone().look(session, run.clone(), Arc::clone(&shared));
+        let tasks = [tokio::spawn(reader.run()), tokio::spawn(look)];
         Ok(PgStream {
             shared,
             timeline,
@@ -144,18 +180,19 @@ impl Database {
             spill: Arc::clone(&self.spill),
             definitions: names.definitions(),
             doing: self.doing("reading the change stream"),
+            alone: filters.then_some(alone),
             tasks,
         })
     }
 
     /// Looks from the side whether the stream still carries what it should: newer servers leave
     /// a missing publication out with a mere warning.
-    async fn watch(self, mut session: Session, run: RunId, shared: Arc<Shared>) {
+    async fn look(self, mut session: Arc<Session>, run: RunId, shared: Arc<Shared>) {
         loop {
-            sleep(WATCH).await;
+            sleep(LOOK).await;
             if session.is_closed() {
                 match self.session("watch").await {
-                    Ok(new) => session = new,
+                    Ok(new) => session = Arc::new(new),
                     // The stream itself notices when the server is gone.
                     Err(_) => continue,
                 }
@@ -195,9 +232,9 @@ async fn identify(replication: &mut Replication, doing: String) -> Result<(u32, 
     Ok((timeline, STATUS.min(patience / 3).max(Duration::from_millis(10))))
 }
 
-/// The highest protocol the server speaks. Origins are filtered by us and not by the server
-/// (`origin 'none'`): it would also leave out what other subscriptions write.
-fn start_command(names: &Names, from: u64, version: u32) -> String {
+/// The highest protocol the server speaks. With `filters` (16 and later) it leaves out everything
+/// that carries an origin, also what other subscriptions write; else we leave out what is ours.
+fn start_command(names: &Names, from: u64, version: u32, filters: bool) -> String {
     let protocol = match version {
         160_000.. => 4,
         150_000.. => 3,
@@ -205,10 +242,11 @@ fn start_command(names: &Names, from: u64, version: u32) -> String {
     };
     format!(
         "START_REPLICATION SLOT {} LOGICAL {} (proto_version '{protocol}', \
-         publication_names '\"{}\"', messages 'true', streaming 'on')",
+         publication_names '\"{}\"', messages 'true', streaming 'on'{})",
         crate::sql::ident(names.slot()),
         lsn_text(from),
         names.publication(),
+        if filters { ", origin 'none'" } else { "" },
     )
 }
 
@@ -220,12 +258,15 @@ mod tests {
     fn the_highest_protocol_of_each_version() {
         let names = Names::of(&RunId::new("shop").unwrap());
         for (version, want) in [(140_000, '2'), (150_018, '3'), (160_000, '4'), (180_004, '4')] {
-            let command = start_command(&names, 0x16_B374_D848, version);
+            let command = start_command(&names, 0x16_B374_D848, version, false);
             assert!(command.contains(&format!("proto_version '{want}'")), "{command}");
             assert!(
                 command
                     .starts_with("START_REPLICATION SLOT \"cutover_shop\" LOGICAL 16/B374D848 (")
             );
+            assert!(!command.contains("origin"), "{command}");
         }
+        let filtered = start_command(&names, 7, 160_000, true);
+        assert!(filtered.ends_with("streaming 'on', origin 'none')"), "{filtered}");
     }
 }

@@ -1,8 +1,17 @@
 //! What our own sink wrote on this database is left out and still moves the position.
 
-use cutover_core::model::event::Event;
+use cutover_core::{model::event::Event, port::PortError};
+use cutover_sandbox::{PgOptions, Postgres, find_postgres};
 
 use crate::world::{World, show};
+
+/// A transaction that was replicated from elsewhere.
+fn from(origin: &str, sql: &str) -> String {
+    format!(
+        "select pg_replication_origin_session_setup('{origin}'); \
+         begin; select pg_replication_origin_xact_setup('0/1', now()); {sql}; commit"
+    )
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
@@ -17,12 +26,6 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
         for origin in [ours.as_str(), &early, "someone_else"] {
             w.sql(&format!("select pg_replication_origin_create('{origin}')")).await;
         }
-        let from = |origin: &str, sql: &str| {
-            format!(
-                "select pg_replication_origin_session_setup('{origin}'); \
-                 begin; select pg_replication_origin_xact_setup('0/1', now()); {sql}; commit"
-            )
-        };
         let large = |from: i32| {
             format!(
                 "insert into t select i, repeat('v', 100) from generate_series({from}, {}) i",
@@ -55,5 +58,57 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
             "select pg_replication_origin_drop(o) from unnest(array['{ours}', '{early}', 'someone_else']) o"
         ))
         .await;
+    }
+}
+
+/// What the server was asked to leave out.
+async fn asked(w: &World) -> String {
+    let sql = "select query from pg_stat_activity
+        where backend_type = 'walsender' and application_name like 'cutover%' and datname = '$db'";
+    w.text(&sql.replace("$db", &w.name)).await
+}
+
+/// Origins belong to the whole server, so it has one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_is_told_when_the_server_may_have_left_something_out() {
+    let installs = find_postgres();
+    for install in [&installs[0], &installs[installs.len() - 1]] {
+        let server = Postgres::start(install, PgOptions::new()).await.unwrap();
+        let server: &'static Postgres = Box::leak(Box::new(server));
+        let w = World::on(server, "watcher").await;
+        w.sql("create table t (id int primary key, v text)").await;
+        let ours = w.run.object_name();
+        let create = |origin: &str| format!("select pg_replication_origin_create('{origin}')");
+        w.sql(&create(&ours)).await;
+        w.capture().await;
+        let mut tap = w.watch().await;
+        let filters = server.major() >= 16;
+        assert_eq!(asked(&w).await.contains("origin 'none'"), filters, "{}", asked(&w).await);
+        w.sql(&from(&ours, "insert into t values (1, 'ours')")).await;
+        w.sql("insert into t values (2, 'around the fence')").await;
+        let lines = show(&w.drain(&mut tap).await);
+        assert_eq!(lines, ["begin", "+ public.t 2,around the fence", "commit"]);
+        tap.stream.vouch().await.unwrap();
+
+        w.sql(&create("someone_else")).await;
+        w.sql(&from("someone_else", "insert into t values (3, 'theirs')")).await;
+        let theirs = ["begin", "+ public.t 3,theirs", "commit"];
+        let lines = show(&w.drain(&mut tap).await);
+        if filters {
+            assert!(lines.is_empty(), "{lines:?}");
+            let doubt = tap.stream.vouch().await.unwrap_err();
+            assert!(matches!(doubt, PortError::Transient { .. }), "{doubt}");
+            // Nothing was stored since, so it comes again.
+            drop(tap);
+            tap = w.watch().await;
+            assert!(!asked(&w).await.contains("origin 'none'"));
+            let again = show(&w.drain(&mut tap).await);
+            assert!(again.windows(3).any(|lines| lines == theirs), "{again:?}");
+        } else {
+            assert_eq!(lines, theirs);
+        }
+        tap.stream.vouch().await.unwrap();
+        drop(tap);
+        w.release().await;
     }
 }

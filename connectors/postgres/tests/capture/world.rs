@@ -115,6 +115,11 @@ impl World {
         Tap { stream: self.db.stream(&self.run, from).await.unwrap() }
     }
 
+    /// As a watcher, from where the slot stands.
+    pub(crate) async fn watch(&self) -> Tap {
+        Tap { stream: self.db.watch(&self.run, None).await.unwrap() }
+    }
+
     /// Everything from where `tap` stands to a marker that is written now.
     pub(crate) async fn drain(&self, tap: &mut Tap) -> Vec<Event> {
         let marker = format!("marker {:?}", std::time::Instant::now());
