@@ -92,8 +92,14 @@ impl work::Proof for Live {
         } else if view.pending > LEFT_FOR_THE_FENCE {
             Some(format!("{} changed rows wait for a comparison", view.pending))
         } else {
-            None
+            self.proof.unread().first().map(|table| {
+                format!("{table} waits for a full comparison, and is too large for one in a pause")
+            })
         })
+    }
+
+    async fn glance(&self) -> Result<()> {
+        self.proof.glance().await
     }
 
     async fn behind_fence(&self, within: Duration) -> Result<Certificate> {

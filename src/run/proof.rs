@@ -219,29 +219,21 @@ impl Proof {
         chosen: &[usize],
         workers: usize,
     ) -> Result<PassReport> {
-        let aligned = pipes
+        let (pass, aligned) = pipes
             .aligned(owner, |position, mine| async move {
                 // What is recorded so far is part of what is about to be read.
-                self.ledger.restart(chosen);
+                let pass = self.ledger.restart(chosen);
                 let other: Arc<dyn Snapshot> =
                     Arc::from(self.ports.side(owner.other()).source.snapshot().await?);
                 let (blue, green) = match owner {
                     Side::Blue => (mine, other),
                     Side::Green => (other, mine),
                 };
-                Ok(Aligned { position, blue, green })
+                Ok((pass, Aligned { position, blue, green }))
             })
             .await?;
         let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
-        let result = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await;
-        let report = match result {
-            Ok(report) => report,
-            Err(e) => {
-                // What changed before the pass is forgotten, so the tables count as unread.
-                chosen.iter().for_each(|&i| self.ledger.mark_whole(i));
-                return Err(e);
-            }
-        };
+        let report = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await?;
         let mut inner = self.lock();
         inner.different.retain(|(pair, _), _| !chosen.contains(pair));
         for (&i, table) in chosen.iter().zip(&report.tables) {
@@ -261,6 +253,8 @@ impl Proof {
                 tables: report.tables.len() as u64,
             });
         }
+        drop(inner);
+        pass.finished();
         Ok(report)
     }
 
@@ -271,14 +265,32 @@ impl Proof {
     /// A read failed; the rows wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<bool> {
         let Some(step) = self.recent.step(settle).await? else { return Ok(false) };
-        self.compared.fetch_add(step.count(), Ordering::Relaxed);
-        let mut inner = self.lock();
         // A few rows say more about round trips than about rows.
         if step.count() >= MEASURED_FROM {
             let now = step.count() as f64 / step.read_in.as_secs_f64().max(1e-6);
             // One slow read on a busy machine is not the speed of the next.
+            let mut inner = self.lock();
             inner.rate = Some(inner.rate.map_or(now, |before| now.max(before * 0.7)));
         }
+        self.note(step);
+        Ok(true)
+    }
+
+    /// Compares some changed rows in one look, without waiting for the streams.
+    ///
+    /// # Errors
+    ///
+    /// A read failed; the rows wait again.
+    pub async fn glance(&self) -> Result<()> {
+        let step = self.recent.glance().await?;
+        self.note(step);
+        Ok(())
+    }
+
+    /// What a step found is known from here on.
+    fn note(&self, step: Step) {
+        self.compared.fetch_add(step.count(), Ordering::Relaxed);
+        let mut inner = self.lock();
         inner.forget(&step);
         for (pair, d) in step.different {
             tracing::error!(
@@ -287,7 +299,6 @@ impl Proof {
             );
             inner.different.insert((pair, d.key), d.how);
         }
-        Ok(true)
     }
 
     /// Compares what waits now, for a second at most, and makes the readers ready for
@@ -346,6 +357,15 @@ impl Proof {
         self.lock().full.is_some()
     }
 
+    /// Tables that can be proven by a full comparison only, and are too large for one behind the
+    /// fence.
+    #[must_use]
+    pub fn unread(&self) -> Vec<String> {
+        let whole = self.ledger.whole();
+        let pairs = whole.iter().map(|i| &self.pairs[*i]);
+        pairs.filter(|pair| is_large(pair)).map(|pair| pair.name.to_string()).collect()
+    }
+
     /// Compares what is left behind the fence and says what is proven. Both sides stand still.
     ///
     /// # Errors
@@ -355,30 +375,20 @@ impl Proof {
         let before = self.compared.load(Ordering::Relaxed);
         let step = self.recent.behind_fence().await?;
         let behind_fence = step.count();
-        self.compared.fetch_add(behind_fence, Ordering::Relaxed);
-        let mut unproven = Vec::new();
+        // At once: whatever fails below, this is known.
+        self.note(step);
+        let whole = self.ledger.whole();
+        let (large, small): (Vec<&Pair>, Vec<&Pair>) =
+            whole.iter().map(|i| &self.pairs[*i]).partition(|pair| is_large(pair));
+        let unproven = large.into_iter().map(|pair| pair.name.clone()).collect::<Vec<_>>();
         let mut different = BTreeSet::new();
-        let mut small = Vec::new();
-        for i in self.ledger.whole() {
-            let pair = &self.pairs[i];
-            let bytes = pair.blue.iter().chain(&pair.green).map(|t| t.bytes).max().unwrap_or(0);
-            if bytes > WHOLE_BEHIND_FENCE {
-                unproven.push(pair.name.clone());
-            } else {
-                small.push(pair);
-            }
-        }
         let (blue, green) = tokio::try_join!(
             sums(&self.ports.blue.reader, &small, |p| &p.blue),
             sums(&self.ports.green.reader, &small, |p| &p.green)
         )?;
         let unequal = small.iter().zip(blue.iter().zip(&green)).filter(|(_, (b, g))| b != g);
         different.extend(unequal.map(|(pair, _)| pair.name.clone()));
-        let mut inner = self.lock();
-        inner.forget(&step);
-        for (pair, d) in step.different {
-            inner.different.insert((pair, d.key), d.how);
-        }
+        let inner = self.lock();
         different.extend(inner.different.keys().map(|(i, _)| self.pairs[*i].name.clone()));
         let verdict = if !different.is_empty() {
             Verdict::Different
@@ -488,6 +498,11 @@ impl Proof {
 }
 
 /// Digests of all rows of the pairs on one side.
+/// Whether reading all of it would make clients wait for too long.
+fn is_large(pair: &Pair) -> bool {
+    pair.blue.iter().chain(&pair.green).any(|t| t.bytes > WHOLE_BEHIND_FENCE)
+}
+
 async fn sums(
     reader: &Arc<dyn RowReader>,
     pairs: &[&Pair],

@@ -31,6 +31,61 @@ pub struct Ledger {
     inner: Mutex<Inner>,
 }
 
+/// Keys that are being compared, by pair. They wait again when it comes to no end.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    ledger: &'a Ledger,
+    keys: Vec<(usize, Vec<RowKey>)>,
+}
+
+impl Taken<'_> {
+    /// The keys.
+    #[must_use]
+    pub fn keys(&self) -> &[(usize, Vec<RowKey>)] {
+        &self.keys
+    }
+
+    /// They were compared.
+    #[must_use]
+    pub fn compared(mut self) -> Vec<(usize, Vec<RowKey>)> {
+        std::mem::take(&mut self.keys)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.keys.drain(..).for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
+    }
+}
+
+/// A full pass that is under way. Its pairs need another one when it comes to no end: what changed
+/// before it is forgotten.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    ledger: &'a Ledger,
+    pairs: Vec<usize>,
+    finished: bool,
+}
+
+impl Pass<'_> {
+    /// Every row of the pairs was read.
+    pub fn finished(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.ledger.lock();
+        for &i in &self.pairs {
+            inner.pairs[i].passes -= 1;
+            if !self.finished {
+                inner.mark_whole(i);
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     index: HashMap<(Side, TableName), usize>,
@@ -59,6 +114,8 @@ struct PairLedger {
     pending: HashSet<RowKey>,
     /// Needs a full comparison: no key, emptied, or too many keys.
     whole: bool,
+    /// Full comparisons that are under way.
+    passes: u32,
     /// Number of the newest change; 0 for none.
     changed: u64,
 }
@@ -86,16 +143,19 @@ impl Ledger {
     }
 
     /// Forgets what is recorded for these pairs and records from now on: a full pass over them
-    /// begins at the position where the stream stands.
-    pub fn restart(&self, pairs: &[usize]) {
+    /// begins at the position where the stream stands. Until it is finished they count as unread.
+    #[must_use]
+    pub fn restart(&self, pairs: &[usize]) -> Pass<'_> {
         let mut inner = self.lock();
         for &i in pairs {
             let freed: usize = inner.pairs[i].pending.iter().map(size).sum();
             inner.bytes -= freed;
             inner.pairs[i].pending.clear();
             inner.pairs[i].whole = false;
+            inner.pairs[i].passes += 1;
         }
         self.armed.store(true, Ordering::Release);
+        Pass { ledger: self, pairs: pairs.to_vec(), finished: false }
     }
 
     /// Keys that wait for a comparison.
@@ -104,16 +164,18 @@ impl Ledger {
         self.lock().pairs.iter().map(|p| p.pending.len()).sum()
     }
 
-    /// Pairs that need a full comparison.
+    /// Pairs that need a full comparison, or are in the middle of one.
     #[must_use]
     pub fn whole(&self) -> Vec<usize> {
         let inner = self.lock();
-        inner.pairs.iter().enumerate().filter(|(_, p)| p.whole).map(|(i, _)| i).collect()
+        let unread = |p: &PairLedger| p.whole || p.passes > 0;
+        inner.pairs.iter().enumerate().filter(|(_, p)| unread(p)).map(|(i, _)| i).collect()
     }
 
     /// Takes up to `limit` keys out. Pairs have their turns, so that a busy one keeps no other
     /// waiting.
-    pub fn take(&self, limit: usize) -> Vec<(usize, Vec<RowKey>)> {
+    #[must_use]
+    pub fn take(&self, limit: usize) -> Taken<'_> {
         let mut inner = self.lock();
         let (all, first) = (inner.pairs.len(), inner.turn);
         let (mut taken, mut room) = (Vec::new(), limit);
@@ -133,7 +195,7 @@ impl Ledger {
             inner.turn = i + 1;
             taken.push((i, keys));
         }
-        taken
+        Taken { ledger: self, keys: taken }
     }
 
     /// Pairs that changed, the newest change first.
@@ -147,7 +209,8 @@ impl Ledger {
     }
 
     /// Takes every key of every pair out.
-    pub fn take_all(&self) -> Vec<(usize, Vec<RowKey>)> {
+    #[must_use]
+    pub fn take_all(&self) -> Taken<'_> {
         let mut inner = self.lock();
         let taken: Vec<(usize, Vec<RowKey>)> = inner
             .pairs
@@ -157,10 +220,10 @@ impl Ledger {
             .map(|(i, p)| (i, p.pending.drain().collect()))
             .collect();
         inner.bytes -= taken.iter().flat_map(|(_, keys)| keys).map(size).sum::<usize>();
-        taken
+        Taken { ledger: self, keys: taken }
     }
 
-    /// Puts keys back, after an interrupted comparison.
+    /// Puts keys back that could not be compared.
     pub fn put_back(&self, pair: usize, keys: impl IntoIterator<Item = RowKey>) {
         let mut inner = self.lock();
         keys.into_iter().for_each(|key| inner.record(pair, key, self.budget));
@@ -171,12 +234,6 @@ impl Ledger {
     pub fn holds(&self, pair: usize, key: &RowKey) -> bool {
         let inner = self.lock();
         inner.pairs[pair].whole || inner.pairs[pair].pending.contains(key)
-    }
-
-    /// Marks a pair for a full comparison.
-    pub fn mark_whole(&self, pair: usize) {
-        let mut inner = self.lock();
-        inner.mark_whole(pair);
     }
 
     /// Records a changed row of `relation` on `side`.
@@ -374,15 +431,40 @@ mod tests {
         let (ledger, relation) = setup(1 << 20);
         ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") });
         assert_eq!(ledger.pending(), 0);
-        ledger.restart(&[0]);
+        ledger.restart(&[0]).finished();
         ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") });
         let moved = Change::Update { old: Some(id("1")), new: id("2") };
         ledger.row(Side::Green, &relation, &moved);
         assert_eq!(ledger.pending(), 2);
-        let (pair, keys) = ledger.take(10).remove(0);
+        let (pair, keys) = ledger.take(10).compared().remove(0);
         assert_eq!((pair, keys.len(), ledger.pending()), (0, 2, 0));
         ledger.put_back(0, keys.clone());
         assert!(ledger.holds(0, &keys[0]));
+    }
+
+    #[test]
+    fn a_comparison_that_comes_to_no_end_leaves_everything_to_be_compared() {
+        let (ledger, relation) = setup(1 << 20);
+        let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
+        let pass = ledger.restart(&[0]);
+        ledger.row(Side::Blue, &relation, &insert(1));
+        // Nothing is proven of a table in the middle of a pass.
+        assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 1));
+        pass.finished();
+        assert_eq!((ledger.whole(), ledger.pending()), (vec![], 1));
+        drop(ledger.take(10));
+        assert_eq!(ledger.pending(), 1);
+        drop(ledger.take_all());
+        assert_eq!(ledger.pending(), 1);
+        drop(ledger.restart(&[0]));
+        assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 0));
+        // Of two passes at once each counts for itself.
+        let (first, second) = (ledger.restart(&[0]), ledger.restart(&[0]));
+        first.finished();
+        assert_eq!(ledger.whole(), [0]);
+        second.finished();
+        assert!(ledger.whole().is_empty());
+        assert_eq!(ledger.lock().bytes, 0);
     }
 
     #[test]
@@ -402,13 +484,18 @@ mod tests {
             Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
         });
         let ledger = Ledger::new(&pairs, 1 << 20);
-        ledger.restart(&[0, 1, 2]);
+        ledger.restart(&[0, 1, 2]).finished();
         let change = |pair: usize, key: &str| {
             let relation = Relation { name: names[pair].clone(), ..relation.clone() };
             ledger.row(Side::Blue, &relation, &Change::Insert { new: id(key) });
         };
         let taken = |limit| -> Vec<(usize, usize)> {
-            ledger.take(limit).into_iter().map(|(pair, keys)| (pair, keys.len())).collect()
+            ledger
+                .take(limit)
+                .compared()
+                .into_iter()
+                .map(|(pair, keys)| (pair, keys.len()))
+                .collect()
         };
         (0..3).for_each(|i| change(0, &i.to_string()));
         change(2, "1");
@@ -426,12 +513,12 @@ mod tests {
     #[test]
     fn the_queue_of_changed_rows_is_bounded_while_a_human_waits() {
         let (ledger, relation) = setup(200);
-        ledger.restart(&[0]);
+        ledger.restart(&[0]).finished();
         for i in 0..100 {
             ledger.row(Side::Blue, &relation, &Change::Insert { new: id(&i.to_string()) });
         }
         assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
-        ledger.restart(&[0]);
+        ledger.restart(&[0]).finished();
         assert!(ledger.whole().is_empty());
     }
 
@@ -441,24 +528,24 @@ mod tests {
         let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
         // Also those from before the full pass that begins meanwhile.
         ledger.early(Side::Blue, 7, &relation, &insert(1));
-        ledger.restart(&[0]);
+        ledger.restart(&[0]).finished();
         ledger.early(Side::Blue, 7, &relation, &insert(2));
         ledger.early(Side::Blue, 8, &relation, &insert(3));
         ledger.row(Side::Blue, &relation, &insert(4));
         assert_eq!(ledger.pending(), 1);
-        assert_eq!(ledger.take_all()[0].1.len(), 1);
+        assert_eq!(ledger.take_all().compared()[0].1.len(), 1);
         ledger.ended(Side::Blue, 8, false);
         ledger.ended(Side::Blue, 7, true);
         assert_eq!((ledger.pending(), ledger.whole()), (2, vec![]));
         ledger.ended(Side::Blue, 7, true);
-        ledger.take_all();
+        assert_eq!(ledger.take_all().compared().len(), 1);
         assert_eq!(ledger.lock().bytes, 0);
     }
 
     #[test]
     fn a_transaction_in_progress_with_too_many_rows_asks_for_a_full_pass_at_its_end() {
         let (ledger, relation) = setup(400);
-        ledger.restart(&[0]);
+        ledger.restart(&[0]).finished();
         for i in 0..100 {
             ledger.early(Side::Blue, 7, &relation, &Change::Insert { new: id(&i.to_string()) });
         }
@@ -471,7 +558,7 @@ mod tests {
     #[test]
     fn truncate_needs_a_full_pass() {
         let (ledger, relation) = setup(1 << 20);
-        ledger.restart(&[0]);
+        ledger.restart(&[0]).finished();
         ledger.truncated(Side::Blue, &relation);
         assert_eq!(ledger.whole(), [0]);
     }

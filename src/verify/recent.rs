@@ -6,6 +6,7 @@
 //! not divergence.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -81,18 +82,35 @@ impl Recent {
     /// A read failed; its keys wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<Option<Step>> {
         let some = self.ledger.take(KEYS);
-        if some.is_empty() {
+        if some.keys().is_empty() {
             return Ok(None);
         }
-        match self.look(&some, settle).await {
-            Ok((different, read_in)) => {
-                Ok(Some(Step { different: flat(different), compared: some, read_in }))
-            }
-            Err(e) => {
-                some.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
-                Err(e)
-            }
+        let (different, read_in) = self.look(some.keys(), settle).await?;
+        Ok(Some(Step { different: flat(different), compared: some.compared(), read_in }))
+    }
+
+    /// Compares some of the waiting keys in one look; those of rows that are not equal yet wait on.
+    ///
+    /// # Errors
+    ///
+    /// A read failed; the keys wait again.
+    pub async fn glance(&self) -> Result<Step> {
+        let some = self.ledger.take(KEYS);
+        if some.keys().is_empty() {
+            return Ok(Step::default());
         }
+        let mut unequal: HashSet<(usize, RowKey)> = HashSet::new();
+        for (pair, different) in self.read(some.keys()).await? {
+            unequal.extend(different.into_iter().map(|d| (pair, d.key)));
+        }
+        let mut compared = some.compared();
+        for (pair, keys) in &mut compared {
+            let waits = |key: &RowKey| unequal.contains(&(*pair, key.clone()));
+            let (again, equal): (Vec<_>, Vec<_>) = keys.drain(..).partition(waits);
+            self.ledger.put_back(*pair, again);
+            *keys = equal;
+        }
+        Ok(Step { compared, ..Step::default() })
     }
 
     /// Differences, and how long the first read took.
@@ -148,15 +166,8 @@ impl Recent {
     pub async fn behind_fence(&self) -> Result<Step> {
         let all = self.ledger.take_all();
         // All pairs at once: inside the pause round trips count.
-        match self.read(&all).await {
-            Ok(different) => {
-                Ok(Step { different: flat(different), compared: all, ..Step::default() })
-            }
-            Err(e) => {
-                all.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
-                Err(e)
-            }
-        }
+        let different = flat(self.read(all.keys()).await?);
+        Ok(Step { different, compared: all.compared(), ..Step::default() })
     }
 
     /// The pairs with rows that differ now.
@@ -212,4 +223,99 @@ fn keys_of(
         })
         .filter(|(_, keys): &(usize, Vec<RowKey>)| !keys.is_empty())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use cutover_core::{
+        model::{
+            digest::Digest,
+            event::{Change, Relation, RelationColumn},
+            schema::{RowIdentity, TableName},
+            side::Side,
+            value::{TupleBuilder, Value},
+        },
+        port::reader::Part,
+    };
+
+    use super::*;
+
+    /// Has the same row for every key; or never answers.
+    struct Rows(Option<fn(&RowKey) -> i64>);
+
+    #[async_trait]
+    impl RowReader for Rows {
+        async fn digests(&self, _: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+            pending().await
+        }
+
+        async fn bucket_rows(&self, _: &Table, _: u32, _: &[u32]) -> Result<Vec<RowDigest>> {
+            pending().await
+        }
+
+        async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+            let Some(hash) = self.0 else { return pending().await };
+            let row = |key: &RowKey| RowDigest { key: key.clone(), hash: hash(key) };
+            Ok(wanted.iter().map(|l| l.keys.iter().map(row).collect()).collect())
+        }
+    }
+
+    /// Three changed rows that wait, and what green says about them.
+    fn three(green: Option<fn(&RowKey) -> i64>) -> Recent {
+        let name = TableName::new("public", "t");
+        let table = Table {
+            name: name.clone(),
+            columns: Vec::new(),
+            identity: RowIdentity::Key(vec!["id".into()]),
+            primary_key: vec!["id".into()],
+            root: None,
+            estimated_rows: None,
+            bytes: 0,
+        };
+        let pairs = vec![Pair {
+            name: name.clone(),
+            blue: vec![table.clone()],
+            green: vec![table],
+            keyed: true,
+        }];
+        let ledger = Ledger::new(&pairs, 1 << 20);
+        ledger.restart(&[0]).finished();
+        let column =
+            RelationColumn { name: "id".into(), key: true, type_id: 23, type_modifier: -1 };
+        let relation = Relation { id: 1, name, columns: vec![column], full_identity: false };
+        for id in ["1", "2", "3"] {
+            let mut new = TupleBuilder::new();
+            new.push(Value::Text(id.as_bytes()));
+            ledger.row(Side::Blue, &relation, &Change::Insert { new: new.finish() });
+        }
+        Recent {
+            pairs: Arc::new(pairs),
+            ledger: Arc::new(ledger),
+            blue: Arc::new(Rows(Some(|_| 0))),
+            green: Arc::new(Rows(green)),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_equal_at_a_glance_waits_on() {
+        let recent = three(Some(|key| i64::from(key.0[0] == "2")));
+        let step = recent.glance().await.unwrap();
+        assert_eq!((step.count(), step.different.len(), recent.ledger.pending()), (2, 0, 1));
+        // Behind the fence it is different.
+        let step = recent.behind_fence().await.unwrap();
+        assert_eq!((step.count(), step.different.len(), recent.ledger.pending()), (1, 1, 0));
+    }
+
+    /// The pause budget ends a comparison at any place.
+    #[tokio::test]
+    async fn a_comparison_that_is_given_up_takes_no_key_with_it() {
+        let recent = three(None);
+        let soon = Duration::from_millis(5);
+        tokio::time::timeout(soon, recent.glance()).await.unwrap_err();
+        assert_eq!(recent.ledger.pending(), 3);
+        tokio::time::timeout(soon, recent.behind_fence()).await.unwrap_err();
+        assert_eq!(recent.ledger.pending(), 3);
+    }
 }

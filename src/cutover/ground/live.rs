@@ -252,12 +252,24 @@ impl Ground for LiveGround {
 
     async fn fence(&self, within: Duration) -> Did {
         let parts = &self.parts;
-        parts.origin.close_to_clients(&parts.run, within).await?;
-        // Reading has no effect, so it needs no journal line and can begin at once.
-        let (origin, selection) = (parts.origin.clone(), parts.selection.clone());
-        let reading = tokio::spawn(async move { read_origin(&*origin, &selection).await });
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
-        Ok(Details::new())
+        let close = async {
+            parts.origin.close_to_clients(&parts.run, within).await?;
+            // Reading has no effect, so it needs no journal line and can begin at once.
+            let (origin, selection) = (parts.origin.clone(), parts.selection.clone());
+            let reading = tokio::spawn(async move { read_origin(&*origin, &selection).await });
+            *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+            Ok::<_, Failure>(())
+        };
+        // Most of what changed is on the other side already and needs no fence to be compared.
+        let compare = async {
+            if let Some(work) = &parts.work
+                && let Err(error) = work.proof.glance().await
+            {
+                tracing::debug!(%error, "changed rows are left for the comparison behind the fence");
+            }
+        };
+        let (closed, ()) = tokio::join!(close, compare);
+        closed.map(|()| Details::new())
     }
 
     async fn drain(&self, within: Duration) -> Did {

@@ -56,6 +56,11 @@ pub trait Proof: Send + Sync {
         Ok(())
     }
 
+    /// Compares what can be compared at once, while the fence closes.
+    async fn glance(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Compares what is left, behind the fence and after the drain, at most `within`.
     async fn behind_fence(&self, within: Duration) -> Result<Certificate>;
 }
