@@ -2,15 +2,20 @@
 # PostgreSQL of another Debian release, complete with psql and pg_dump, beside the system.
 # Sourced by scripts/setup. Uses the mirror and the keys the machine's own apt uses.
 
+# The release of Debian that has this version.
+debian_release() {
+    case $1 in
+    15) echo bookworm ;;
+    17) echo trixie ;;
+    18) echo sid ;;
+    *) return 1 ;;
+    esac
+}
+
 # from_debian MAJOR: false when this machine or Debian has no way.
 from_debian() {
     local major=$1 release
-    case $major in
-    15) release=bookworm ;;
-    17) release=trixie ;;
-    18) release=sid ;;
-    *) return 1 ;;
-    esac
+    release=$(debian_release "$major") || return 1
     fetch_debian "$release" "pg$major" "usr/lib/postgresql/$major/bin" \
         "postgresql-$major" "postgresql-client-$major"
 }
@@ -25,6 +30,33 @@ want_pgcopydb() {
     done
     mkdir -p "$servers" || fail "cannot create $servers"
     fetch_debian trixie pgcopydb usr/bin pgcopydb || say "going on with an older pgcopydb"
+}
+
+# want_pgvector MAJOR: lays the extension beside a server that came from Debian (1 MB, and the list
+# of packages). Without it only its types are not tested.
+want_pgvector() {
+    local major=$1 root=$servers/pg$1
+    local lib=usr/lib/postgresql/$major/lib extension=usr/share/postgresql/$major/extension
+    [ -d "$root/$extension" ] || return 0
+    [ -e "$root/$extension/vector.control" ] && return 0
+    (lay_pgvector) || say "going on WITHOUT pgvector for PostgreSQL $major: its types are not tested with it"
+}
+
+lay_pgvector() {
+    local release get
+    release=$(debian_release "$major") || return 1
+    exec 9>"$servers/.lock" && flock 9 || return 1
+    say "fetching pgvector for PostgreSQL $major from Debian $release"
+    # Not local: the trap runs when this function is over.
+    new=$(mktemp -d "$servers/.new-XXXXXX") || return 1
+    trap 'rm -rf "$new"' EXIT
+    debian_apt "$release" "$new/apt" || return 1
+    (cd "$new" && quietly "${get[@]}" download "postgresql-$major-pgvector") || return 1
+    quietly dpkg -x "$new"/postgresql-*.deb "$new/root" || return 1
+    # What says that it is there comes last.
+    cp "$new/root/$lib/vector.so" "$root/$lib/" &&
+        cp "$new/root/$extension"/vector--*.sql "$root/$extension/" &&
+        cp "$new/root/$extension/vector.control" "$root/$extension/"
 }
 
 # fetch_debian RELEASE NAME BINDIR PACKAGE...: the programs of BINDIR as $servers/NAME/bin.
@@ -47,10 +79,27 @@ fetch_debian() {
 
 # unpack_debian RELEASE FOLDER NAME BINDIR PACKAGE...: leaves the result in FOLDER/root.
 unpack_debian() {
-    local release=$1 new=$2 name=$3 bindir=$4 apt="$2/apt" root="$2/root" source deb
+    local release=$1 new=$2 name=$3 bindir=$4 apt="$2/apt" root="$2/root" deb get
     shift 4
+    mkdir -p "$root" && debian_apt "$release" "$apt" || return 1
+    quietly "${get[@]}" install -y --download-only "$@" || return 1
+    for deb in "$apt"/cache/archives/*.deb; do
+        quietly dpkg -x "$deb" "$root" || return 1
+    done
+    rm -rf "${root:?}"/usr/share/{doc,man,locale,info,lintian} \
+        "${root:?}"/{boot,dev,home,proc,sys,var}
+    own_libraries "$root" "$root/$bindir" "$servers/$name" || return 1
+    ln -s "$bindir" "$root/bin.new" || return 1
+    # Programs of the release itself are of no use here.
+    rm -rf "${root:?}/bin" && mv "$root/bin.new" "$root/bin"
+}
+
+# debian_apt RELEASE FOLDER: an apt of its own in FOLDER that knows the packages of RELEASE, beside
+# the system's. Its command is left in `get`.
+debian_apt() {
+    local release=$1 apt=$2 source
     source=$(debian_source "$release") || return 1
-    mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,none,log} "$root" || return 1
+    mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,none,log} || return 1
     : >"$apt/state/status"
     echo "$source" >"$apt/sources.list"
     # An empty status file makes every library come along, libc included.
@@ -73,18 +122,9 @@ Acquire::Languages "none";
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Pre-Install-Pkgs;
 CONF
-    local get=(env "APT_CONFIG=$apt/apt.conf" apt-get -q -c "$apt/apt.conf")
-    quietly "${get[@]}" update || return 1
-    quietly "${get[@]}" install -y --download-only "$@" || return 1
-    for deb in "$apt"/cache/archives/*.deb; do
-        quietly dpkg -x "$deb" "$root" || return 1
-    done
-    rm -rf "${root:?}"/usr/share/{doc,man,locale,info,lintian} \
-        "${root:?}"/{boot,dev,home,proc,sys,var}
-    own_libraries "$root" "$root/$bindir" "$servers/$name" || return 1
-    ln -s "$bindir" "$root/bin.new" || return 1
-    # Programs of the release itself are of no use here.
-    rm -rf "${root:?}/bin" && mv "$root/bin.new" "$root/bin"
+    # Seen by the caller, whose variable it is.
+    get=(env "APT_CONFIG=$apt/apt.conf" apt-get -q -c "$apt/apt.conf")
+    quietly "${get[@]}" update
 }
 
 # own_libraries ROOT BINDIR FINAL: makes programs use the libraries they came with, at the place

@@ -125,6 +125,7 @@ impl work::Ready for Live {
             &self.book.standing(),
             true,
             self.wishes.copies_schema,
+            self.wishes.workers,
         );
         inputs.owner = from;
         let preflight = preflight::examine(&inputs, Scope::Move).await;

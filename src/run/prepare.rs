@@ -196,6 +196,7 @@ impl Preparation {
             &self.book.standing(),
             resuming,
             matches!(self.definitions, Definitions::Copy { .. }),
+            self.workers,
         )
     }
 
@@ -472,6 +473,7 @@ pub fn inputs(
     standing: &Standing,
     resuming: bool,
     copies_schema: bool,
+    workers: usize,
 ) -> preflight::Inputs {
     let place = |db: &super::ports::Database| preflight::Place {
         source: Arc::clone(&db.source),
@@ -491,6 +493,7 @@ pub fn inputs(
         owner: standing.owner,
         resuming,
         copies_schema,
+        workers,
         began,
     }
 }

@@ -120,6 +120,7 @@ pub(crate) fn inputs(config: &Config) -> Result<preflight::Inputs, Failure> {
         &standing,
         standing.start.is_some(),
         copies,
+        config.copy.workers,
     ))
 }
 

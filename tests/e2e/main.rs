@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod bypass;
+mod computed;
 mod ddl;
 mod ddl_partitions;
 mod ddl_told;

@@ -59,6 +59,8 @@ pub struct Inputs {
     pub resuming: bool,
     /// Whether we create the schema on green (`schema: copy`, or commands after the copy).
     pub copies_schema: bool,
+    /// Workers of copy and comparison.
+    pub workers: usize,
     /// Definitions when the run began, per side, from table to text; empty before.
     pub began: BTreeMap<Side, BTreeMap<String, String>>,
 }
@@ -78,6 +80,7 @@ pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
         owns_writes: inputs.owner == side,
         resuming: inputs.resuming,
         copies_schema: inputs.copies_schema,
+        workers: inputs.workers,
     };
     let (blue, green) = (question(Side::Blue), question(Side::Green));
     let (blue_findings, green_findings, switch_findings, drift_findings) = tokio::join!(

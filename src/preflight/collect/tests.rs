@@ -189,6 +189,7 @@ fn inputs(blue: &Canned, green: &Canned, switch: Side) -> Inputs {
         owner: Side::Blue,
         resuming: false,
         copies_schema: true,
+        workers: 4,
         began: BTreeMap::new(),
     }
 }

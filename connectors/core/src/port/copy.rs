@@ -3,7 +3,11 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Result, reader::RowReader};
+use super::{
+    Result,
+    answers::{even, only},
+    reader::RowReader,
+};
 use crate::model::{digest::RowKey, schema::Table, value::Tuple};
 
 /// A part of a table, in the words of the connector that made it.
@@ -35,6 +39,9 @@ pub enum CopyChunk {
     Rows(Vec<Tuple>),
 }
 
+/// What is being done when an answer is missing.
+const MEASURING: &str = "measuring the size";
+
 /// A consistent view of a database, shared by all workers that read under it.
 ///
 /// Dropping it ends the view.
@@ -46,12 +53,23 @@ pub trait Snapshot: RowReader {
 
     /// Cuts every table into ranges of about `target_bytes`, in the order to read them; none for a
     /// table that holds nothing.
-    async fn split_all(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>>;
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a table has no answer.
+    async fn split_all(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>> {
+        let all = self.ranges_of(tables, target_bytes).await?;
+        even(MEASURING, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`Snapshot::split_all`], which counts the answers: call that.
+    async fn ranges_of(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>>;
 
     /// The same for one table.
     async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>> {
         let all = self.split_all(&[table], target_bytes).await?;
-        Ok(all.into_iter().next().unwrap_or_default())
+        only(MEASURING, &table.name, all)
     }
 
     /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.

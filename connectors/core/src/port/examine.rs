@@ -32,6 +32,8 @@ pub struct Question {
     pub resuming: bool,
     /// Whether rows will be copied (so green must be empty) and the schema created by us.
     pub copies_schema: bool,
+    /// Ranges of tables that copy and comparison read at once, each in a session of its own.
+    pub workers: usize,
 }
 
 /// Anything that can tell in advance why it would fail later.

@@ -1,6 +1,7 @@
 //! What a connector must be able to do. Trait objects: connectors are chosen at run time, and
 //! calls are per batch, not per row.
 
+mod answers;
 pub mod copy;
 pub mod error;
 pub mod examine;

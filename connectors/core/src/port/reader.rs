@@ -2,7 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::{Result, copy::Range};
+use super::{
+    Result,
+    answers::{even, only},
+    copy::Range,
+};
 use crate::model::{
     digest::{Digest, RowDigest, RowKey},
     schema::Table,
@@ -28,6 +32,10 @@ pub struct Lookup<'a> {
     pub keys: &'a [RowKey],
 }
 
+/// What is being done when an answer is missing.
+const DIGESTS: &str = "reading digests";
+const ROWS: &str = "reading rows by key";
+
 /// Reads digests of rows. Both sides render a row to the same text under the same pinned
 /// settings and hash that, so equal digests mean equal rows.
 ///
@@ -36,7 +44,22 @@ pub struct Lookup<'a> {
 pub trait RowReader: Send + Sync {
     /// Digest of every part, per bucket: as many entries as the part has buckets. Many small
     /// parts cost few round trips.
-    async fn digests(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>>;
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a part or a bucket has no answer.
+    async fn digests(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+        let all = self.digests_of(parts).await?;
+        even(DIGESTS, parts.first().map(|part| &part.table.name), parts.len(), all.len())?;
+        for (part, digests) in parts.iter().zip(&all) {
+            let buckets = part.buckets.max(1) as usize;
+            even("reading buckets", Some(&part.table.name), buckets, digests.len())?;
+        }
+        Ok(all)
+    }
+
+    /// The connector's part of [`RowReader::digests`], which counts the answers: call that.
+    async fn digests_of(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>>;
 
     /// The same of one part.
     async fn bucket_digests(
@@ -46,7 +69,7 @@ pub trait RowReader: Send + Sync {
         buckets: u32,
     ) -> Result<Vec<Digest>> {
         let all = self.digests(&[Part { table, range, buckets }]).await?;
-        Ok(all.into_iter().next().unwrap_or_default())
+        only(DIGESTS, &table.name, all)
     }
 
     /// Every row of the given buckets.
@@ -59,12 +82,23 @@ pub trait RowReader: Send + Sync {
 
     /// For every lookup the hashes of its rows, in no order; a key without a row is left out.
     /// Many tables cost no more round trips than one.
-    async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>>;
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a lookup has no answer.
+    async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+        let all = self.rows_of(wanted).await?;
+        even(ROWS, wanted.first().map(|lookup| &lookup.table.name), wanted.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`RowReader::lookup`], which counts the answers: call that.
+    async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>>;
 
     /// The same for one table.
     async fn key_digests(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<RowDigest>> {
         let all = self.lookup(&[Lookup { table, keys }]).await?;
-        Ok(all.into_iter().next().unwrap_or_default())
+        only(ROWS, &table.name, all)
     }
 
     /// Does ahead what the first reads by key of these tables would have to do; the first ones are

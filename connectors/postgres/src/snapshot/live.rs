@@ -90,7 +90,7 @@ impl LiveReader {
 
 #[async_trait]
 impl RowReader for LiveReader {
-    async fn digests(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+    async fn digests_of(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
         let _turn = self.turns(1).await;
         let warm = self.session().await?;
         let digests = digest::parts(&warm.session, parts).await.map_err(|e| {
@@ -115,7 +115,7 @@ impl RowReader for LiveReader {
         Ok(rows)
     }
 
-    async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+    async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
         // Every session takes a share: a read of many tables is as fast as the servers are.
         let share = wanted.len().div_ceil(SESSIONS as usize).max(1);
         let reads = wanted.chunks(share).map(async |wanted| {

@@ -143,7 +143,7 @@ impl Snapshot for PgSnapshot {
         &self.visible
     }
 
-    async fn split_all(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>> {
+    async fn ranges_of(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>> {
         let warm = self.view.session().await?;
         let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
         let rows = warm
@@ -218,7 +218,7 @@ impl Snapshot for PgSnapshot {
 
 #[async_trait]
 impl RowReader for PgSnapshot {
-    async fn digests(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+    async fn digests_of(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
         let mut digests = Vec::with_capacity(parts.len());
         for parts in parts.chunks(READS) {
             let mut warm = self.view.session().await?;
@@ -246,7 +246,7 @@ impl RowReader for PgSnapshot {
         Ok(rows)
     }
 
-    async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+    async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
         let mut rows = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(READS) {
             let mut warm = self.view.session().await?;

@@ -116,6 +116,7 @@ async fn examined(database: &Database, tables: &[Table], resuming: bool) {
             owns_writes: database.side() == Side::Blue,
             resuming,
             copies_schema: true,
+            workers: 4,
         };
         let found = database.examine(&question).await.unwrap();
         assert!(found.iter().all(|f| f.code == "CUT0150"), "{scope:?}: {found:#?}");

@@ -125,6 +125,7 @@ impl Place {
             owns_writes: side == Side::Blue,
             resuming: false,
             copies_schema: true,
+            workers: 4,
         }
     }
 

@@ -14,6 +14,7 @@ use cutover_core::{
     },
 };
 use cutover_postgres::LiveReader;
+use cutover_testkit::contract::reader as contract;
 
 use crate::home::{Home, servers};
 
@@ -129,6 +130,29 @@ async fn buckets_ranges_and_rows_add_up() {
                 assert_eq!(some.len() as u64, in_them);
             }
         }
+    }
+}
+
+/// More tables than are read in one transaction or by one statement, of sizes of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tables_are_read_as_each_alone() {
+    for server in servers().await {
+        let home = Home::new(
+            server,
+            "DO $$ BEGIN FOR i IN 1..70 LOOP
+               EXECUTE format('CREATE TABLE m%s (id int %s, v text)', i,
+                              CASE WHEN i % 7 > 0 THEN 'PRIMARY KEY' END);
+               EXECUTE format('INSERT INTO m%s SELECT g, repeat(''v'', %s) FROM
+                              generate_series(1, %s) g', i, i, i % 10 * 9);
+             END LOOP; END $$",
+        )
+        .await;
+        let tables = home.tables().await;
+        assert_eq!(tables.len(), 70);
+        contract::check(&*home.db.snapshot().await.unwrap(), &tables).await;
+        let live = home.db.reader();
+        contract::digests(&live, &tables).await;
+        contract::rows_by_key(&live, &tables).await;
     }
 }
 

@@ -41,7 +41,7 @@ async fn buckets_agree(pair: &Pair, table: &Table) {
     let whole = Range { condition: String::new(), bytes: 0 };
     let mut found = Vec::new();
     for half in [&pair.blue, &pair.green] {
-        found.push(half.db.reader().bucket_digests(table, &whole, 8).await.unwrap());
+        found.push(half.reader.bucket_digests(table, &whole, 8).await.unwrap());
     }
     assert!(found[0] == found[1], "buckets of {}", table.name);
 }
@@ -78,9 +78,9 @@ async fn keys_that_a_collation_calls_equal_keep_their_bytes() {
                 names.iter().map(|k| RowKey(vec![(*k).to_owned()])).collect()
             };
             let named = keys(&["a", "A", "b", "B", "c", "C"]);
-            let rows = pair.blue.db.reader().key_digests(&table, &named).await.unwrap();
+            let rows = pair.blue.reader.key_digests(&table, &named).await.unwrap();
             assert_eq!(rows.len(), 6, "three rows, each by two names");
-            let here = pair.green.db.reader().key_digests(&table, &keys(&["A"])).await.unwrap();
+            let here = pair.green.reader.key_digests(&table, &keys(&["A"])).await.unwrap();
             assert!(rows.contains(&here[0]));
             // The other spelling on green is a difference, and is repaired: by either spelling
             // where green calls them equal, else by both.
@@ -91,8 +91,8 @@ async fn keys_that_a_collation_calls_equal_keep_their_bytes() {
                 )
                 .await;
             let whole = Range { condition: String::new(), bytes: 0 };
-            let blue = pair.blue.db.reader().bucket_digests(&table, &whole, 1).await.unwrap();
-            let green = pair.green.db.reader().bucket_digests(&table, &whole, 1).await.unwrap();
+            let blue = pair.blue.reader.bucket_digests(&table, &whole, 1).await.unwrap();
+            let green = pair.green.reader.bucket_digests(&table, &whole, 1).await.unwrap();
             assert!(blue != green);
             let snapshot = pair.blue.db.snapshot().await.unwrap();
             for names in [keys(&["a", "A"]), keys(&["A"])] {
@@ -103,8 +103,7 @@ async fn keys_that_a_collation_calls_equal_keep_their_bytes() {
                 assert_eq!(written.unwrap_or_else(|e| panic!("{there}: {e}")), 1);
                 pair.assert_equal(&table, "repaired").await;
             }
-            drop(snapshot);
-            repair(&pair, &table, &mut *writer).await;
+            repair(&pair, &*snapshot, &table, &mut *writer).await;
             buckets_agree(&pair, &table).await;
             Source::release(&pair.blue.db, &pair.run).await.unwrap();
         }
@@ -196,11 +195,12 @@ async fn databases_that_sort_by_other_rules() {
             let events = pair.changes(&mut pump).await;
             apply(&mut *writer, &events, &mut r, change).await;
         }
+        let snapshot = pair.blue.db.snapshot().await.unwrap();
         for table in pair.blue.tables().await {
             pair.assert_equal(&table, "sorted otherwise").await;
             buckets_agree(&pair, &table).await;
             if matches!(table.identity, RowIdentity::Key(_)) {
-                repair(&pair, &table, &mut *writer).await;
+                repair(&pair, &*snapshot, &table, &mut *writer).await;
             }
         }
         // 'B' stands before 'a' by bytes and behind it elsewhere: another partition.

@@ -96,8 +96,9 @@ async fn columns_that_are_computed_when_read() {
                 pair.assert_equal(table, change).await;
             }
         }
+        let snapshot = pair.blue.db.snapshot().await.unwrap();
         for table in &tables {
-            crate::journey::repair(&pair, table, &mut *writer).await;
+            crate::journey::repair(&pair, &*snapshot, table, &mut *writer).await;
         }
         drop(writer);
         Source::release(&pair.blue.db, &pair.run).await.unwrap();

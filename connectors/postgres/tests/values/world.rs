@@ -22,8 +22,8 @@ use cutover_core::{
         source::{ChangeStream, Source},
     },
 };
-use cutover_postgres::{Database, connect::PgConfig};
-use cutover_sandbox::{PgOptions, Postgres, find_postgres};
+use cutover_postgres::{Database, LiveReader, connect::PgConfig};
+use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres};
 use tempfile::TempDir;
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_postgres::Client;
@@ -42,20 +42,22 @@ pub(crate) async fn servers() -> &'static HashMap<u32, Postgres> {
         .get_or_init(|| async {
             let mut all = HashMap::new();
             for install in find_postgres() {
-                let origins = if install.major < 18 {
-                    "max_replication_slots"
-                } else {
-                    "max_active_replication_origins"
-                };
-                let options = PgOptions::new()
-                    .set(origins, "100")
-                    .set("max_wal_size", "8GB")
-                    .set("autovacuum", "off");
-                all.insert(install.major, Postgres::start(&install, options).await.unwrap());
+                all.insert(install.major, start(&install).await);
             }
             all
         })
         .await
+}
+
+/// A server as all tests here need it.
+pub(crate) async fn start(install: &PgInstall) -> Postgres {
+    let origins = match install.major {
+        ..18 => "max_replication_slots",
+        _ => "max_active_replication_origins",
+    };
+    let options =
+        PgOptions::new().set(origins, "100").set("max_wal_size", "8GB").set("autovacuum", "off");
+    Postgres::start(install, options).await.unwrap()
 }
 
 /// Pairs of versions of which this machine has both.
@@ -104,6 +106,8 @@ pub(crate) async fn able(blue: &Postgres, green: &Postgres) -> Able {
 pub(crate) struct Half {
     pub(crate) server: &'static Postgres,
     pub(crate) db: Database,
+    /// Kept, as the program keeps its own: a login costs more than most reads.
+    pub(crate) reader: LiveReader,
     /// A superuser's session with settings of its own.
     pub(crate) client: Client,
     pub(crate) name: String,
@@ -162,14 +166,12 @@ impl Half {
     ) -> Self {
         let name = format!("v{}", COUNT.fetch_add(1, Ordering::Relaxed));
         server.execute("postgres", &format!("CREATE DATABASE {name} {how}")).await.unwrap();
+        let config = PgConfig::parse(&server.url(&name), None).unwrap();
+        let db = Database::new(config, side, run.clone(), spill.path());
         let half = Self {
             server,
-            db: Database::new(
-                PgConfig::parse(&server.url(&name), None).unwrap(),
-                side,
-                run.clone(),
-                spill.path(),
-            ),
+            reader: db.reader(),
+            db,
             client: server.connect(&name).await.unwrap(),
             name,
         };
@@ -321,7 +323,7 @@ impl Pair {
             );
         }
         let digests = async |half: &Half| {
-            let rows = half.db.reader().bucket_rows(table, 1, &[0]).await.unwrap();
+            let rows = half.reader.bucket_rows(table, 1, &[0]).await.unwrap();
             let mut rows: Vec<_> = rows.into_iter().map(|r| (r.key, r.hash)).collect();
             rows.sort();
             rows

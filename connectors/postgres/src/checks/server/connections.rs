@@ -1,9 +1,10 @@
-//! Free connections: copy, apply, verify, fence and guard have sessions of their own.
+//! Free connections: copy, apply, verify, fence and guard have sessions of their own, and so has the
+//! early writer of large transactions.
 
 use super::super::{Answer, facts::Context, found::*};
 
-/// Sessions that a run with the default number of workers needs at once.
-const NEEDED: i64 = 10;
+/// Sessions that a run needs at once beside those of its workers, the early writer's included.
+const BESIDE_WORKERS: i64 = 7;
 
 struct Facts {
     /// Connections that ordinary roles may have.
@@ -13,6 +14,8 @@ struct Facts {
     own: Option<(i64, i64)>,
     /// Connections that this run has already.
     ours: i64,
+    /// Sessions that a run needs at once.
+    needed: i64,
 }
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
@@ -30,11 +33,14 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
         )
         .await?;
     let own = context.role.connections.map(|limit| (i64::from(limit), row.get(2)));
-    Ok(judge(&Facts { limit: row.get(0), used: row.get(1), own, ours: row.get(3) }, &context.me()))
+    let workers = i64::try_from(context.question.workers).unwrap_or(i64::MAX / 2);
+    let needed = workers + BESIDE_WORKERS;
+    let facts = Facts { limit: row.get(0), used: row.get(1), own, ours: row.get(3), needed };
+    Ok(judge(&facts, &context.me()))
 }
 
 fn judge(facts: &Facts, me: &str) -> Vec<Found> {
-    let needed = (NEEDED - facts.ours).max(0);
+    let needed = (facts.needed - facts.ours).max(0);
     let mut found = Vec::new();
     let free = facts.limit - facts.used;
     if free < needed {
@@ -43,7 +49,7 @@ fn judge(facts: &Facts, me: &str) -> Vec<Found> {
             format!("{free} of {} connections are free, {needed} are needed", facts.limit),
             format!(
                 "-- close sessions that nobody needs, or allow more of them:\n{}",
-                restart_with("max_connections", facts.limit + NEEDED + 10)
+                restart_with("max_connections", facts.limit + facts.needed + 10)
             ),
         ));
     }
@@ -67,12 +73,16 @@ mod tests {
 
     #[test]
     fn of_the_server_and_of_the_role() {
-        let count = |used, own, ours| judge(&Facts { limit: 100, used, own, ours }, "\"c\"").len();
+        let of = |used, own, ours, needed| {
+            judge(&Facts { limit: 100, used, own, ours, needed }, "\"c\"").len()
+        };
+        let count = |used, own, ours| of(used, own, ours, 10);
         assert_eq!(count(90, None, 0), 0);
         assert_eq!(count(91, None, 0), 1);
         assert_eq!(count(91, None, 3), 0);
         assert_eq!(count(0, Some((5, 1)), 1), 1);
         assert_eq!(count(95, Some((5, 1)), 0), 2);
         assert_eq!(count(0, Some((20, 1)), 0), 0);
+        assert_eq!([of(85, None, 0, 15), of(86, None, 0, 15)], [0, 1]);
     }
 }
