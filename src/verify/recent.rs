@@ -247,7 +247,7 @@ mod tests {
 
     #[async_trait]
     impl RowReader for Rows {
-        async fn digests(&self, _: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+        async fn digests_of(&self, _: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
             pending().await
         }
 
@@ -255,7 +255,7 @@ mod tests {
             pending().await
         }
 
-        async fn lookup(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+        async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
             let Some(hash) = self.0 else { return pending().await };
             let row = |key: &RowKey| RowDigest { key: key.clone(), hash: hash(key) };
             Ok(wanted.iter().map(|l| l.keys.iter().map(row).collect()).collect())
