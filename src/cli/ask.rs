@@ -3,10 +3,10 @@
 use cutover::{
     config,
     error::{Exit, Failure},
-    run::{command::Request, socket},
+    run::{book::Book, command::Request, socket},
 };
 
-use super::{args::Args, output::Printer};
+use super::{args::Args, output::Printer, run};
 
 /// Asks and prints the answer.
 pub(super) async fn ask(args: &Args, request: Request, printer: Printer) -> Result<Exit, Failure> {
@@ -35,4 +35,25 @@ pub(super) async fn confirmed(
             .exit(Exit::No));
     }
     ask(args, request, printer).await
+}
+
+/// Ends the run: by the process that works on it, or by ourselves when there is none. One that
+/// cannot be prepared any more must not need a process to be given up.
+pub(super) async fn end(
+    args: &Args,
+    request: Request,
+    yes: bool,
+    question: &str,
+    printer: Printer,
+) -> Result<Exit, Failure> {
+    let finish = request == Request::Finish;
+    let nobody = match confirmed(args, request, yes, question, printer).await {
+        Err(failure) if failure.code.as_deref() == Some("CUT0007") => failure,
+        other => return other,
+    };
+    let config = super::load(args, printer)?;
+    if Book::peek(&config.state_dir)?.is_none_or(|s| s.addresses.is_none()) {
+        return Err(nobody);
+    }
+    run::end(&config, finish, printer).await
 }

@@ -110,11 +110,11 @@ async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
         }
         Command::Finish { yes } => {
             let question = "Give up the way back and remove what the run created?";
-            ask::confirmed(args, Request::Finish, *yes, question, printer).await
+            ask::end(args, Request::Finish, *yes, question, printer).await
         }
         Command::Abort { yes } => {
             let question = "Give up the migration and remove what the run created?";
-            ask::confirmed(args, Request::Abort, *yes, question, printer).await
+            ask::end(args, Request::Abort, *yes, question, printer).await
         }
     }
 }

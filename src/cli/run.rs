@@ -7,6 +7,7 @@ use cutover::{
     error::{Exit, Failure},
     run::{
         command::Request,
+        ends,
         serve::{Ended, Until, serve},
         socket::{Incoming, Server, local},
     },
@@ -76,6 +77,29 @@ pub(super) async fn run(
     printer.note(text);
     server.drain(LAST_WORDS).await;
     Ok(Exit::Done)
+}
+
+/// Removes what a run created that no process works on.
+pub(super) async fn end(config: &Config, finish: bool, printer: Printer) -> Result<Exit, Failure> {
+    // Keeps others away, and hears `cutover resolve`.
+    let server = Server::bind(&config.state_dir)?;
+    let start = wiring::start(config, Until::Stopped)?;
+    printer.note("no `cutover run` is working: removing what the run created");
+    let (requests, inbox) = mpsc::channel(16);
+    let ending = ends::end(start, finish, inbox);
+    let answering = server.serve(requests);
+    tokio::pin!(ending, answering);
+    let mut deaf = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut ending => break ended,
+            () = &mut answering, if !deaf => deaf = true,
+        }
+    };
+    server.drain(LAST_WORDS).await;
+    let answer = ended?;
+    printer.answer(&answer.value, &answer.text);
+    Ok(Exit::from(answer.exit))
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

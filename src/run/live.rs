@@ -272,11 +272,6 @@ impl Live {
         self.state().moves = moves;
     }
 
-    /// Number of moves that changed the owner.
-    pub(super) fn moves_done(&self) -> usize {
-        self.state().moves.iter().filter(|m| m.ending == "moved").count()
-    }
-
     pub(super) fn moves(&self) -> Vec<MoveView> {
         self.state().moves.clone()
     }

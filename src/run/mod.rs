@@ -3,6 +3,7 @@
 mod at_start;
 pub mod book;
 pub mod command;
+pub mod ends;
 pub mod error;
 pub mod fact;
 mod history;

@@ -404,7 +404,9 @@ impl Preparation {
              {now} now"
         ))
         .code("CUT0518")
-        .remedy("end this run with `cutover abort` and start a new one")
+        .remedy(
+            "end this run with `cutover abort`, make green's database anew, and start a new run",
+        )
         .into())
     }
 

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{
     at_start::AtStart,
-    book::Book,
     command::{Answer, Request},
+    ends::{may_end, over, remove},
     error::RunError,
     live::{Live, Parts, Wishes},
     moves,
@@ -95,7 +95,7 @@ pub enum Ended {
 
 enum Interrupted {
     Stop(Option<Responder>),
-    Abort(Responder),
+    Remove { finish: bool, responder: Responder },
 }
 
 /// Takes a run up and serves it.
@@ -108,35 +108,20 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     let book = Arc::clone(&start.preparation.book);
     let ports = start.preparation.ports.clone();
 
-    start.preparation.progress.say("taking the lease on green");
-    let mut lease = match take_lease(&run, &ports, &mut inbox, &start.board).await? {
-        Ok(lease) => lease,
-        Err(responder) => {
-            answer_stop(responder);
-            return Ok(Ended::Stopped);
-        }
-    };
-    moves::recover(&start, &mut inbox).await?;
-
-    if let Some(finish) = book.standing().removing {
-        removal::remove(&run, &ports, &book, finish).await.map_err(RunError::into_failure)?;
-    }
+    let Some(mut lease) = take_up(&start, &mut inbox).await? else { return Ok(Ended::Stopped) };
     if book.standing().removed {
-        return Err(Failure::new(format!("run {run} is over"))
-            .code("CUT0506")
-            .remedy("move state_dir away, or use another `run`, to begin a new one")
-            .exit(Exit::No));
+        return Err(over(&run));
     }
 
     loop {
-        let prepared = match prepare(&start.preparation, &mut inbox, &start.board).await? {
+        let prepared = match prepare(&start, &mut inbox).await? {
             Ok(prepared) => prepared,
             Err(Interrupted::Stop(responder)) => {
                 answer_stop(responder);
                 return Ok(Ended::Stopped);
             }
-            Err(Interrupted::Abort(responder)) => {
-                return remove(&run, &ports, &book, false, Some(responder)).await;
+            Err(Interrupted::Remove { finish, responder }) => {
+                return remove(&run, &ports, &book, finish, Some(responder)).await;
             }
         };
         start.preparation.progress.say("following changes");
@@ -160,6 +145,28 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             Next::Again => tracing::info!("definitions changed: all tables are looked at anew"),
         }
     }
+}
+
+/// The first steps of every process: alone, no move open, and no removal half done. `None` when it
+/// is told to stop.
+pub(super) async fn take_up(
+    start: &Start,
+    inbox: &mut mpsc::Receiver<Incoming>,
+) -> Result<Option<Box<dyn Lease>>, Failure> {
+    let Preparation { run, ports, book, progress, .. } = &start.preparation;
+    progress.say("taking the lease on green");
+    let lease = match take_lease(run, ports, inbox, &start.board).await? {
+        Ok(lease) => lease,
+        Err(responder) => {
+            answer_stop(responder);
+            return Ok(None);
+        }
+    };
+    moves::recover(start, inbox).await?;
+    if let Some(finish) = book.standing().removing {
+        removal::remove(run, ports, book, finish).await.map_err(RunError::into_failure)?;
+    }
+    Ok(Some(lease))
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -250,14 +257,13 @@ fn early(incoming: Incoming, board: &Board) {
 }
 
 async fn prepare(
-    preparation: &Preparation,
+    start: &Start,
     inbox: &mut mpsc::Receiver<Incoming>,
-    board: &Board,
 ) -> Result<Result<Prepared, Interrupted>, Failure> {
     let mut backoff = BACKOFF.0;
     loop {
         let began = Instant::now();
-        let work = preparation.prepare();
+        let work = start.preparation.prepare();
         tokio::pin!(work);
         let error = loop {
             tokio::select! {
@@ -265,15 +271,8 @@ async fn prepare(
                     Ok(prepared) => return Ok(Ok(prepared)),
                     Err(e) => break e,
                 },
-                incoming = inbox.recv() => match incoming {
-                    None => return Ok(Err(Interrupted::Stop(None))),
-                    Some(Incoming { request: Request::Stop, responder }) => {
-                        return Ok(Err(Interrupted::Stop(Some(responder))));
-                    }
-                    Some(Incoming { request: Request::Abort, responder }) => {
-                        return Ok(Err(Interrupted::Abort(responder)));
-                    }
-                    Some(other) => early(other, board),
+                incoming = inbox.recv() => if let Some(interrupted) = interrupt(start, incoming) {
+                    return Ok(Err(interrupted));
                 },
             }
         };
@@ -290,17 +289,31 @@ async fn prepare(
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(again) => break,
-                incoming = inbox.recv() => match incoming {
-                    None => return Ok(Err(Interrupted::Stop(None))),
-                    Some(Incoming { request: Request::Stop, responder }) => {
-                        return Ok(Err(Interrupted::Stop(Some(responder))));
-                    }
-                    Some(Incoming { request: Request::Abort, responder }) => {
-                        return Ok(Err(Interrupted::Abort(responder)));
-                    }
-                    Some(other) => early(other, board),
+                incoming = inbox.recv() => if let Some(interrupted) = interrupt(start, incoming) {
+                    return Ok(Err(interrupted));
                 },
             }
+        }
+    }
+}
+
+/// What a command means while the run is prepared; answers those that mean nothing.
+fn interrupt(start: &Start, incoming: Option<Incoming>) -> Option<Interrupted> {
+    let Some(incoming) = incoming else { return Some(Interrupted::Stop(None)) };
+    let finish = match incoming.request {
+        Request::Stop => return Some(Interrupted::Stop(Some(incoming.responder))),
+        Request::Finish => true,
+        Request::Abort => false,
+        _ => {
+            early(incoming, &start.board);
+            return None;
+        }
+    };
+    match may_end(start, finish) {
+        Ok(()) => Some(Interrupted::Remove { finish, responder: incoming.responder }),
+        Err(failure) => {
+            incoming.responder.done(Answer::failed(failure));
+            None
         }
     }
 }
@@ -420,21 +433,14 @@ async fn attend(
                         answer_stop(Some(responder));
                         return Ok(Next::End(Ended::Stopped));
                     }
-                    Request::Finish if live.moves_done() == 0 => refuse(
-                        responder,
-                        "nothing was switched yet",
-                        "use `cutover switch` first, or `cutover abort` to give up",
-                    ),
-                    Request::Finish => {
-                        return Ok(Next::Remove { finish: true, responder: Some(responder) });
-                    }
-                    Request::Abort if live.owner() == Side::Green => refuse(
-                        responder,
-                        "green owns the writes",
-                        "use `cutover rollback` first, or `cutover finish` to stay on green",
-                    ),
-                    Request::Abort => {
-                        return Ok(Next::Remove { finish: false, responder: Some(responder) });
+                    Request::Finish | Request::Abort => {
+                        let finish = request == Request::Finish;
+                        match may_end(start, finish) {
+                            Ok(()) => {
+                                return Ok(Next::Remove { finish, responder: Some(responder) });
+                            }
+                            Err(failure) => responder.done(Answer::failed(failure)),
+                        }
                     }
                     other => work = Some(begin(live, other, responder)),
                 }
@@ -524,11 +530,6 @@ fn busy(request: &Request, responder: Responder, live: &Live) {
     ));
 }
 
-fn refuse(responder: Responder, what: &str, remedy: &str) {
-    responder
-        .done(Answer::failed(Failure::new(what).code("CUT0508").remedy(remedy).exit(Exit::No)));
-}
-
 fn answer_stop(responder: Option<Responder>) {
     if let Some(responder) = responder {
         responder.done(Answer::new(
@@ -536,37 +537,5 @@ fn answer_stop(responder: Option<Responder>) {
             json!({ "stopped": true }),
             "stopped; `cutover run` takes it up again",
         ));
-    }
-}
-
-async fn remove(
-    run: &RunId,
-    ports: &Ports,
-    book: &Book,
-    finish: bool,
-    responder: Option<Responder>,
-) -> Result<Ended, Failure> {
-    if let Some(r) = &responder {
-        r.progress("removing what the run created on both servers");
-    }
-    let result = removal::remove(run, ports, book, finish).await.map_err(RunError::into_failure);
-    match result {
-        Ok(()) => {
-            if let Some(responder) = responder {
-                let owner = book.standing().owner;
-                responder.done(Answer::new(
-                    Exit::Done,
-                    json!({ "removed": true, "owner": owner }),
-                    format!("nothing of run {run} is left on the servers; {owner} owns the writes"),
-                ));
-            }
-            Ok(Ended::Removed)
-        }
-        Err(failure) => {
-            if let Some(responder) = responder {
-                responder.done(Answer::failed(failure.clone()));
-            }
-            Err(failure)
-        }
     }
 }

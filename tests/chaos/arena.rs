@@ -17,11 +17,13 @@ use crate::{
 };
 
 /// Clients, and transactions per second over all of them.
-const CLIENTS: usize = 6;
+pub(crate) const CLIENTS: usize = 6;
 const RATE: f64 = 60.0;
+/// One in so many transactions of the first client is large: about one a second.
+const LARGE_EVERY: u64 = 10;
 /// A copy of it is made for each run.
 const TEMPLATE: &str = "shop";
-const SIZE: ShopSize = ShopSize { accounts: 100, products: 20, documents: 5 };
+pub(crate) const SIZE: ShopSize = ShopSize { accounts: 100, products: 20, documents: 5 };
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two servers, a pooler, and the proxies before them.
@@ -93,7 +95,8 @@ impl Arena {
         self.world.database = new;
     }
 
-    pub(crate) fn load(&self) -> Load {
+    /// Clients at work; `large` when one of them makes large transactions.
+    pub(crate) fn load(&self, large: bool) -> Load {
         Load::start(LoadOptions {
             url: self.world.shop.pooler_url(),
             clients: CLIENTS,
@@ -103,6 +106,7 @@ impl Arena {
             documents: SIZE.documents,
             reconnect: true,
             remember: true,
+            large_every: if large { LARGE_EVERY } else { 0 },
         })
     }
 

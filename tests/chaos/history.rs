@@ -2,7 +2,9 @@
 //!
 //! A client's transaction is an interval of time with an answer. What must hold:
 //!
-//! - what was acknowledged is there, once; what the server refused is not; the rest may be;
+//! - what was acknowledged is there, once; what the server refused, or the client rolled back, is
+//!   not; the rest may be. What was taken back behind a savepoint has a receipt of the same number,
+//!   so that it would be there twice;
 //! - at every instant one side owned the writes: the acknowledged transactions of both sides can be
 //!   laid on a line that changes sides no oftener than moves were decided;
 //! - nobody waited longer than allowed, the time in which the only way in was gone left out.
@@ -63,6 +65,9 @@ impl History<'_> {
                 }
                 Told::No(code) if refused(code) && times != 0 => {
                     wrong.push(format!("refused, and there {times} times: {heard:?}"));
+                }
+                Told::RolledBack if times != 0 => {
+                    wrong.push(format!("rolled back, and there {times} times: {heard:?}"));
                 }
                 // A key that is taken, a row that is not there: something was lost or came twice.
                 Told::No(code) if code.starts_with("23") || code.starts_with("42") => {
@@ -194,6 +199,8 @@ mod tests {
             (one(ON_BLUE), &[], false),
             (one(ON_BLUE), &[1, 1], false),
             (one(ON_BLUE), &[1, 2], false),
+            (one(Told::RolledBack), &[], true),
+            (one(Told::RolledBack), &[1], false),
             (one(Told::Nothing), &[], true),
             (one(Told::Nothing), &[1], true),
             (one(Told::Nothing), &[1, 1], false),

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stderr, reason = "a campaign says how it goes")]
 
 mod arena;
+mod early;
 mod history;
 mod plan;
 mod rows;
@@ -95,6 +96,7 @@ struct Seen {
     acknowledged: u64,
     attempts: usize,
     moves: usize,
+    early: [usize; 2],
     longest: Duration,
     kinds: BTreeMap<&'static str, usize>,
     met: BTreeMap<String, usize>,
@@ -112,11 +114,14 @@ async fn a_seeded_campaign_of_faults() {
     join_all((0..wanted.lanes).map(|_| lane(wanted, &tally))).await;
     let seen = tally.seen.lock().unwrap_or_else(PoisonError::into_inner);
     eprintln!(
-        "{} runs of seed {}, {} moves, {} transactions acknowledged of {} attempts; longest wait \
-         beside outages {:?}\nfaults: {:#?}\nmet: {:#?}",
+        "{} runs of seed {}, {} moves, {} large transactions applied while they ran and {} given \
+         up, {} transactions acknowledged of {} attempts; longest wait beside outages {:?}\n\
+         faults: {:#?}\nmet: {:#?}",
         seen.runs,
         wanted.seed,
         seen.moves,
+        seen.early[0],
+        seen.early[1],
         seen.acknowledged,
         seen.attempts,
         seen.longest,
@@ -125,6 +130,8 @@ async fn a_seeded_campaign_of_faults() {
     );
     assert!(seen.failed.is_empty(), "{}", seen.failed.join("\n"));
     assert!(seen.runs > 0, "not a single run was made");
+    let few = seen.runs < 20;
+    assert!(few || seen.early[0] > seen.early[1], "large transactions were applied at their end");
 }
 
 /// Makes runs on servers of its own, one after the other.
@@ -150,7 +157,7 @@ async fn lane(wanted: Wanted, tally: &Tally) {
         let began = Instant::now();
         let run = async {
             ground.begin(number).await;
-            Story::new(ground).tell(&plan).await
+            Story::new(ground, &plan).tell(&plan).await
         };
         let run = AssertUnwindSafe(tokio::time::timeout(RUN_WITHIN, run)).catch_unwind().await;
         let told = match run {
@@ -189,13 +196,15 @@ fn leave_out_what_cannot_be(plan: &mut Plan) {
 fn note(tally: &Tally, number: u64, plan: &Plan, told: &Told, took: Duration) {
     let second = plan.second.map_or_else(String::new, |(_, fault)| format!(", {}", fault.kind()));
     eprintln!(
-        "run {number}: {} {}{second}; {:.1} s, {} acknowledged of {}, {} moves, waited {:?}{}",
+        "run {number}: {} {}{second}; {:.1} s, {} acknowledged of {}, {} moves, early {:?}, waited \
+         {:?}{}",
         told.met,
         plan.fault.kind(),
         took.as_secs_f64(),
         told.acknowledged,
         told.attempts,
         told.moves,
+        told.early,
         told.longest,
         told.restarts.iter().map(|why| format!("\n    again: {why}")).collect::<String>()
     );
@@ -204,6 +213,7 @@ fn note(tally: &Tally, number: u64, plan: &Plan, told: &Told, took: Duration) {
     seen.acknowledged += told.acknowledged;
     seen.attempts += told.attempts;
     seen.moves += told.moves;
+    seen.early = [0, 1].map(|i| seen.early[i] + told.early[i]);
     seen.longest = seen.longest.max(told.longest);
     *seen.met.entry(told.met.clone()).or_default() += 1;
     for fault in [Some(plan.fault), plan.second.map(|(_, fault)| fault)].into_iter().flatten() {

@@ -64,6 +64,8 @@ pub(crate) enum Moment {
     Verify,
     /// A move would be accepted.
     Armed,
+    /// A large transaction on this side is applied to the other one while it runs.
+    Early(Side, Aim),
     /// A step of a move from this side has begun.
     Move(Side, &'static str),
     /// The move from this side has ended.
@@ -73,6 +75,19 @@ pub(crate) enum Moment {
     /// The migration is being given up.
     Abort,
 }
+
+/// What a large transaction has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// It runs, and its rows are on the other side, seen by nobody.
+    Written,
+    /// The client has said COMMIT; nobody has looked for more.
+    Committed,
+    /// The other side is storing its position, or committing, or has just done so.
+    Stored,
+}
+
+const AIMS: [Aim; 3] = [Aim::Written, Aim::Committed, Aim::Stored];
 
 /// Steps in which a move is met. `decide` is one line that is written with the next beginning.
 pub(crate) const STEPS: [&str; 11] = [
@@ -128,6 +143,20 @@ pub(crate) enum Spoil {
     Silence(Duration),
 }
 
+impl Spoil {
+    fn draw(dice: &mut Dice) -> Self {
+        match dice.below(8) {
+            0 => Self::Close,
+            1 | 2 => Self::Reset,
+            3 => Self::HalfCloseUp,
+            4 => Self::HalfCloseDown,
+            5 => Self::Refuse(dice.ms(100, 1000)),
+            6 => Self::Delay(dice.ms(20, 300), dice.ms(300, 1500)),
+            _ => Self::Silence(dice.ms(100, 1500)),
+        }
+    }
+}
+
 /// How green says no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -151,6 +180,8 @@ pub(crate) enum Fault {
     /// SIGSTOP, and SIGCONT after that long.
     FreezeProgram(Who, Duration),
     FreezePart(Part, Duration),
+    /// The session that applies a large transaction is ended.
+    EndEarly,
 }
 
 /// How long a frozen process stands still.
@@ -173,6 +204,21 @@ impl Fault {
             Self::GreenRefuses(..) => "green refuses writes",
             Self::FreezeProgram(..) => "freeze run or guard",
             Self::FreezePart(..) => "freeze a server or the pooler",
+            Self::EndEarly => "end the session of a large transaction",
+        }
+    }
+
+    /// One for the moment.
+    fn first(dice: &mut Dice, moment: Moment) -> Self {
+        let Moment::Early(side, _) = moment else { return Self::draw(dice, moment) };
+        let target = side.other();
+        match dice.below(100) {
+            0..30 => Self::Kill(Who::Run),
+            30..50 => Self::Crash(Part::Server(target), dice.ms(0, 400)),
+            50..55 => Self::Crash(Part::Server(side), dice.ms(0, 400)),
+            55..75 => Self::EndEarly,
+            75..95 => Self::Spoil(Link::Server(target), Spoil::draw(dice)),
+            _ => Self::draw(dice, moment),
         }
     }
 
@@ -194,16 +240,7 @@ impl Fault {
                     Link::Server(Side::Green),
                     Link::Console,
                 ]);
-                let spoil = match dice.below(8) {
-                    0 => Spoil::Close,
-                    1 | 2 => Spoil::Reset,
-                    3 => Spoil::HalfCloseUp,
-                    4 => Spoil::HalfCloseDown,
-                    5 => Spoil::Refuse(dice.ms(100, 1000)),
-                    6 => Spoil::Delay(dice.ms(20, 300), dice.ms(300, 1500)),
-                    _ => Spoil::Silence(dice.ms(100, 1500)),
-                };
-                Self::Spoil(link, spoil)
+                Self::Spoil(link, Spoil::draw(dice))
             }
             77..86 => Self::DiskFull(dice.ms(50, 1000)),
             86..96 => {
@@ -228,6 +265,10 @@ pub(crate) struct Plan {
     /// A client goes around the pooler and keeps a transaction open for so long, so that the
     /// fence has to wait for it.
     pub(crate) writer: Option<Duration>,
+    /// What the large transaction of [`Moment::Early`] is like.
+    pub(crate) large: u64,
+    /// How long its client thinks before it says the last word, when it is struck before that.
+    pub(crate) thinks: Duration,
     /// Moves that are made when everything works again.
     pub(crate) moves_after: usize,
 }
@@ -242,9 +283,11 @@ impl Plan {
             17..22 => Moment::Indexes,
             22..27 => Moment::CatchingUp,
             27..32 => Moment::Verify,
-            32..36 => Moment::Armed,
-            36..62 => Moment::Move(Side::Blue, dice.one_of(&STEPS)),
-            62..86 => Moment::Move(Side::Green, dice.one_of(&STEPS)),
+            32..35 => Moment::Armed,
+            35..58 => Moment::Move(Side::Blue, dice.one_of(&STEPS)),
+            58..74 => Moment::Move(Side::Green, dice.one_of(&STEPS)),
+            74..80 => Moment::Early(Side::Blue, dice.one_of(&AIMS)),
+            80..86 => Moment::Early(Side::Green, dice.one_of(&AIMS)),
             86..89 => Moment::Moved(Side::Blue),
             89..92 => Moment::Moved(Side::Green),
             92..96 => Moment::Finish,
@@ -252,12 +295,16 @@ impl Plan {
         };
         let longest = match moment {
             Moment::Move(..) => 25,
+            Moment::Early(_, Aim::Written) => 60,
+            // It is over within a few milliseconds.
+            Moment::Early(_, Aim::Committed) => 25,
+            Moment::Early(_, Aim::Stored) => 3,
             Moment::Finish | Moment::Abort => 60,
             Moment::Armed | Moment::Moved(_) => 500,
             _ => 400,
         };
         let delay = dice.ms(0, longest);
-        let fault = Fault::draw(&mut dice, moment);
+        let fault = Fault::first(&mut dice, moment);
         let second = (dice.below(4) == 0).then(|| {
             let after = dice.ms(0, 1500);
             loop {
@@ -270,11 +317,14 @@ impl Plan {
         let writer = (dice.below(3) == 0).then(|| dice.ms(50, 400));
         let moves_after = match moment {
             // Most of these have moved already.
-            Moment::Move(..) | Moment::Moved(_) => usize::from(dice.below(3) == 0),
+            Moment::Move(..) | Moment::Early(..) | Moment::Moved(_) => {
+                usize::from(dice.below(3) == 0)
+            }
             Moment::Finish | Moment::Abort => 0,
             _ => 1 + usize::from(dice.below(4) == 0),
         };
-        Self { moment, delay, fault, second, writer, moves_after }
+        let (large, thinks) = (dice.next(), dice.ms(0, 700));
+        Self { moment, delay, fault, second, writer, large, thinks, moves_after }
     }
 }
 
@@ -301,11 +351,12 @@ mod tests {
             assert_eq!(plan, Plan::of(seed));
             let moment = match plan.moment {
                 Moment::Move(side, step) => format!("{side} {step}"),
+                Moment::Early(side, aim) => format!("{side} {aim:?}"),
                 other => format!("{other:?}"),
             };
             seen.insert(moment);
             seen.insert(plan.fault.kind().to_owned());
         }
-        assert_eq!(seen.len(), 7 + 2 * STEPS.len() + 4 + 13, "{seen:?}");
+        assert_eq!(seen.len(), 7 + 2 * STEPS.len() + 2 * AIMS.len() + 4 + 14, "{seen:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{
-    shop::{self, Load},
+    shop::{self, Heard, Load},
     wait_for, wait_until,
 };
 use serde_json::Value;
@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::{
     arena::Arena,
+    early::early_in,
     history::{History, Outage},
     plan::{Moment, Plan},
     program::{Ended, Run, processes},
@@ -85,6 +86,8 @@ pub(crate) struct Told {
     pub(crate) longest: Duration,
     /// Moves that were decided.
     pub(crate) moves: usize,
+    /// Large transactions that were applied while they ran, and those of them that were given up.
+    pub(crate) early: [usize; 2],
     /// How often `cutover run` was started again, and what for.
     pub(crate) restarts: Vec<String>,
 }
@@ -100,12 +103,15 @@ pub(crate) struct Story<'a> {
     met: String,
     starts: usize,
     restarts: Vec<String>,
+    /// What the client of a large transaction was told, beside the load.
+    heard: Option<Heard>,
 }
 
 impl<'a> Story<'a> {
-    pub(crate) fn new(arena: &'a mut Arena) -> Self {
+    pub(crate) fn new(arena: &'a mut Arena, plan: &Plan) -> Self {
         Self {
-            load: arena.load(),
+            // The one that is aimed at has the session for large ones for itself.
+            load: arena.load(!matches!(plan.moment, Moment::Early(..))),
             arena,
             run: None,
             outages: Vec::new(),
@@ -113,6 +119,7 @@ impl<'a> Story<'a> {
             met: String::new(),
             starts: 0,
             restarts: Vec::new(),
+            heard: None,
         }
     }
 
@@ -250,6 +257,7 @@ impl<'a> Story<'a> {
             |name: &'static str| move |facts: &[Value]| facts.iter().any(|f| f["fact"] == name);
         let desk = self.arena.world.desk.clone();
         let mut asked = None;
+        let mut large = None;
         match plan.moment {
             Moment::Preflight => {}
             Moment::Schema => drop(desk.watch(RUN, 0, COMES_WITHIN, fact("began")).await),
@@ -263,6 +271,13 @@ impl<'a> Story<'a> {
                 asked = Some(desk.begin(&["verify"]));
             }
             Moment::Armed => drop(self.ready().await),
+            Moment::Early(side, aim) => {
+                if side == Side::Green {
+                    self.make_move().await;
+                }
+                self.ready().await;
+                large = Some(self.come_to_early(side, aim, plan).await);
+            }
             Moment::Move(side, step) => {
                 if side == Side::Green {
                     self.make_move().await;
@@ -323,6 +338,9 @@ impl<'a> Story<'a> {
                 sleep(Duration::from_millis(20)).await;
             }
             self.strike(fault).await;
+        }
+        if let Some(large) = large {
+            self.heard = Some(large.await.expect("the client ends"));
         }
         if let Some(asked) = asked {
             // The command may wait for a run that nobody has started again.
@@ -425,7 +443,8 @@ impl<'a> Story<'a> {
                 .expect("quiet");
             load.view()
         };
-        let heard = load.heard();
+        let mut heard = load.heard();
+        heard.extend(self.heard.take());
         let client = world.superuser(owner).await;
         let books = shop::check(&client, &view.acknowledged, &view.unknown).await.expect("books");
         assert!(books.are_right(), "{books:?} after {view:?}");
@@ -466,6 +485,7 @@ impl<'a> Story<'a> {
             acknowledged: view.done,
             longest,
             moves: decided,
+            early: early_in(&self.arena.world.desk.log()),
             restarts: self.restarts,
         }
     }

@@ -50,6 +50,7 @@ impl Story<'_> {
                 }
             }
             Fault::GreenRefuses(how, lasting) => self.green_refuses(how, lasting).await,
+            Fault::EndEarly => self.end_early().await,
             Fault::FreezeProgram(who, lasting) => {
                 let run = self.running();
                 let mut pids = if who == Who::Run { Vec::new() } else { self.guards() };
@@ -95,7 +96,7 @@ impl Story<'_> {
             // Past the decision only the journal says so, and nobody can write it.
             Fault::DiskFull(_) => decided_and_open || before != after,
             Fault::FreezeProgram(Who::Both, _) => moving,
-            Fault::FreezeProgram(..) | Fault::Kill(_) | Fault::Spoil(..) => false,
+            Fault::FreezeProgram(..) | Fault::Kill(_) | Fault::Spoil(..) | Fault::EndEarly => false,
         };
         if without {
             self.outages.push(Outage { from, to: Instant::now(), what: format!("{fault:?}") });

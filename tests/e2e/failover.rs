@@ -58,6 +58,21 @@ impl Guarded {
         .expect("it is taken along");
     }
 
+    /// The standby is one, and its primary's slots stay where they are.
+    async fn takes_no_slots(&self) {
+        let client = self.standby.connect("postgres").await.expect("a session");
+        for sql in ["ALTER SYSTEM SET sync_replication_slots = off", "SELECT pg_reload_conf()"] {
+            client.batch_execute(sql).await.expect("a setting");
+        }
+    }
+
+    /// The server that took over gets a standby of its own.
+    async fn gets_a_standby(self) -> Self {
+        let Self { standby: mut primary, .. } = self;
+        let standby = primary.standby(&[]).await.expect("a standby");
+        Self { primary, standby }
+    }
+
     async fn fails_over(&mut self) {
         let port = self.primary.port();
         self.primary.kill9().await.expect("the primary ends");
@@ -164,4 +179,52 @@ async fn a_failover_without_the_slot_ends_the_run_by_name() {
     pair.desk.ask(&["abort", "--yes"]).await.exits(0);
     run.ended(COMMAND_WITHIN).await;
     pair.nothing_is_left().await;
+}
+
+/// Green has the traffic, its standby takes over, and the way back is what it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_of_green_after_the_switch_keeps_the_way_back() {
+    let all = find_postgres();
+    let (old, new) = (all.first().expect("PostgreSQL"), all.last().expect("PostgreSQL"));
+    assert!(new.major >= 17, "no server takes slots along: run scripts/setup test");
+    let (blue, mut green) =
+        tokio::join!(Postgres::start(old, PgOptions::new()), Guarded::start(new, &[]));
+    let blue = blue.expect("a server");
+    shop::roles(&[&blue, &green.primary]).await.expect("roles");
+    let pair = Pair::open("switched", &blue, &green.primary, "").await;
+    green.loses_nothing().await;
+    let load = pair.load();
+    let mut run = pair.desk.run();
+    run.ready().await;
+    pair.desk.moves("switch").await.exits(0);
+    green.has_the_slot(&pair).await;
+    green.fails_over().await;
+    goes_on(&pair, &mut run, &load, 1).await;
+    pair.desk.ask(&["verify"]).await.exits(0);
+    pair.desk.moves("rollback").await.exits(0);
+    pair.close_the_books(load, Side::Blue).await;
+    // Once more, and this time the slot is not taken along.
+    green = green.gets_a_standby().await;
+    green.takes_no_slots().await;
+    run.ready().await;
+    pair.desk.moves("switch").await.exits(0);
+    pair.does(Side::Green, "INSERT INTO receipts VALUES (77, 1)").await;
+    green.standby.catch_up(&green.primary).await.expect("nothing is lost");
+    green.fails_over().await;
+    let stopped = |s: &Value| {
+        s["streams"]["back"]["health"]["stopped"]["code"] == "CUT0217"
+            && s["ready"]["state"] == "never"
+            && s["owner"] == "green"
+    };
+    run.status("the stop", READY_WITHIN, stopped).await;
+    pair.desk.ask(&["rollback"]).await.exits(1);
+    pair.does(Side::Green, "INSERT INTO receipts VALUES (77, 2)").await;
+    // What the remedy says; the other word is refused, since it would give up the wrong side.
+    let status = pair.desk.ask(&["status"]).await;
+    status.says("cutover finish");
+    pair.desk.ask(&["abort", "--yes"]).await.exits(1).says("CUT0508");
+    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
+    run.ended(COMMAND_WITHIN).await;
+    pair.nothing_is_left().await;
+    pair.holds(Side::Green, "SELECT count(*) = 2 FROM receipts WHERE client = 77").await;
 }

@@ -16,6 +16,7 @@ mod failover;
 mod killed_before_moves;
 mod killed_in_moves;
 mod lessons;
+mod lost_way_back;
 mod many;
 mod moves_under_load;
 mod pair;

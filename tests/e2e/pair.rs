@@ -75,6 +75,7 @@ impl Pair {
             documents: SIZE.documents,
             reconnect: true,
             remember: false,
+            large_every: 0,
         })
     }
 

@@ -83,6 +83,12 @@ impl Desk {
         fs::write(self.folder().join("cutover.yaml"), yaml).expect("cutover.yaml is written");
     }
 
+    /// Moves the state of a run that is over away, as `CUT0506` says, so that a new one can begin.
+    pub(crate) fn put_state_away(&self) {
+        let state = self.folder().join("state");
+        fs::rename(&state, self.folder().join("state.old")).expect("the state folder moves");
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.0.folder.path()
     }

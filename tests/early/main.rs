@@ -213,6 +213,51 @@ async fn every_row_once_whoever_is_cut_off() {
     w.close(vec![pipe]).await;
 }
 
+/// At the end of its transaction whoever has inserted into `t` waits for a lock.
+const GATE: &str = "
+    CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$;
+    CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+      FOR EACH ROW EXECUTE FUNCTION gate();
+    ALTER TABLE t ENABLE ALWAYS TRIGGER gate";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_once_when_its_commit_gets_no_answer() {
+    let w = World::new("unanswered").await;
+    run(&w.green, &[GATE]).await;
+    let mut pipe = w.pipe(Blue, Mode::Apply).await;
+    let a = w.client(Blue).await;
+    for (i, process_ends) in (0..).zip([false, true]) {
+        let size = w.size(Green).await;
+        run(&a, &["BEGIN", &rows(1 + i * 10_000, 3_000)]).await;
+        w.written(Green, size + 200).await;
+        run(&w.green, &["SELECT pg_advisory_lock(1)"]).await;
+        run(&a, &["COMMIT"]).await;
+        let in_commit = format!(
+            "SELECT count(*) = 1 FROM pg_stat_activity
+              WHERE application_name LIKE 'cutover {} early%' AND query = 'COMMIT'
+                AND state = 'active' AND wait_event = 'advisory'",
+            w.run
+        );
+        w.until(Green, "its COMMIT", &in_commit).await;
+        if process_ends {
+            drop(pipe);
+            pipe = w.pipe(Blue, Mode::Apply).await;
+        } else {
+            w.cut(Green, "early").await;
+        }
+        w.until(Green, "the end of its session", &in_commit.replace("= 1", "= 0")).await;
+        assert_eq!(
+            w.number(Green, "SELECT count(*) FROM t WHERE id > 0").await,
+            3_000 * i64::from(i)
+        );
+        run(&w.green, &["SELECT pg_advisory_unlock(1)"]).await;
+        w.arrives(&pipe).await;
+        w.equal().await;
+    }
+    w.close(vec![pipe]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_both_directions_and_not_when_it_only_watches() {
     let w = World::new("both").await;

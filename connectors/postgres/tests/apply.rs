@@ -7,6 +7,8 @@ mod bulk;
 mod changes;
 #[path = "apply/crash.rs"]
 mod crash;
+#[path = "apply/early.rs"]
+mod early;
 #[path = "apply/refusals.rs"]
 mod refusals;
 #[path = "apply/types.rs"]

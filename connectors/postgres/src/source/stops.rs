@@ -19,9 +19,16 @@ pub(super) const SLOT_WAITS: &str = "CUT0212";
 pub(super) const COMMITS_LOST: &str = "CUT0216";
 pub(super) const SLOT_NOT_SYNCED: &str = "CUT0217";
 
+/// How a run is given up; which of the two is possible depends on who owns the writes.
+macro_rules! give_up {
+    () => {
+        "end this run (`cutover abort`, or `cutover finish` when green owns the writes) and start \
+         a new one"
+    };
+}
+
 /// What helps when changes are gone: nothing but the rows again.
-const START_AGAIN: &str = "changes are missing and cannot be had again: end this run with `cutover abort` and start a \
-     new one";
+const START_AGAIN: &str = concat!("changes are missing and cannot be had again: ", give_up!());
 
 pub(super) fn slot_lost(doing: String, slot: &str, why: &str) -> PortError {
     PortError::definite(
@@ -95,8 +102,11 @@ pub(super) fn other_timeline(doing: String, from: &Position, now: u32) -> PortEr
         OTHER_TIMELINE,
         doing,
         format!("the log is on timeline {now}, whose history does not contain {from}"),
-        "find out which server answers at this address and whether it was restored from a backup; \
-         if it is the right one, end this run with `cutover abort` and start a new one",
+        concat!(
+            "find out which server answers at this address and whether it was restored from a \
+             backup; if it is the right one, ",
+            give_up!()
+        ),
     )
 }
 
@@ -108,9 +118,12 @@ pub(super) fn commits_lost(doing: String, from: &Position, parted: &str, now: u3
             "another server took over (timeline {now}) and holds the log up to {parted} only: the \
              other side is ahead of it, at {from}"
         ),
-        "the other side may hold transactions that the failover lost: decide which of the two is \
-         right, then end this run with `cutover abort` and start a new one; \
-         synchronized_standby_slots on the primary (17 and later) prevents this",
+        concat!(
+            "the other side may hold transactions that the failover lost: decide which of the two \
+             is right, then ",
+            give_up!(),
+            "; synchronized_standby_slots on the primary (17 and later) prevents this"
+        ),
     )
 }
 
@@ -147,7 +160,7 @@ pub(super) fn prepared(doing: String, tag: char) -> PortError {
         PREPARED,
         doing,
         format!("the slot sends two-phase transactions before they commit (message {tag:?})"),
-        "the slot was changed to two_phase; end this run with `cutover abort` and start a new one",
+        concat!("the slot was changed to two_phase; ", give_up!()),
     )
 }
 

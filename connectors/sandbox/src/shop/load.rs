@@ -11,6 +11,8 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+use super::large::LargeTransaction;
+
 /// How to load.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -30,6 +32,8 @@ pub struct LoadOptions {
     pub reconnect: bool,
     /// Remember every attempt, for [`Load::heard`].
     pub remember: bool,
+    /// One in so many transactions of the first client is a [`LargeTransaction`]; 0 for none.
+    pub large_every: u64,
 }
 
 /// One attempt of a client: a transaction, or a connection.
@@ -55,10 +59,20 @@ pub enum Told {
         /// Port of the server that wrote the receipt.
         port: u16,
     },
+    /// The client did not want it any more: it never said COMMIT.
+    RolledBack,
     /// The server said no, with this SQLSTATE.
     No(String),
     /// No answer: the connection broke, or none was made.
     Nothing,
+}
+
+impl Told {
+    /// What an error tells a client.
+    #[must_use]
+    pub fn by(error: &tokio_postgres::Error) -> Self {
+        error.code().map_or(Self::Nothing, |code| Self::No(code.code().to_owned()))
+    }
 }
 
 /// What has happened so far.
@@ -74,11 +88,11 @@ pub struct LoadView {
     pub first_error: Option<String>,
     /// The last number given to each client's transactions.
     pub acknowledged: Vec<u64>,
-    /// Transactions without an answer: client and number.
+    /// Transactions that were not acknowledged: client and number.
     pub unknown: Vec<(usize, u64)>,
 }
 
-/// The first error, and the transactions without an answer.
+/// The first error, and the transactions that were not acknowledged.
 type Rest = (Option<String>, Vec<(usize, u64)>);
 
 #[derive(Default)]
@@ -222,8 +236,12 @@ impl One {
             self.n += 1;
             let began = Instant::now();
             let result = self.transaction(&connected).await;
-            self.remember(Some(self.n), began, result.as_ref().copied());
+            self.remember(Some(self.n), began, result.as_ref().map(Told::clone));
             match result {
+                Ok(Told::RolledBack) => {
+                    self.leave_open();
+                    client = Some(connected);
+                }
                 Ok(_) => {
                     let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                     self.shared.longest_us.fetch_max(took, Ordering::Relaxed);
@@ -232,12 +250,7 @@ impl One {
                     client = Some(connected);
                 }
                 Err(e) => {
-                    self.shared
-                        .rest
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .1
-                        .push((self.number, self.n));
+                    self.leave_open();
                     self.fail(&e);
                     if !self.options.reconnect {
                         return;
@@ -251,18 +264,21 @@ impl One {
         &self,
         number: Option<u64>,
         began: Instant,
-        result: Result<u16, &tokio_postgres::Error>,
+        result: Result<Told, &tokio_postgres::Error>,
     ) {
         if !self.options.remember {
             return;
         }
-        let told = match result {
-            Ok(port) => Told::Committed { port },
-            Err(e) => e.code().map_or(Told::Nothing, |code| Told::No(code.code().to_owned())),
-        };
+        let told = result.unwrap_or_else(Told::by);
         let ended = Instant::now();
         let heard = Heard { client: self.number, number, began, ended, told };
         self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner).push(heard);
+    }
+
+    /// The present transaction is not acknowledged.
+    fn leave_open(&self) {
+        let mut rest = self.shared.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.1.push((self.number, self.n));
     }
 
     fn fail(&self, e: &tokio_postgres::Error) {
@@ -283,8 +299,24 @@ impl One {
         ((x >> 32) % u64::from(bound.max(1))) as u32
     }
 
-    /// Makes one transaction; the port of the server that made it.
-    async fn transaction(&mut self, client: &Client) -> Result<u16, tokio_postgres::Error> {
+    /// Makes one transaction.
+    async fn transaction(&mut self, client: &Client) -> Result<Told, tokio_postgres::Error> {
+        let every = self.options.large_every;
+        if self.number == 0 && every > 0 && self.n.is_multiple_of(every) {
+            let large = LargeTransaction {
+                client: self.number,
+                number: self.n,
+                accounts: self.options.accounts,
+                dice: self.random,
+            };
+            self.pick(1);
+            return large.run(client).await;
+        }
+        self.small(client).await.map(|port| Told::Committed { port })
+    }
+
+    /// Makes a small one; the port of the server that made it.
+    async fn small(&mut self, client: &Client) -> Result<u16, tokio_postgres::Error> {
         let receipt = format!(
             "INSERT INTO receipts VALUES ({}, {}) RETURNING inet_server_port()",
             self.number, self.n
@@ -377,7 +409,7 @@ impl One {
 }
 
 /// Runs a transaction to its end; the port that its receipt returned.
-async fn committed(client: &Client, sql: &str) -> Result<u16, tokio_postgres::Error> {
+pub(super) async fn committed(client: &Client, sql: &str) -> Result<u16, tokio_postgres::Error> {
     let rows = client.simple_query(sql).await?;
     let port = rows.iter().find_map(|m| match m {
         SimpleQueryMessage::Row(row) => row.get(0).and_then(|port| port.parse().ok()),

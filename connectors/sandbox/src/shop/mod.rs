@@ -4,6 +4,7 @@
 //! Money only moves between accounts, so its sum never changes; every transaction leaves a
 //! receipt, so every acknowledged one can be found.
 
+mod large;
 mod load;
 mod stage;
 
@@ -11,8 +12,11 @@ use tokio_postgres::Client;
 
 use crate::SandboxError;
 
+pub use large::LargeTransaction;
 pub use load::{Heard, Load, LoadOptions, LoadView, Told};
-pub use stage::{CUTOVER_PASSWORD, SHOP_PASSWORD, Stage, StageOptions, old_and_new, open, roles};
+pub use stage::{
+    CUTOVER_PASSWORD, SHOP_PASSWORD, Stage, StageOptions, empty, old_and_new, open, roles,
+};
 
 /// The tables.
 pub const SCHEMA: &str = include_str!("schema.sql");

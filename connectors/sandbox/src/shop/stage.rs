@@ -76,6 +76,7 @@ impl Stage {
             documents: self.size.documents,
             reconnect: true,
             remember: false,
+            large_every: 0,
         })
     }
 }
@@ -151,8 +152,13 @@ pub async fn open(
     PgBouncer::start(options).await
 }
 
-/// A database that belongs to the shop, and in which a migration has its rights.
-async fn empty(server: &Postgres, database: &str, made: &str) -> Result<(), SandboxError> {
+/// Makes a database that belongs to the shop, and in which a migration has its rights. `made` is
+/// what follows `CREATE DATABASE`.
+///
+/// # Errors
+///
+/// The server says no.
+pub async fn empty(server: &Postgres, database: &str, made: &str) -> Result<(), SandboxError> {
     let create = format!("CREATE DATABASE \"{database}\" OWNER shop {made}");
     server.execute("postgres", &create).await?;
     server

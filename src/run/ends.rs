@@ -1,0 +1,121 @@
+//! How a run is ended: when it may be, by the process that works on it or by one that does nothing
+//! else, and what is answered.
+
+use cutover_core::model::{run::RunId, side::Side};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    book::Book,
+    command::Answer,
+    error::RunError,
+    moves,
+    ports::Ports,
+    removal,
+    serve::{Ended, Start, take_up},
+    socket::{Incoming, Responder},
+};
+use crate::error::{Exit, Failure};
+
+/// Ends a run that no process works on, and says who owns the writes. A move that was under way
+/// is finished or taken back first.
+///
+/// # Errors
+///
+/// The run is over already, what owns the writes speaks against it, or something could not be
+/// removed: then it can be called again.
+pub async fn end(
+    start: Start,
+    finish: bool,
+    mut inbox: mpsc::Receiver<Incoming>,
+) -> Result<Answer, Failure> {
+    let run = &start.preparation.run;
+    let book = &start.preparation.book;
+    if book.standing().removed {
+        return Err(over(run));
+    }
+    let Some(_lease) = take_up(&start, &mut inbox).await? else {
+        return Err(Failure::new("told to stop before anything was removed"));
+    };
+    if !book.standing().removed {
+        may_end(&start, finish)?;
+        let removed = removal::remove(run, &start.preparation.ports, book, finish).await;
+        removed.map_err(RunError::into_failure)?;
+    }
+    Ok(removed_answer(run, book.standing().owner))
+}
+
+/// The run is over: nothing can be done for it any more.
+pub(super) fn over(run: &RunId) -> Failure {
+    Failure::new(format!("run {run} is over"))
+        .code("CUT0506")
+        .remedy("move state_dir away, or use another `run`, to begin a new one")
+        .exit(Exit::No)
+}
+
+/// Whether the run may be ended this way.
+///
+/// # Errors
+///
+/// Who owns the writes speaks against it.
+pub(super) fn may_end(start: &Start, finish: bool) -> Result<(), Failure> {
+    let refused = |what: &str, remedy: &str| {
+        Err(Failure::new(what).code("CUT0508").remedy(remedy).exit(Exit::No))
+    };
+    let owner = start.preparation.book.standing().owner;
+    let moved =
+        owner == Side::Green || moves::ended(&start.state_dir)?.iter().any(|m| m.ending == "moved");
+    if finish && !moved {
+        return refused(
+            "nothing was switched yet",
+            "use `cutover switch` first, or `cutover abort` to give up",
+        );
+    }
+    if !finish && owner == Side::Green {
+        return refused(
+            "green owns the writes",
+            "use `cutover rollback` first, or `cutover finish` to stay on green",
+        );
+    }
+    Ok(())
+}
+
+fn removed_answer(run: &RunId, owner: Side) -> Answer {
+    Answer::new(
+        Exit::Done,
+        json!({ "removed": true, "owner": owner }),
+        format!("nothing of run {run} is left on the servers; {owner} owns the writes"),
+    )
+}
+
+/// Removes everything and answers.
+///
+/// # Errors
+///
+/// What could not be removed; the same was answered.
+pub(super) async fn remove(
+    run: &RunId,
+    ports: &Ports,
+    book: &Book,
+    finish: bool,
+    responder: Option<Responder>,
+) -> Result<Ended, Failure> {
+    if let Some(r) = &responder {
+        r.progress("removing what the run created on both servers");
+    }
+    let result = removal::remove(run, ports, book, finish).await.map_err(RunError::into_failure);
+    match result {
+        Ok(()) => {
+            if let Some(responder) = responder {
+                responder.done(removed_answer(run, book.standing().owner));
+            }
+            Ok(Ended::Removed)
+        }
+        Err(failure) => {
+            if let Some(responder) = responder {
+                responder.done(Answer::failed(failure.clone()));
+            }
+            Err(failure)
+        }
+    }
+}
