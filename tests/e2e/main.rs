@@ -8,6 +8,7 @@ mod bad_input;
 mod bypass;
 mod ddl;
 mod ddl_partitions;
+mod ddl_partitions_told;
 mod ddl_told;
 mod ends;
 mod failed_switch;
