@@ -7,6 +7,20 @@ use cutover_core::model::{
 };
 use serde::{Deserialize, Serialize};
 
+/// A source of rows, and since when its changes are followed without a break.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The source.
+    pub table: TableName,
+    /// See [`cutover_core::port::source::Since`].
+    pub since: String,
+}
+
+/// Journals of earlier versions know one direction only.
+fn blue() -> Side {
+    Side::Blue
+}
+
 /// One fact about a run. Facts are never edited, only added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
@@ -57,11 +71,52 @@ pub enum Fact {
         table: TableName,
         /// Which transactions the copy contains.
         snapshot: String,
+        /// Where the rows came from.
+        #[serde(default = "blue")]
+        from: Side,
+        /// All tables whose rows are in it; `None` in journals of earlier versions.
+        #[serde(default)]
+        sources: Option<Vec<Carried>>,
     },
-    /// Every table is copied; every snapshot was taken before this position of blue.
+    /// Every table is copied; every snapshot was taken before this position of the side that the
+    /// rows came from.
     CopyEnded {
         /// The position.
         until: Position,
+        /// Where the rows came from.
+        #[serde(default = "blue")]
+        from: Side,
+        /// A position of the other side behind everything that the copy wrote there; `None` when
+        /// nobody followed that side yet.
+        #[serde(default)]
+        there: Option<Position>,
+    },
+    /// These targets do not hold the rows of their sources any more: they will be emptied and copied
+    /// again.
+    Outdated {
+        /// Where the rows come from.
+        from: Side,
+        /// The targets.
+        tables: Vec<TableName>,
+    },
+    /// A target holds the rows of exactly these sources without a copy: the other side owns the
+    /// writes and is where they come from.
+    Followed {
+        /// The side of the sources.
+        from: Side,
+        /// The target.
+        table: TableName,
+        /// Its sources.
+        sources: Vec<Carried>,
+    },
+    /// A source came into being empty in the stream that goes to this target.
+    Born {
+        /// The side of the source.
+        from: Side,
+        /// The target.
+        table: TableName,
+        /// The source.
+        source: Carried,
     },
     /// Green has indexes, constraints and statistics.
     DefinitionsAfterRows,

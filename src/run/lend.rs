@@ -7,14 +7,21 @@ use cutover_core::{
     model::{
         finding::{Finding, Scope, Severity},
         position::Position,
+        schema::TableName,
         side::Side,
     },
-    port::{PortError, Result},
+    port::{PortError, Result, sink::Born},
 };
 
-use super::{live::Live, prepare, proof::BothLogs};
+use super::{
+    fact::{Carried, Fact},
+    live::Live,
+    prepare,
+    proof::BothLogs,
+};
 use crate::{
     cutover::ground::work::{self, Drained, Readiness},
+    journal::JournalError,
     lag::Converge,
     preflight,
     stream::Health,
@@ -168,6 +175,30 @@ impl Live {
     /// and followed rests on those of before.
     pub(super) fn redefined(&self) -> bool {
         [Side::Blue, Side::Green].iter().any(|side| self.pipes.from(*side).view().redefined > 0)
+    }
+
+    /// Remembers what came into being in a stream: it needs no copy.
+    pub(super) fn note_born(&self) -> std::result::Result<(), JournalError> {
+        let standing = self.book.standing();
+        let mut facts = Vec::new();
+        for from in [Side::Blue, Side::Green] {
+            for Born { source, target, since } in self.pipes.from(from).view().born {
+                // What was copied since knows better.
+                if !standing.copies(from).has(&target, &source) {
+                    let source = Carried { table: source, since };
+                    facts.push(Fact::Born { from, table: target, source });
+                }
+            }
+        }
+        if facts.is_empty() { Ok(()) } else { self.book.note_all(&facts) }
+    }
+
+    /// Tables whose rows a stream waits for.
+    pub(super) fn unfollowed(&self) -> Vec<TableName> {
+        [Side::Blue, Side::Green]
+            .into_iter()
+            .flat_map(|side| self.pipes.from(side).view().unfollowed)
+            .collect()
     }
 
     /// Streams that go on only after somebody has done something, as reasons against a move.

@@ -4,13 +4,11 @@
 //! same code for a first start and for the start after a crash.
 
 use std::{
-    collections::HashMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use async_trait::async_trait;
 use cutover_core::{
     model::{
         finding::Scope,
@@ -19,19 +17,20 @@ use cutover_core::{
         selection::Selection,
         side::Side,
     },
-    port::{PortError, copy::Snapshot},
+    port::{
+        PortError,
+        source::{Capture, Since},
+    },
 };
 
-use super::{book::Book, error::RunError, fact::Fact, ports::Ports, standing::Standing};
+use super::{
+    book::Book, error::RunError, fact::Fact, ports::Ports, rows::Sides, standing::Standing,
+};
 use crate::{
-    copy::{self, Limiter},
     error::{Exit, Failure},
     observe::progress::Progress,
     preflight,
-    stream::{
-        Policy,
-        handover::{Handover, Visibility},
-    },
+    stream::{Policy, handover::Handover},
     transform::{self, Mapping},
 };
 
@@ -51,9 +50,6 @@ pub enum Definitions {
     /// They are there already.
     Provided,
 }
-
-/// How long transactions may stay open that may have written to a new table unseen.
-const BEGUN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What preparation needs.
 pub struct Preparation {
@@ -83,8 +79,8 @@ pub struct Preparation {
 pub struct Prepared {
     /// Tables of blue and where they go.
     pub mapping: Mapping,
-    /// From copied rows to the stream.
-    pub handover: Handover,
+    /// From copied rows to the stream that reads blue, and the one that reads green.
+    pub handover: [Handover; 2],
 }
 
 /// Milliseconds since 1970.
@@ -116,8 +112,10 @@ impl Preparation {
         self.begin().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
-        let blue = self.take_along(blue).await?;
-        let (first, told) = self.capture(&blue).await?;
+        let (blue, new) = self.look_for_new(blue).await?;
+        let capture = self.capture(&blue).await?;
+        let Capture { definitions: told, since, snapshot, .. } = capture;
+        self.add(&new, &since, told).await?;
         self.definitions_before_rows().await?;
         // The definitions of green may differ from blue's where the user provides them.
         let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
@@ -129,13 +127,27 @@ impl Preparation {
         self.accept_definitions(&blue, &green, told).await?;
         // Green belongs to nobody but us from here on.
         self.fence_green(&green).await?;
-        self.rows(&blue, &mapping, first).await?;
+        let stops = [told && self.policy != Policy::Apply, false];
+        let sides = Sides { blue: &blue, green: &green, mapping: &mapping, stops };
+        self.rows(Side::Blue, &sides, &since, snapshot).await?;
         self.definitions_after_rows().await?;
-        self.arm_way_back(&blue).await?;
+        let (back, back_told) = self.arm_way_back(&blue).await?;
         // Sizes, keys and estimates are known better now.
         let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
         let mapping = transform::map(&blue, &green).map_err(|e| Failure::new(e.to_string()))?;
-        Ok(Prepared { handover: self.handover(&mapping)?, mapping })
+        let stops = [stops[0], back_told];
+        let sides = Sides { blue: &blue, green: &green, mapping: &mapping, stops };
+        self.rows(Side::Green, &sides, &back, None).await?;
+        self.follow(&sides, &since, &back)?;
+        let handover = self.handovers(&sides)?;
+        let standing = self.book.standing();
+        let strays = [Side::Blue, Side::Green].map(|from| sides.strays(from, &standing));
+        let [from_blue, from_green] = strays;
+        let mut mapping = mapping;
+        // Their rows have no place yet: the stream says so when they come.
+        mapping.forward.retain(|route| !from_blue.contains(&route.source));
+        mapping.back.retain(|route| !from_green.contains(&route.source));
+        Ok(Prepared { mapping, handover })
     }
 
     /// Green holds what blue's selection names; where it is partitioned in another way, its leaves
@@ -201,24 +213,25 @@ impl Preparation {
     }
 
     /// Blue keeps its log from here on; the snapshot is there only the first time.
-    /// Says also whether the stream tells of every change of definitions since then.
-    async fn capture(&self, blue: &[Table]) -> Result<(Option<Box<dyn Snapshot>>, bool), RunError> {
-        let known = self.book.standing().start.is_some();
+    async fn capture(&self, blue: &[Table]) -> Result<Capture, RunError> {
+        let standing = self.book.standing();
         let source = &self.ports.blue.source;
-        let capture = if known {
-            match source.resume(&self.run, blue).await? {
+        let capture = match &standing.start {
+            None => source.capture(&self.run, blue, true).await?,
+            Some(start) => match source.resume(&self.run, blue).await? {
                 Some(capture) => capture,
                 // The stream stops by name, and says more; what else is there goes on.
-                None if self.book.standing().copy_ended.is_some() => return Ok((None, false)),
+                None if standing.from_blue.ended.is_some() => {
+                    let (start, since) = (start.clone(), Since::default());
+                    return Ok(Capture { start, definitions: false, since, snapshot: None });
+                }
                 None => return Err(nothing_kept(Side::Blue).into()),
-            }
-        } else {
-            source.capture(&self.run, blue, true).await?
+            },
         };
-        if !known {
+        if standing.start.is_none() {
             let definitions = self.ports.blue.primary.fingerprint(&self.selection).await?;
             self.book.note(Fact::Captured {
-                start: capture.start,
+                start: capture.start.clone(),
                 tables: blue.iter().map(|t| t.name.clone()).collect(),
                 definitions,
             })?;
@@ -229,47 +242,65 @@ impl Preparation {
                  event triggers may not be created there (CUT0150)"
             );
         }
-        Ok((capture.snapshot, capture.definitions))
+        Ok(capture)
     }
 
-    /// Tables that came into being on blue since green got its definitions: made on green as well,
-    /// left out, or left to be complained about. Blue's tables that the run goes on with.
-    async fn take_along(&self, blue: Vec<Table>) -> Result<Vec<Table>, RunError> {
+    /// Tables that came into being on blue since green got its definitions: to be made on green as
+    /// well, left out, or left to be complained about. Blue's tables that the run goes on with, and
+    /// those to be made.
+    async fn look_for_new(
+        &self,
+        blue: Vec<Table>,
+    ) -> Result<(Vec<Table>, Vec<TableName>), RunError> {
         let standing = self.book.standing();
         if !standing.after_rows || self.policy == Policy::Stop {
-            return Ok(blue);
+            return Ok((blue, Vec::new()));
         }
         let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         let (known, new): (Vec<Table>, Vec<Table>) =
             blue.into_iter().partition(|t| transform::map(std::slice::from_ref(t), &green).is_ok());
-        // A table that was renamed is no new one.
-        let gone = standing
-            .definitions
-            .keys()
-            .any(|name| !known.iter().chain(&new).any(|t| t.name.to_string() == *name));
-        // One that is there may be half made, when its rows have not come.
-        let half = known.iter().filter(|t| {
-            self.policy == Policy::Apply
-                && t.root.is_none()
-                && !standing.copied.contains_key(&t.name)
-        });
-        let names: Vec<TableName> = new.iter().chain(half).map(|t| t.name.clone()).collect();
-        if names.is_empty() || self.policy == Policy::Ignore {
-            for name in names {
-                tracing::warn!(table = %name, "a table is new on blue, and that is ignored");
+        if self.policy == Policy::Ignore {
+            for table in new {
+                tracing::warn!(table = %table.name, "a table is new on blue, and that is ignored");
             }
-            return Ok(known);
+            return Ok((known, Vec::new()));
         }
-        if !gone && self.may_copy(&standing) {
-            self.progress.say("creating new tables on green");
-            self.ports.schema.add(&names).await?;
-        }
-        Ok(known.into_iter().chain(new).collect())
+        let mapping = transform::map(&known, &green).map_err(|e| Failure::new(e.to_string()))?;
+        let strays = standing.from_blue.strays(&mapping.forward, &known, &green);
+        // One that is there may be half made, when its rows have not come.
+        let half = |t: &Table| {
+            !standing.from_blue.targets.contains_key(&t.name)
+                && green.iter().any(|g| g.name == t.name)
+        };
+        let names = new
+            .iter()
+            .chain(known.iter().filter(|t| strays.contains(&t.name) || half(t)))
+            .map(|t| t.name.clone())
+            .collect();
+        Ok((known.into_iter().chain(new).collect(), names))
     }
 
-    /// Green may be filled from blue.
-    fn may_copy(&self, standing: &Standing) -> bool {
-        standing.owner == Side::Blue && standing.open_move.is_none()
+    /// Makes tables on green that are new on blue. With `told`, the stream tells when they become
+    /// partitions.
+    async fn add(&self, new: &[TableName], since: &Since, told: bool) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        if !self.may_copy(Side::Blue, &standing) {
+            return Ok(());
+        }
+        // A table that was renamed is no new one.
+        let renamed =
+            |t: &&TableName| since.get(t).is_some_and(|since| standing.from_blue.knows(since));
+        let names: Vec<TableName> = new.iter().filter(|t| !renamed(t)).cloned().collect();
+        if !names.is_empty() {
+            self.progress.say("creating new tables on green");
+            self.ports.schema.add(&names, !told).await?;
+        }
+        Ok(())
+    }
+
+    /// The other side may be filled from this one.
+    pub(super) fn may_copy(&self, from: Side, standing: &Standing) -> bool {
+        standing.owner == from && standing.open_move.is_none()
     }
 
     async fn definitions_before_rows(&self) -> Result<(), RunError> {
@@ -325,91 +356,6 @@ impl Preparation {
         Ok(())
     }
 
-    async fn rows(
-        &self,
-        blue: &[Table],
-        mapping: &Mapping,
-        first: Option<Box<dyn Snapshot>>,
-    ) -> Result<(), RunError> {
-        let standing = self.book.standing();
-        let mut all = copy::jobs(&mapping.forward, blue);
-        // A table that came into being later is followed by now, but not from its beginning. A
-        // partition is, since its parent is published.
-        let late = standing.copy_ended.is_some();
-        if late {
-            all.retain(|job| job.sources.iter().chain([&job.target]).all(|t| t.root.is_none()));
-            let new = all.iter().any(|j| !standing.copied.contains_key(&j.target.name));
-            if !new || !self.may_copy(&standing) {
-                return Ok(());
-            }
-            if !self.ports.blue.source.begun_have_ended(BEGUN_WITHIN).await? {
-                return Err(PortError::transient(
-                    "copying a new table",
-                    "a transaction stays open on blue that may have written to it",
-                )
-                .into());
-            }
-        }
-        self.same_history().await?;
-        self.progress.say("copying rows");
-        for job in &all {
-            let rows = job.sources.iter().filter_map(|s| s.estimated_rows).sum();
-            let bytes = job.sources.iter().map(|s| s.bytes).sum();
-            self.progress.expect(&job.target.name, rows, bytes);
-            if standing.copied.contains_key(&job.target.name) {
-                self.progress.done(&job.target.name);
-            }
-        }
-        let todo: Vec<_> =
-            all.into_iter().filter(|j| !standing.copied.contains_key(&j.target.name)).collect();
-        let snapshot: Arc<dyn Snapshot> = match first {
-            Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
-            _ => Arc::from(self.ports.blue.source.snapshot().await?),
-        };
-        if standing.copy_began {
-            for job in &todo {
-                self.ports.green.sink.clear(&self.run, &job.target).await?;
-            }
-        } else {
-            self.book.note(Fact::CopyBegan)?;
-        }
-        let noter = Arc::new(Noter {
-            book: Arc::clone(&self.book),
-            progress: Arc::clone(&self.progress),
-            snapshot: snapshot.visible().to_owned(),
-        });
-        let options = copy::Options {
-            workers: self.workers,
-            chunk: self.chunk,
-            limiter: Arc::new(Limiter::new(self.rate)),
-        };
-        let sink = Arc::clone(&self.ports.green.sink);
-        copy::copy(&self.run, todo, snapshot, sink, options, noter).await?;
-        self.same_history().await?;
-        let until = self.ports.blue.source.head().await?;
-        self.book.note(Fact::CopyEnded { until })?;
-        Ok(())
-    }
-
-    /// Rows are copied from one history only. Which transactions a snapshot of a server contains
-    /// that was lost, nobody can ask any more.
-    async fn same_history(&self) -> Result<(), RunError> {
-        let Some(start) = self.book.standing().start.clone() else { return Ok(()) };
-        let now = self.ports.blue.source.rebase(&start).await?;
-        if now == start {
-            return Ok(());
-        }
-        Err(Failure::new(format!(
-            "blue failed over while rows were copied: the copy began at {start}, and that place is \
-             {now} now"
-        ))
-        .code("CUT0518")
-        .remedy(
-            "end this run with `cutover abort`, make green's database anew, and start a new run",
-        )
-        .into())
-    }
-
     async fn definitions_after_rows(&self) -> Result<(), RunError> {
         if self.book.standing().after_rows {
             return Ok(());
@@ -430,15 +376,17 @@ impl Preparation {
 
     /// Green keeps its log, and blue can be written by our sink: long before the first move, so
     /// that a pause has nothing to wait for, and that a foreign write on green is seen.
-    async fn arm_way_back(&self, blue: &[Table]) -> Result<(), RunError> {
+    /// Says since when green's tables are followed, and whether green's stream tells of every
+    /// change of definitions.
+    async fn arm_way_back(&self, blue: &[Table]) -> Result<(Since, bool), RunError> {
         let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         self.ports.blue.sink.prepare(&self.run).await?;
-        if self.book.standing().way_back {
+        let kept = if self.book.standing().way_back {
             // When it is gone the stream stops by name.
-            self.ports.green.source.resume(&self.run, &green).await?;
+            self.ports.green.source.resume(&self.run, &green).await?
         } else {
-            self.ports.green.source.capture(&self.run, &green, false).await?;
-        }
+            Some(self.ports.green.source.capture(&self.run, &green, false).await?)
+        };
         self.ports.blue.primary.install_fence(&self.run, blue).await?;
         self.ports.green.primary.install_fence(&self.run, &green).await?;
         if self.book.standing().owner == Side::Blue && self.book.standing().open_move.is_none() {
@@ -449,20 +397,7 @@ impl Preparation {
         if !self.book.standing().way_back {
             self.book.note(Fact::WayBackArmed)?;
         }
-        Ok(())
-    }
-
-    fn handover(&self, mapping: &Mapping) -> Result<Handover, RunError> {
-        let standing = self.book.standing();
-        let mut tables = HashMap::new();
-        for route in &mapping.forward {
-            if let Some(text) = standing.copied.get(&route.target.name) {
-                let seen = Visibility::parse(text)
-                    .map_err(|e| Failure::new(e.to_string()).code("CUT0505"))?;
-                tables.insert(route.source.clone(), seen);
-            }
-        }
-        Ok(Handover::new(tables, standing.copy_ended.clone()))
+        Ok(kept.map(|k| (k.since, k.definitions)).unwrap_or_default())
     }
 }
 
@@ -497,41 +432,6 @@ pub fn inputs(
         copies_schema,
         workers,
         began,
-    }
-}
-
-struct Noter {
-    book: Arc<Book>,
-    progress: Arc<Progress>,
-    snapshot: String,
-}
-
-#[async_trait]
-impl copy::Watch for Noter {
-    fn bytes(&self, table: &TableName, bytes: u64) {
-        self.progress.bytes(table, bytes);
-    }
-
-    fn rows(&self, table: &TableName, rows: u64) {
-        self.progress.rows(table, rows);
-    }
-
-    async fn done(&self, tables: &[&TableName]) -> Result<(), PortError> {
-        let copied = |table: &&TableName| Fact::Copied {
-            table: (*table).clone(),
-            snapshot: self.snapshot.clone(),
-        };
-        let facts: Vec<Fact> = tables.iter().map(copied).collect();
-        self.book.note_all(&facts).map_err(|e| {
-            PortError::definite(
-                "CUT0514",
-                format!("noting that {} table(s) are copied", tables.len()),
-                e.to_string(),
-                "check space and health of the disk under state_dir, then run again",
-            )
-        })?;
-        tables.iter().for_each(|table| self.progress.done(table));
-        Ok(())
     }
 }
 

@@ -2,13 +2,14 @@
 //! commands until it is told to stop or has reached what it was started for.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use cutover_core::{
-    model::{run::RunId, side::Side},
+    model::{run::RunId, schema::TableName, side::Side},
     port::sink::Lease,
 };
 use serde_json::json;
@@ -35,7 +36,7 @@ use super::{
 };
 use crate::{
     error::{Exit, Failure},
-    stream::{Mode, Pipe, PipeConfig, handover::Handover},
+    stream::{Mode, Pipe, PipeConfig},
 };
 
 /// Bytes of one batch of changes.
@@ -113,6 +114,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
         return Err(over(&run));
     }
 
+    let mut unfollowed = Vec::new();
     loop {
         let prepared = match prepare(&start, &mut inbox).await? {
             Ok(prepared) => prepared,
@@ -125,7 +127,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             }
         };
         start.preparation.progress.say("following changes");
-        let live = connect(&start, prepared).await.map_err(RunError::into_failure)?;
+        let live = connect(&start, prepared, &unfollowed).await.map_err(RunError::into_failure)?;
         start.board.set_live(Arc::clone(&live));
         let background = AbortOnDrop(tokio::spawn({
             let live = Arc::clone(&live);
@@ -135,6 +137,8 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
         drop(background);
         start.board.clear_live();
         let next = result?;
+        live.note_born()?;
+        unfollowed = live.unfollowed();
         // Streams must be closed before their slots can be dropped or read again.
         drop(live);
         match next {
@@ -319,15 +323,26 @@ fn interrupt(start: &Start, incoming: Option<Incoming>) -> Option<Interrupted> {
 }
 
 /// Connects both streams in the modes that the owner asks for.
-async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunError> {
+/// Tables that are to be copied for want of which a stream could not go on, and that have no route
+/// even now, are given up.
+async fn connect(
+    start: &Start,
+    prepared: Prepared,
+    unfollowed: &[TableName],
+) -> Result<Arc<Live>, RunError> {
     let p = &start.preparation;
+    let [handover_from_blue, handover_from_green] = prepared.handover;
     let mapping = Arc::new(prepared.mapping);
     let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES));
     let owner = p.book.standing().owner;
+    let routed: HashSet<&TableName> =
+        mapping.forward.iter().chain(&mapping.back).map(|route| &route.source).collect();
+    let given_up: Vec<TableName> =
+        unfollowed.iter().filter(|table| !routed.contains(table)).cloned().collect();
     let mut pipes = Vec::new();
     for (from, routes, handover) in [
-        (Side::Blue, &mapping.forward, prepared.handover),
-        (Side::Green, &mapping.back, Handover::default()),
+        (Side::Blue, &mapping.forward, handover_from_blue),
+        (Side::Green, &mapping.back, handover_from_green),
     ] {
         let primary = Arc::clone(&p.ports.side(from).primary);
         let known = primary.fingerprint(&p.selection).await?;
@@ -345,6 +360,7 @@ async fn connect(start: &Start, prepared: Prepared) -> Result<Arc<Live>, RunErro
                 witness: Arc::clone(&proof) as _,
                 definitions: Arc::new(AtStart::new(primary, p.selection.clone(), known)),
                 policy: p.policy,
+                given_up: given_up.clone(),
             },
             mode,
         ));

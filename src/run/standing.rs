@@ -1,11 +1,14 @@
 //! Where a run stands: a pure fold of its facts. Never stored, so it cannot disagree with them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use cutover_core::model::{position::Position, schema::TableName, side::Side};
 use serde::{Deserialize, Serialize};
 
-use super::fact::Fact;
+use super::{
+    fact::{Carried, Fact},
+    owed::{Copies, Held},
+};
 
 /// Phases of a run in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,10 +64,10 @@ pub struct Standing {
     pub user_commands: usize,
     /// Rows may be on green.
     pub copy_began: bool,
-    /// Finished targets and their snapshots.
-    pub copied: HashMap<TableName, String>,
-    /// Position after the last snapshot.
-    pub copy_ended: Option<Position>,
+    /// What green holds of blue's rows.
+    pub from_blue: Copies,
+    /// What blue holds of green's rows.
+    pub from_green: Copies,
     /// Indexes and constraints are on green.
     pub after_rows: bool,
     /// The way back has been armed once.
@@ -92,8 +95,8 @@ impl Standing {
             before_rows: false,
             user_commands: 0,
             copy_began: false,
-            copied: HashMap::new(),
-            copy_ended: None,
+            from_blue: Copies::default(),
+            from_green: Copies::default(),
             after_rows: false,
             way_back: false,
             owner: Side::Blue,
@@ -121,10 +124,41 @@ impl Standing {
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
             Fact::CopyBegan => self.copy_began = true,
-            Fact::Copied { table, snapshot } => {
-                self.copied.insert(table.clone(), snapshot.clone());
+            Fact::Copied { table, snapshot, from, sources } => {
+                let held = Held {
+                    snapshot: Some(snapshot.clone()),
+                    sources: sources.as_deref().map(carried),
+                    // The other side is followed since then.
+                    late: self.way_back,
+                };
+                let copies = self.copies_mut(*from);
+                copies.targets.insert(table.clone(), held);
+                copies.unsettled = true;
             }
-            Fact::CopyEnded { until } => self.copy_ended = Some(until.clone()),
+            Fact::CopyEnded { until, from, there } => {
+                let copies = self.copies_mut(*from);
+                copies.ended = Some(until.clone());
+                copies.written.clone_from(there);
+                copies.unsettled = false;
+            }
+            Fact::Outdated { from, tables } => {
+                let late = self.way_back;
+                let targets = &mut self.copies_mut(*from).targets;
+                // It stays known where rows go, also when nobody comes to copy them.
+                tables.iter().for_each(|table| {
+                    targets.insert(table.clone(), Held { late, ..Held::outdated() });
+                });
+            }
+            Fact::Followed { from, table, sources } => {
+                let held = Held { sources: Some(carried(sources)), ..Held::default() };
+                self.copies_mut(*from).targets.insert(table.clone(), held);
+            }
+            Fact::Born { from, table, source } => {
+                let held = self.copies_mut(*from).targets.entry(table.clone()).or_default();
+                held.sources
+                    .get_or_insert_default()
+                    .insert(source.table.clone(), source.since.clone());
+            }
             Fact::DefinitionsAfterRows => self.after_rows = true,
             Fact::WayBackArmed => self.way_back = true,
             Fact::MoveBegan { id, from, rehearsal, .. } => {
@@ -140,6 +174,22 @@ impl Standing {
         }
     }
 
+    /// What the other side holds of the rows of this one.
+    #[must_use]
+    pub fn copies(&self, from: Side) -> &Copies {
+        match from {
+            Side::Blue => &self.from_blue,
+            Side::Green => &self.from_green,
+        }
+    }
+
+    fn copies_mut(&mut self, from: Side) -> &mut Copies {
+        match from {
+            Side::Blue => &mut self.from_blue,
+            Side::Green => &mut self.from_green,
+        }
+    }
+
     /// The phase that follows from the facts.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -151,7 +201,7 @@ impl Standing {
             Phase::Switched
         } else if self.after_rows {
             Phase::Streaming
-        } else if self.copy_ended.is_some() {
+        } else if self.from_blue.ended.is_some() {
             Phase::Indexing
         } else if self.copy_began {
             Phase::Copying
@@ -161,6 +211,10 @@ impl Standing {
             Phase::New
         }
     }
+}
+
+fn carried(sources: &[Carried]) -> BTreeMap<TableName, String> {
+    sources.iter().map(|s| (s.table.clone(), s.since.clone())).collect()
 }
 
 #[cfg(test)]
@@ -192,7 +246,7 @@ mod tests {
             began(),
             Fact::DefinitionsBeforeRows,
             Fact::CopyBegan,
-            Fact::CopyEnded { until: at(9) },
+            Fact::CopyEnded { until: at(9), from: Side::Blue, there: None },
             Fact::DefinitionsAfterRows,
             Fact::MoveBegan { id: 1, from: Side::Blue, rehearsal: false, at_ms: 0 },
             Fact::MoveEnded { id: 1, owner: Side::Green, at_ms: 0 },
@@ -234,8 +288,16 @@ mod tests {
 
     #[test]
     fn facts_survive_the_journal() {
-        let fact = Fact::Copied { table: TableName::new("public", "t"), snapshot: "1:2:".into() };
+        let fact = Fact::Copied {
+            table: TableName::new("public", "t"),
+            snapshot: "1:2:".into(),
+            from: Side::Blue,
+            sources: None,
+        };
         let text = serde_json::to_string(&fact).unwrap();
         assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
+        // As earlier versions wrote it.
+        let old = r#"{"fact":"copied","table":{"schema":"public","name":"t"},"snapshot":"1:2:"}"#;
+        assert_eq!(serde_json::from_str::<Fact>(old).unwrap(), fact);
     }
 }

@@ -24,32 +24,59 @@ impl Worker {
         let (selection, policy) = (&self.config.selection, self.config.policy);
         let make = policy == Policy::Apply;
         let mut found = open.writer.redefine(content, None, selection, make).await?;
-        if let Redefined::Differs { tables, .. } = &found
-            && policy != Policy::Ignore
+        let doubted = match &found {
+            Redefined::Differs { tables, .. } if policy != Policy::Ignore => Some(tables),
+            Redefined::Unfollowed { tables, .. } => Some(tables),
+            _ => None,
+        };
+        if let Some(tables) = doubted
             // What is committed is in the log before others can see it.
             && self.config.source.begun_have_ended(VISIBLE_WITHIN).await?
         {
             // Both sides may be ahead of the stream already, and equal.
             let now = self.config.source.describe(tables).await?;
-            if let again @ Redefined::Alike { .. } =
-                open.writer.redefine(content, Some(&now), selection, false).await?
-            {
-                found = again;
+            match open.writer.redefine(content, Some(&now), selection, false).await? {
+                again @ Redefined::Alike { .. } => found = again,
+                // Some of them may be gone by now.
+                Redefined::Unfollowed { what, why, tables, leaves }
+                    if why.is_empty() || matches!(found, Redefined::Unfollowed { .. }) =>
+                {
+                    found = Redefined::Unfollowed { what, why, tables, leaves };
+                }
+                _ => {}
             }
         }
         let from = self.config.from;
         match found {
             Redefined::Unconcerned => {}
-            Redefined::Alike { what, tables } | Redefined::Made { what, tables } => {
+            Redefined::Alike { what, tables, born } | Redefined::Made { what, tables, born } => {
                 tracing::info!(%from, "definitions changed on both sides: {what}");
                 tables.iter().for_each(|table| {
                     self.shapes.remove(table);
                 });
-                self.state.defined(what, true);
+                self.state.defined(what, true, born);
+            }
+            // Also where nothing has to be made: their rows are not on the other side.
+            Redefined::Unfollowed { what, why, leaves, .. }
+                if (why.is_empty() || (make && from == Side::Blue))
+                    && !leaves.iter().any(|leaf| self.config.given_up.contains(leaf)) =>
+            {
+                tracing::info!(%from, "tables become partitions and will be copied: {what}");
+                self.state.look_anew(what, leaves);
+                return Err(PortError::transient(
+                    format!("following changes on {from}"),
+                    "tables with rows become partitions: they are copied first",
+                ));
+            }
+            Redefined::Unfollowed { what, why, leaves, .. } => {
+                let names: Vec<String> = leaves.iter().map(ToString::to_string).collect();
+                let rows = format!("the rows of {} were not followed", names.join(", "));
+                let why = if why.is_empty() { rows } else { format!("{why}; {rows}") };
+                self.differs(what, why)?;
             }
             Redefined::New { what } if make && from == Side::Blue => {
                 tracing::info!(%from, "a table is new and will be copied: {what}");
-                self.state.defined(what, true);
+                self.state.defined(what, true, Vec::new());
             }
             Redefined::New { what } => self.differs(what, "it is not on the other side".into())?,
             Redefined::Differs { what, why, .. } => self.differs(what, why)?,
@@ -85,7 +112,7 @@ impl Worker {
         let from = self.config.from;
         if self.config.policy == Policy::Ignore {
             tracing::warn!(%from, "definitions changed, and that is ignored: {what}: {why}");
-            self.state.defined(what, false);
+            self.state.defined(what, false, Vec::new());
             return Ok(());
         }
         let at = self.state.view().applied.map_or_else(String::new, |p| format!(" behind {p}"));
@@ -97,7 +124,8 @@ impl Worker {
                 from.other()
             ),
             format!(
-                "make exactly this change on {}, then stop and start `cutover run`; see \
+                "make exactly this change on {} (a table that is to become a partition may be \
+                 empty there: its rows are copied), then stop and start `cutover run`; see \
                  docs/errors/CUT0515.md",
                 from.other()
             ),

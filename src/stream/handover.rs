@@ -50,6 +50,11 @@ impl Visibility {
         Ok(Self { low, high, running })
     }
 
+    /// Contains every transaction.
+    fn everything() -> Self {
+        Self { low: u64::MAX, high: 0, running: Vec::new() }
+    }
+
     /// Whether the snapshot contains what transaction `id` did, given that it committed.
     ///
     /// The stream carries 32 bits of the 64-bit identifier; the missing bits are those that put it
@@ -62,12 +67,18 @@ impl Visibility {
     }
 }
 
+/// What of a stretch of the stream is left out, per table.
+#[derive(Debug, Clone)]
+struct Stretch {
+    tables: HashMap<TableName, Visibility>,
+    /// From here on nothing is left out.
+    until: Option<Position>,
+}
+
 /// The snapshots of all tables that were copied, until the stream has passed the copy.
 #[derive(Debug, Default, Clone)]
 pub struct Handover {
-    tables: HashMap<TableName, Visibility>,
-    /// From here on no transaction can be contained in any snapshot.
-    until: Option<Position>,
+    stretches: Vec<Stretch>,
     current: Option<TransactionId>,
 }
 
@@ -75,29 +86,39 @@ impl Handover {
     /// `until` is a position taken after the last snapshot.
     #[must_use]
     pub fn new(tables: HashMap<TableName, Visibility>, until: Option<Position>) -> Self {
-        Self { tables, until, current: None }
+        Self::default().and(tables, until)
     }
 
-    /// From here on no transaction can be contained in any snapshot.
+    /// Leaves out as well what a copy into these tables wrote on the side that the stream reads,
+    /// up to a position taken behind it.
     #[must_use]
-    pub fn until(&self) -> Option<&Position> {
-        self.until.as_ref()
+    pub fn without(self, tables: impl IntoIterator<Item = TableName>, until: Position) -> Self {
+        let all = tables.into_iter().map(|table| (table, Visibility::everything())).collect();
+        self.and(all, Some(until))
     }
 
-    /// The same place under the name it has in the source's history now.
-    pub fn rebase(&mut self, until: Position) {
-        self.until = Some(until);
+    fn and(mut self, tables: HashMap<TableName, Visibility>, until: Option<Position>) -> Self {
+        if !tables.is_empty() {
+            self.stretches.push(Stretch { tables, until });
+        }
+        self
+    }
+
+    /// The positions from which on nothing is left out; they get the names that they have in the
+    /// source's history now.
+    pub fn untils(&mut self) -> impl Iterator<Item = &mut Position> {
+        self.stretches.iter_mut().filter_map(|s| s.until.as_mut())
     }
 
     /// Whether nothing is skipped any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.tables.is_empty()
+        self.stretches.is_empty()
     }
 
     /// Whether the event must be applied. Has to see every event in order.
     pub fn keep(&mut self, event: &Event) -> bool {
-        if self.tables.is_empty() {
+        if self.stretches.is_empty() {
             return true;
         }
         match event {
@@ -108,11 +129,9 @@ impl Handover {
             Event::Row { relation, .. } => !self.copied(&relation.name),
             Event::Truncate { relations, .. } => !relations.iter().all(|r| self.copied(&r.name)),
             Event::Commit { position } | Event::Idle { position } => {
-                if let Some(until) = &self.until
-                    && position.covers(until) == Ok(true)
-                {
-                    self.tables.clear();
-                }
+                self.stretches.retain(|stretch| {
+                    !stretch.until.as_ref().is_some_and(|u| position.covers(u) == Ok(true))
+                });
                 true
             }
             Event::Definition { .. }
@@ -124,10 +143,11 @@ impl Handover {
     }
 
     fn copied(&self, table: &TableName) -> bool {
-        match (self.current, self.tables.get(table)) {
-            (Some(id), Some(snapshot)) => snapshot.contains(id),
-            _ => false,
-        }
+        let Some(id) = self.current else { return false };
+        self.stretches
+            .iter()
+            .filter_map(|stretch| stretch.tables.get(table))
+            .any(|snapshot| snapshot.contains(id))
     }
 }
 
@@ -145,6 +165,28 @@ mod tests {
         }
         assert!(!s.contains(105));
         assert!(!s.contains(5000));
+    }
+
+    #[test]
+    fn each_stretch_has_its_own_end() {
+        let at = |lsn| Position::Postgres { timeline: 1, lsn };
+        let name = |n: &str| TableName::new("s", n);
+        let copied = HashMap::from([(name("a"), Visibility::parse("9:9:").unwrap())]);
+        let mut handover =
+            Handover::new(copied, Some(at(50))).without([name("b")], at(20)).without([], at(70));
+        handover.keep(&Event::Begin { transaction: 5, committed_at: 0 });
+        assert!(handover.copied(&name("a")) && handover.copied(&name("b")));
+        assert!(!handover.copied(&name("c")));
+        handover.keep(&Event::Commit { position: at(20) });
+        handover.keep(&Event::Begin { transaction: 8, committed_at: 0 });
+        assert!(handover.copied(&name("a")) && !handover.copied(&name("b")));
+        handover.keep(&Event::Begin { transaction: 9, committed_at: 0 });
+        assert!(!handover.copied(&name("a")));
+        handover.untils().for_each(|until| *until = at(60));
+        handover.keep(&Event::Idle { position: at(55) });
+        assert!(!handover.is_over());
+        handover.keep(&Event::Idle { position: at(60) });
+        assert!(handover.is_over());
     }
 
     #[test]

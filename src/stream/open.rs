@@ -95,10 +95,9 @@ impl Worker {
     /// have other names, if the server that took over has them at all.
     async fn rebase(&mut self, writer: &mut dyn SinkWriter) -> Result<Option<Position>> {
         let source = Arc::clone(&self.config.source);
-        if let Some(until) = self.config.handover.until() {
-            // Copied rows count as well: they may be ahead of what was streamed.
-            let now = source.rebase(until).await?;
-            self.config.handover.rebase(now);
+        // Copied rows count as well: they may be ahead of what was streamed.
+        for until in self.config.handover.untils() {
+            *until = source.rebase(until).await?;
         }
         let Some(durable) = writer.progress().await? else { return Ok(None) };
         let now = source.rebase(&durable).await?;

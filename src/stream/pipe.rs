@@ -68,6 +68,8 @@ pub struct PipeConfig {
     pub definitions: Arc<dyn Definitions>,
     /// What to do when they do.
     pub policy: Policy,
+    /// Tables that could not be taken along when they became partitions.
+    pub given_up: Vec<TableName>,
 }
 
 /// Where a pipe shall stand still.

@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use cutover_core::model::position::Position;
+use cutover_core::{
+    model::{position::Position, schema::TableName},
+    port::sink::Born,
+};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -89,6 +92,12 @@ pub struct PipeView {
     pub definitions: Vec<String>,
     /// Changes of definitions after which tables have to be looked at anew.
     pub redefined: u64,
+    /// Partitions that came into being in the stream, empty, since this process started.
+    #[serde(skip)]
+    pub born: Vec<Born>,
+    /// Tables that became partitions and whose rows have to be copied before the stream goes on.
+    #[serde(skip)]
+    pub unfollowed: Vec<TableName>,
 }
 
 /// Shared between the pipe's task and its handle.
@@ -118,6 +127,9 @@ struct Inner {
     redefined: u64,
     /// Those of a transaction that is not committed on the sink.
     unsettled: u64,
+    born: Vec<Born>,
+    born_unsettled: Vec<Born>,
+    unfollowed: Vec<TableName>,
     markers: HashMap<String, oneshot::Sender<()>>,
 }
 
@@ -134,6 +146,9 @@ impl State {
                 definitions: Vec::new(),
                 redefined: 0,
                 unsettled: 0,
+                born: Vec::new(),
+                born_unsettled: Vec::new(),
+                unfollowed: Vec::new(),
                 markers: HashMap::new(),
             }),
             transactions: AtomicU64::new(0),
@@ -174,9 +189,10 @@ impl State {
     }
 
     /// A change of definitions was passed; `anew`: tables are not as they were.
-    pub(super) fn defined(&self, what: String, anew: bool) {
+    pub(super) fn defined(&self, what: String, anew: bool, born: Vec<Born>) {
         let mut inner = self.lock();
         inner.unsettled += u64::from(anew);
+        inner.born_unsettled.extend(born);
         if inner.definitions.len() >= DEFINITIONS {
             inner.definitions.remove(0);
         }
@@ -188,6 +204,16 @@ impl State {
         let mut inner = self.lock();
         let unsettled = std::mem::take(&mut inner.unsettled);
         inner.redefined += if committed { unsettled } else { 0 };
+        let born = std::mem::take(&mut inner.born_unsettled);
+        inner.born.extend(born.into_iter().filter(|_| committed));
+    }
+
+    /// Tables have to be looked at anew before a change of definitions can be passed.
+    pub(super) fn look_anew(&self, what: String, unfollowed: Vec<TableName>) {
+        self.defined(what, false, Vec::new());
+        let mut inner = self.lock();
+        inner.redefined += 1;
+        inner.unfollowed = unfollowed;
     }
 
     pub(super) fn applied(&self, position: Option<Position>, committed_at: Option<i64>) {
@@ -240,6 +266,8 @@ impl State {
             early_given_up: load(&self.early_given_up),
             definitions: inner.definitions.clone(),
             redefined: inner.redefined,
+            born: inner.born.clone(),
+            unfollowed: inner.unfollowed.clone(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod bypass;
 mod computed;
 mod ddl;
 mod ddl_partitions;
+mod ddl_partitions_told;
 mod ddl_told;
 mod ends;
 mod failed_switch;

@@ -152,6 +152,7 @@ impl World {
                 .collect(),
             selection: Selection::default(),
             handover: Handover::default(),
+            given_up: Vec::new(),
             batch_bytes: 64 << 10,
             witness: Arc::clone(&self.eye) as _,
             definitions: Arc::new(Trusting),

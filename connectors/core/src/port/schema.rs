@@ -16,9 +16,11 @@ pub trait SchemaCopy: Send + Sync {
     /// gathers statistics. Repeating it after a crash is harmless.
     async fn after_rows(&self, selection: &Selection, workers: usize) -> Result<()>;
 
-    /// Creates these tables with everything that belongs to them, when they came into being during
-    /// the run. Repeating it after a crash is harmless.
-    async fn add(&self, tables: &[TableName]) -> Result<()>;
+    /// Creates these tables, and what they are partitions of, with everything that belongs to them,
+    /// when they came into being during the run. Those that somebody else has created there stay as
+    /// they are. Without `attach` a partition of a table that is there already is made as a table
+    /// of its own: the stream will tell when it becomes one. Repeating it after a crash is harmless.
+    async fn add(&self, tables: &[TableName], attach: bool) -> Result<()>;
 
     /// Gathers planner statistics of the target (also after `provided` schemas).
     async fn analyze(&self, workers: usize) -> Result<()>;

@@ -24,6 +24,17 @@ pub struct Route {
     pub target: Table,
 }
 
+/// A partition that came into being in the stream, empty: all its rows are behind that place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Born {
+    /// The partition on the source.
+    pub source: TableName,
+    /// Where its rows go.
+    pub target: TableName,
+    /// See [`crate::port::source::Since`].
+    pub since: String,
+}
+
 /// What a change of definitions on the source means for a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Redefined {
@@ -35,6 +46,8 @@ pub enum Redefined {
         what: String,
         /// Followed tables whose rows may have another shape from here on.
         tables: Vec<TableName>,
+        /// Partitions whose rows need no copy.
+        born: Vec<Born>,
     },
     /// It was made here as well, in the transaction that is open.
     Made {
@@ -42,6 +55,20 @@ pub enum Redefined {
         what: String,
         /// Followed tables whose rows may have another shape from here on.
         tables: Vec<TableName>,
+        /// Partitions whose rows need no copy.
+        born: Vec<Born>,
+    },
+    /// Tables with rows become partitions of a followed table, and have not been followed
+    /// themselves. Their rows have to be copied before the stream goes on.
+    Unfollowed {
+        /// The statement's tag and the objects.
+        what: String,
+        /// What is different here as well; empty when nothing is.
+        why: String,
+        /// Followed tables that it is about.
+        tables: Vec<TableName>,
+        /// The tables that have not been followed.
+        leaves: Vec<TableName>,
     },
     /// Tables are new on the source. None of their rows is in the stream yet.
     New {
@@ -162,7 +189,8 @@ pub trait SinkWriter: Send {
 
     /// Looks at what [`Event::Definition`] says; with `make`, makes here what is safe, in the
     /// transaction that the events before it have opened. With `now`, what the source said of the
-    /// same tables later counts instead. The writer knows the new shapes afterwards. Only called between the events before and behind it.
+    /// same tables later counts instead. The writer knows the new shapes afterwards. Only called
+    /// between the events before and behind it.
     ///
     /// # Errors
     ///

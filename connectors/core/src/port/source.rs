@@ -1,6 +1,6 @@
 //! Capture: following a database's change log from a known point.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 
@@ -95,6 +95,11 @@ pub trait Source: Send + Sync {
     async fn release(&self, run: &RunId) -> Result<()>;
 }
 
+/// For each table that a stream carries, by name: a text that stays the same as long as the stream
+/// carries every change of that table without a break. Up to its first colon it names what the
+/// table is carried with, which others may be as well.
+pub type Since = HashMap<TableName, String>;
+
 /// Retention has begun.
 pub struct Capture {
     /// The stream can start here.
@@ -102,6 +107,9 @@ pub struct Capture {
     /// Changes of definitions since the capture began are in the stream, each at its place as
     /// [`Event::Definition`]. `false` where watching statements is not allowed, or was interrupted.
     pub definitions: bool,
+    /// Since when each table is carried; read before any snapshot that is opened later, the one
+    /// below included.
+    pub since: Since,
     /// The rows as of `start`; `None` when capture existed already or none was asked for.
     pub snapshot: Option<Box<dyn Snapshot>>,
 }

@@ -5,6 +5,7 @@
 
 mod inventory;
 mod sequences;
+mod since;
 mod tables;
 
 use cutover_core::{
@@ -17,6 +18,7 @@ use cutover_core::{
 
 pub(crate) use inventory::{inventory, schemas};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
+pub(crate) use since::since;
 pub(crate) use tables::{definitions, definitions_now, families, tables};
 
 use crate::connect::{Session, port_error};

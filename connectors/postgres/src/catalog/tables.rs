@@ -158,7 +158,8 @@ pub(super) async fn relations(
         .collect())
 }
 
-/// Topmost ancestor of every partition.
+/// Topmost ancestor of every partition. One that is being detached is none: its changes are not
+/// published with its parent any more.
 pub(super) async fn roots(
     session: &Session,
     relations: &HashMap<u32, Relation>,
@@ -169,7 +170,8 @@ pub(super) async fn roots(
     let rows = session
         .query(
             "SELECT i.inhrelid, i.inhparent FROM pg_inherits i \
-             JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relispartition",
+             JOIN pg_class c ON c.oid = i.inhrelid \
+             WHERE c.relispartition AND NOT i.inhdetachpending",
             &[],
         )
         .await?;

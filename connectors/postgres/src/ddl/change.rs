@@ -16,15 +16,21 @@ pub(super) struct Step {
     /// What makes this side equal without touching what a row says; `None`: nobody but an operator
     /// can tell.
     pub(super) statement: Option<String>,
+    /// A table is missing that can be made, and its rows copied, before the stream goes on.
+    pub(super) absent: bool,
 }
 
 impl Step {
     pub(super) fn safe(what: impl Into<String>, statement: String) -> Self {
-        Self { what: what.into(), statement: Some(statement) }
+        Self { what: what.into(), statement: Some(statement), absent: false }
     }
 
     pub(super) fn unsafe_(what: impl Into<String>) -> Self {
-        Self { what: what.into(), statement: None }
+        Self { what: what.into(), statement: None, absent: false }
+    }
+
+    fn absent(what: impl Into<String>) -> Self {
+        Self { what: what.into(), statement: None, absent: true }
     }
 }
 
@@ -38,12 +44,14 @@ pub(super) struct Context {
 }
 
 /// What it takes to make the table `here` like the table `there`. `is_table` says whether a table
-/// of that name is here.
+/// of that name is here that is no partition. Partitions that `is_ours` does not know are left
+/// alone.
 pub(super) fn steps(
     there: &Definition,
     here: &Definition,
     context: Context,
     is_table: impl Fn(&TableName) -> bool,
+    is_ours: impl Fn(&TableName) -> bool,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
     let table = there.table();
@@ -86,7 +94,7 @@ pub(super) fn steps(
         }
     }
     if there.kind == "p" && here.kind == "p" {
-        partitions(there, here, is_table, &mut steps);
+        partitions(there, here, is_table, is_ours, &mut steps);
     }
     steps
 }
@@ -112,7 +120,8 @@ fn alter(
         let what = format!("{label} is {} and not {}", there.type_name, here.type_name);
         let safe = context.plain && widens(&here.type_name, &there.type_name);
         let action = format!("{column} TYPE {}", there.type_name);
-        steps.push(Step { what, statement: safe.then(|| alter_table(table, &action)) });
+        let statement = safe.then(|| alter_table(table, &action));
+        steps.push(Step { what, statement, absent: false });
     }
     match (there.not_null, here.not_null) {
         (true, false) => steps.push(Step::unsafe_(format!("{label} is NOT NULL"))),
@@ -185,23 +194,29 @@ fn partitions(
     there: &Definition,
     here: &Definition,
     is_table: impl Fn(&TableName) -> bool,
+    is_ours: impl Fn(&TableName) -> bool,
     steps: &mut Vec<Step>,
 ) {
     let table = there.table();
     for part in &there.partitions {
+        if !is_ours(&TableName::new(&part.schema, &part.name)) {
+            continue;
+        }
         if here.partitions.iter().any(|p| (&p.schema, &p.name) == (&part.schema, &part.name)) {
             continue;
         }
         let name = TableName::new(&part.schema, &part.name);
         let what = format!("{name} is a partition of {table}");
         steps.push(if is_table(&name) {
-            let attach = format!("ATTACH PARTITION {} {}", sql::table(&name), part.bound);
-            Step::safe(what, alter_table(&table, &attach))
+            attach(&table, &name, &part.bound)
         } else {
-            Step::unsafe_(format!("{what}, with rows that were not followed"))
+            Step::absent(format!("{what}, and is not here"))
         });
     }
     for part in &here.partitions {
+        if !is_ours(&TableName::new(&part.schema, &part.name)) {
+            continue;
+        }
         if !there.partitions.iter().any(|p| (&p.schema, &p.name) == (&part.schema, &part.name)) {
             let name = TableName::new(&part.schema, &part.name);
             steps.push(Step::unsafe_(format!("{name} is no partition of {table}")));
@@ -209,17 +224,24 @@ fn partitions(
     }
 }
 
+/// A table that is here becomes a partition.
+pub(super) fn attach(parent: &TableName, table: &TableName, bound: &str) -> Step {
+    let attach = format!("ATTACH PARTITION {} {bound}", sql::table(table));
+    Step::safe(format!("{table} is a partition of {parent}"), alter_table(parent, &attach))
+}
+
 /// A partition that was created empty.
 pub(super) fn new_partition(there: &Definition, parent: &TableName, bound: &str) -> Step {
     let table = there.table();
     let what = format!("{table} is a partition of {parent}");
-    if there.kind != "r" {
+    let divided = there.key.as_ref().map(|key| format!(" PARTITION BY {key}")).unwrap_or_default();
+    if there.kind != "r" && divided.is_empty() {
         return Step::unsafe_(format!("{what}, and partitioned itself"));
     }
     Step::safe(
         what,
         format!(
-            "CREATE TABLE {0} PARTITION OF {1} {bound}; ALTER TABLE {0} OWNER TO {2}",
+            "CREATE TABLE {0} PARTITION OF {1} {bound}{divided}; ALTER TABLE {0} OWNER TO {2}",
             sql::table(&table),
             sql::table(parent),
             sql::ident(&there.owner)
@@ -322,7 +344,9 @@ mod tests {
             root: None,
             parents: Vec::new(),
             bound: None,
+            key: None,
             partitions: Vec::new(),
+            leaves: Vec::new(),
             columns: columns.to_vec(),
             indexes: BTreeMap::new(),
             constraints: BTreeMap::new(),
@@ -330,7 +354,7 @@ mod tests {
     }
 
     fn statements(there: &Definition, here: &Definition, context: Context) -> Vec<Option<String>> {
-        steps(there, here, context, |_| false).into_iter().map(|s| s.statement).collect()
+        steps(there, here, context, |_| false, |_| true).into_iter().map(|s| s.statement).collect()
     }
 
     const PLAIN: Context = Context { plain: true, filled: false };
@@ -433,12 +457,14 @@ mod tests {
         here.kind = "p".into();
         let mut there = here.clone();
         there.partitions.push(part("p1"));
-        let attach = steps(&there, &here, PLAIN, |_| true);
+        let attach = steps(&there, &here, PLAIN, |_| true, |_| true);
         assert_eq!(
             attach[0].statement.as_deref(),
             Some("ALTER TABLE \"s\".\"t\" ATTACH PARTITION \"s\".\"p1\" FOR VALUES IN (1)")
         );
-        assert_eq!(statements(&there, &here, PLAIN), [None], "its rows are not here");
+        let absent = steps(&there, &here, PLAIN, |_| false, |_| true);
+        assert!(absent[0].absent && absent[0].statement.is_none(), "its rows are not here");
+        assert!(steps(&there, &here, PLAIN, |_| false, |_| false).is_empty(), "not ours");
         assert_eq!(statements(&here, &there, PLAIN), [None], "detached");
     }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use cutover_core::{
     model::{schema::TableName, selection::Selection},
-    port::{PortError, Result, sink::Redefined},
+    port::{
+        PortError, Result,
+        sink::{Born, Redefined, Route},
+    },
 };
 use serde::de::DeserializeOwned;
 
@@ -24,6 +27,30 @@ const NOT_MADE: &str = "CUT0412";
 /// Bit of a rewrite's reason: a default had to be computed.
 const FOR_A_DEFAULT: i32 = 2;
 
+/// Which tables are followed, and where their rows go.
+#[derive(Clone, Copy)]
+pub(crate) struct Followed<'a> {
+    /// What the run moves.
+    pub(crate) selection: &'a Selection,
+    /// Where the rows of each table go.
+    pub(crate) routes: &'a [Route],
+}
+
+impl Followed<'_> {
+    fn carries(&self, source: &TableName) -> bool {
+        self.routes.iter().any(|r| &r.source == source)
+    }
+
+    /// Whether the rows of partitions of `root` go to a table of its name, because it is
+    /// partitioned in another way here, or not at all.
+    fn takes_whole(&self, root: &TableName) -> bool {
+        self.routes.iter().any(|r| &r.target.name == root && &r.source != root)
+    }
+}
+
+/// Where the rows of tables go that a change is about.
+pub(crate) type Places = Vec<(TableName, TableName)>;
+
 /// Looks at what a message says, and makes it here if asked to and if it is safe. `filled`
 /// remembers, from one message of a transaction to the next, that rows were computed anew. `now`
 /// says what the source's tables are like by now, when that is to be looked at instead.
@@ -31,48 +58,56 @@ pub(crate) async fn make(
     session: &Session,
     at: &str,
     (content, now): (&[u8], Option<&[u8]>),
-    selection: &Selection,
+    followed: Followed<'_>,
     make: bool,
     filled: &mut bool,
-) -> Result<Redefined> {
+) -> Result<(Redefined, Places)> {
     let here = Here { session, at };
     let mut message = here.parse(content)?;
     if let Some(now) = now {
         message.overtake(here.parse(now)?);
     }
     if let Some(state) = &message.untold {
-        return Ok(Redefined::Differs {
-            what: message.tag.clone(),
-            why: format!("the source could not tell what it changed (SQLSTATE {state})"),
-            tables: Vec::new(),
-        });
+        let why = format!("the source could not tell what it changed (SQLSTATE {state})");
+        let what = message.tag.clone();
+        return Ok((Redefined::Differs { what, why, tables: Vec::new() }, Vec::new()));
     }
     let mut found = Found::default();
     for item in &message.items {
-        here.look(item, &message, selection, filled, &mut found).await?;
+        here.look(item, &message, followed, filled, &mut found).await?;
     }
     if found.concerned.is_empty() {
-        return Ok(Redefined::Unconcerned);
+        return Ok((Redefined::Unconcerned, Vec::new()));
     }
+    let found_places = std::mem::take(&mut found.places);
     let names: Vec<String> = found.concerned.iter().map(ToString::to_string).collect();
     let what = format!("{} of {}", message.tag, names.join(", "));
     let tables: Vec<TableName> = found.concerned.into_iter().collect();
     let words: Vec<&str> = found.steps.iter().map(|s| s.what.as_str()).collect();
     let safe = found.steps.iter().all(|s| s.statement.is_some());
+    let why = words.join("; ");
+    let copied_first = found.steps.iter().all(|s| s.statement.is_some() || s.absent);
+    if !found.unfollowed.is_empty() && copied_first && !found.new {
+        let leaves = found.unfollowed;
+        return Ok((Redefined::Unfollowed { what, why, tables, leaves }, Vec::new()));
+    }
     if found.steps.is_empty() {
-        return Ok(match found.new {
+        let born = found.born_whole;
+        let found = match found.new {
             true => Redefined::New { what },
-            false => Redefined::Alike { what, tables },
-        });
+            false => Redefined::Alike { what, tables, born },
+        };
+        return Ok((found, found_places));
     }
     if !make || !safe || found.new {
-        return Ok(Redefined::Differs { what, why: words.join("; "), tables });
+        return Ok((Redefined::Differs { what, why, tables }, Vec::new()));
     }
     for step in &found.steps {
         let Some(statement) = &step.statement else { continue };
         session.batch_execute(statement).await.map_err(|e| here.refused(&step.what, e))?;
     }
-    Ok(Redefined::Made { what: format!("{what}: {}", words.join("; ")), tables })
+    let born = found.born_whole.into_iter().chain(found.born_here).collect();
+    Ok((Redefined::Made { what: format!("{what}: {why}"), tables, born }, found_places))
 }
 
 #[derive(Default)]
@@ -81,6 +116,17 @@ struct Found {
     concerned: BTreeSet<TableName>,
     /// A table that this side does not have.
     new: bool,
+    /// Tables with rows became partitions that were not followed before.
+    unfollowed: Vec<TableName>,
+    /// Partitions that were created and whose rows go to a table that is here.
+    born_whole: Vec<Born>,
+    /// Partitions that are created here as well.
+    born_here: Vec<Born>,
+    places: Places,
+}
+
+fn born(source: TableName, target: TableName, since: &Option<String>) -> Option<Born> {
+    Some(Born { source, target, since: since.clone()? })
 }
 
 struct Here<'a> {
@@ -106,18 +152,30 @@ impl Here<'_> {
         &self,
         item: &Item,
         message: &Message,
-        selection: &Selection,
+        followed: Followed<'_>,
         filled: &mut bool,
         found: &mut Found,
     ) -> Result<()> {
         match item {
             Item::Rewrite { reason, .. } => *filled |= reason & FOR_A_DEFAULT != 0,
-            Item::Table { created, table: there } => {
+            Item::Table { created, since, table: there } => {
+                let selection = followed.selection;
                 let name = there.table();
                 if !selection.selects_any(&name, there.root.as_ref()) {
                     return Ok(());
                 }
                 found.concerned.insert(name.clone());
+                let root = there.whole();
+                // Rows of the partition go to a table that is partitioned in another way here.
+                let whole = followed.takes_whole(&root);
+                if there.kind == "r" {
+                    let target = if whole { root.clone() } else { name.clone() };
+                    found.places.push((name.clone(), target));
+                }
+                let is_ours = |t: &TableName| !whole && !selection.excludes(t);
+                let unfollowed =
+                    |leaf: &&TableName| !selection.excludes(leaf) && !followed.carries(leaf);
+                found.unfollowed.extend(there.leaves.iter().filter(unfollowed).cloned());
                 let context = Context { plain: message.plain, filled: std::mem::take(filled) };
                 match self.table(&name).await? {
                     Some(here) => {
@@ -129,17 +187,29 @@ impl Here<'_> {
                             }
                         }
                         let is_table = |t: &TableName| tables.contains(t);
-                        found.steps.extend(change::steps(there, &here, context, is_table));
+                        found.steps.extend(change::steps(there, &here, context, is_table, is_ours));
+                        // Made ahead of the stream, for its rows to be copied.
+                        if let (Some(bound), Some(parent)) = (&there.bound, there.parents.first())
+                            && here.bound.is_none()
+                            && self.table(parent).await?.is_some_and(|t| t.kind == "p")
+                        {
+                            found.steps.push(change::attach(parent, &name, bound));
+                        }
+                    }
+                    None if whole && there.bound.is_some() => {
+                        if *created && there.kind == "r" {
+                            found.born_whole.extend(born(name, root, since));
+                        }
                     }
                     None if !created => found.steps.push(Step::unsafe_(format!(
                         "there is no {name} here: it was renamed, moved, or not followed before"
                     ))),
-                    None => self.created(there, found).await?,
+                    None => self.created(there, since, found).await?,
                 }
             }
             Item::Type { definition: there, tables } => {
                 let mine: Vec<&TableName> =
-                    tables.iter().filter(|t| selection.selects(t)).collect();
+                    tables.iter().filter(|t| followed.selection.selects(t)).collect();
                 if mine.is_empty() {
                     return Ok(());
                 }
@@ -153,21 +223,20 @@ impl Here<'_> {
                 }
             }
             Item::Dropped { kind, schema, name, part } => {
-                self.dropped(
-                    kind,
-                    &TableName::new(schema, name),
-                    part.as_deref(),
-                    selection,
-                    found,
-                )
-                .await?;
+                self.dropped(kind, &TableName::new(schema, name), part.as_deref(), followed, found)
+                    .await?;
             }
         }
         Ok(())
     }
 
     /// A table that was created there and is not here.
-    async fn created(&self, there: &Definition, found: &mut Found) -> Result<()> {
+    async fn created(
+        &self,
+        there: &Definition,
+        since: &Option<String>,
+        found: &mut Found,
+    ) -> Result<()> {
         let (Some(bound), Some(parent)) = (&there.bound, there.parents.first()) else {
             found.new = true;
             return Ok(());
@@ -175,8 +244,14 @@ impl Here<'_> {
         match self.table(parent).await? {
             // Rows of the partition go to a table that is not partitioned here.
             Some(here) if here.kind != "p" => {}
-            Some(_) => found.steps.push(change::new_partition(there, parent, bound)),
-            None => found.steps.push(Step::unsafe_(format!("there is no {parent} here"))),
+            Some(_) => {
+                found.steps.push(change::new_partition(there, parent, bound));
+                if there.kind == "r" {
+                    found.born_here.extend(born(there.table(), there.table(), since));
+                }
+            }
+            // As new as its partition.
+            None => found.new = true,
         }
         Ok(())
     }
@@ -186,9 +261,10 @@ impl Here<'_> {
         kind: &str,
         name: &TableName,
         part: Option<&str>,
-        selection: &Selection,
+        followed: Followed<'_>,
         found: &mut Found,
     ) -> Result<()> {
+        let selection = followed.selection;
         if kind == "index" {
             let Some(table) = self.index(name).await? else { return Ok(()) };
             if selection.selects_any(&table.0, table.1.as_ref()) {
@@ -198,7 +274,13 @@ impl Here<'_> {
             }
             return Ok(());
         }
-        let Some(here) = self.table(name).await? else { return Ok(()) };
+        let Some(here) = self.table(name).await? else {
+            // Its rows are in a table that takes those of others as well.
+            if kind == "table" && followed.carries(name) {
+                found.concerned.insert(name.clone());
+            }
+            return Ok(());
+        };
         if !selection.selects_any(name, here.root.as_ref()) {
             return Ok(());
         }

@@ -43,7 +43,13 @@ impl Message {
 #[serde(tag = "what", rename_all = "lowercase")]
 pub(super) enum Item {
     /// A table as it is now.
-    Table { created: bool, table: Box<Definition> },
+    Table {
+        created: bool,
+        /// Since when it is carried; only of one that was created just now.
+        #[serde(default)]
+        since: Option<String>,
+        table: Box<Definition>,
+    },
     /// A type as it is now, and who uses it.
     Type {
         #[serde(rename = "type")]
@@ -90,7 +96,13 @@ pub(super) struct Definition {
     pub(super) root: Option<TableName>,
     pub(super) parents: Vec<TableName>,
     pub(super) bound: Option<String>,
+    /// How a partitioned table is partitioned.
+    #[serde(default)]
+    pub(super) key: Option<String>,
     pub(super) partitions: Vec<Partition>,
+    /// Tables below a partitioned table that hold rows, at every level.
+    #[serde(default)]
+    pub(super) leaves: Vec<TableName>,
     pub(super) columns: Vec<Column>,
     pub(super) indexes: BTreeMap<String, String>,
     pub(super) constraints: BTreeMap<String, String>,
@@ -99,6 +111,11 @@ pub(super) struct Definition {
 impl Definition {
     pub(super) fn table(&self) -> TableName {
         TableName::new(&self.schema, &self.name)
+    }
+
+    /// The topmost table above a partition, or the table itself.
+    pub(super) fn whole(&self) -> TableName {
+        self.root.clone().unwrap_or_else(|| self.table())
     }
 
     pub(super) fn column(&self, name: &str) -> Option<&Column> {

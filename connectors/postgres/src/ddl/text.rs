@@ -2,7 +2,10 @@
 
 use cutover_core::model::run::RunId;
 
-use crate::sql::{self, Names, PASS_SETTING};
+use crate::{
+    catalog,
+    sql::{self, Names, PASS_SETTING},
+};
 
 /// The events, and the endings of their triggers' names.
 pub(super) const EVENTS: [(&str, &str); 3] =
@@ -28,14 +31,22 @@ pub(super) fn table(oid: &str) -> String {
                                         ORDER BY i.inhseqno), '[]')
                 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
                 JOIN pg_namespace m ON m.oid = p.relnamespace WHERE i.inhrelid = c.oid),
-  'bound', pg_get_expr(c.relpartbound, c.oid),
+  'bound', pg_get_expr(c.relpartbound, c.oid), 'key', pg_get_partkeydef(c.oid),
   'partitions', (SELECT coalesce(jsonb_agg(
                           jsonb_build_object('schema', m.nspname, 'name', p.relname,
                                              'bound', pg_get_expr(p.relpartbound, p.oid))
                           ORDER BY m.nspname, p.relname), '[]')
                    FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
                    JOIN pg_namespace m ON m.oid = p.relnamespace
-                  WHERE i.inhparent = c.oid AND c.relkind = 'p'),
+                  WHERE i.inhparent = c.oid AND c.relkind = 'p' AND NOT i.inhdetachpending),
+  'leaves', (WITH RECURSIVE down(at) AS (
+                 SELECT c.oid WHERE c.relkind = 'p'
+                 UNION ALL SELECT i.inhrelid FROM down
+                   JOIN pg_inherits i ON i.inhparent = down.at AND NOT i.inhdetachpending)
+             SELECT coalesce(jsonb_agg(jsonb_build_object('schema', m.nspname, 'name', l.relname)),
+                             '[]')
+               FROM down JOIN pg_class l ON l.oid = down.at
+               JOIN pg_namespace m ON m.oid = l.relnamespace WHERE l.relkind = 'r'),
   'columns', (SELECT coalesce(jsonb_agg(jsonb_build_object(
         'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'domain', t.typtype = 'd',
         'not_null', a.attnotnull, 'generated', a.attgenerated, 'identity', a.attidentity,
@@ -95,11 +106,12 @@ fn users_of_type(oid: &str) -> String {
 }
 
 /// What one event has to say: a query that gives `items`.
-fn items(event: &str) -> String {
+fn items(event: &str, names: &Names) -> String {
     match event {
         "ddl_command_end" => format!(
             "SELECT jsonb_agg(i.item ORDER BY i.n) FROM (
       SELECT 1 AS n, jsonb_build_object('what', 'table', 'created', w.created,
+                                        'since', CASE WHEN w.created THEN {since} END,
                                         'table', {image}) AS item
         FROM (SELECT coalesce(x.indrelid, k.oid) AS oid,
                      bool_or(x.indrelid IS NULL
@@ -118,6 +130,7 @@ fn items(event: &str) -> String {
                WHERE d.classid = 'pg_type'::regclass AND NOT d.in_extension AND {schema}) o
        WHERE {users} IS NOT NULL) i",
             image = table("w.oid"),
+            since = catalog::since("w.oid", names),
             typed = user_type("o.objid"),
             users = users_of_type("o.objid"),
             schema = user_schema("s.nspname"),
@@ -162,7 +175,7 @@ pub(super) fn create(run: &RunId, names: &Names) -> String {
     let branches: String = EVENTS
         .iter()
         .map(|(event, _)| {
-            format!("WHEN {} THEN {} INTO said;\n", sql::literal(event), into(&items(event)))
+            format!("WHEN {} THEN {} INTO said;\n", sql::literal(event), into(&items(event, names)))
         })
         .collect();
     let mut text = format!(

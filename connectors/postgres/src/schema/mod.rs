@@ -8,8 +8,10 @@
 //! - `program`: which `pg_dump`, and running it.
 //! - `script`: its text as entries. Pure.
 //! - `apply`: creating them on the target.
+//! - `add`: tables that came into being during the run.
 //! - `after`: materialized views and statistics.
 
+mod add;
 mod after;
 mod apply;
 mod program;
@@ -170,23 +172,8 @@ impl SchemaCopy for PgSchemaCopy {
         self.analyze(workers).await
     }
 
-    async fn add(&self, tables: &[TableName]) -> Result<()> {
-        let blue = self.blue.session("schema").await?;
-        let green = self.green.session("schema").await?;
-        let program = self.pg_dump(&blue, &green).await?;
-        let arguments: Vec<String> =
-            tables.iter().map(|t| format!("--table={}", sql::table(t))).collect();
-        for section in [Section::PreData, Section::PostData] {
-            let text = program.dump(&self.blue, section, &arguments).await?;
-            let entries: Vec<Entry> =
-                script::entries(&text).into_iter().filter(Entry::travels).collect();
-            if section == Section::PreData {
-                let schemas = owned_schemas(&blue, &entries).await?;
-                apply::schemas(&self.green, &green, &schemas).await?;
-            }
-            apply::in_order(&self.green, &green, section, &entries).await?;
-        }
-        Ok(())
+    async fn add(&self, tables: &[TableName], attach: bool) -> Result<()> {
+        self.add_some(tables, attach).await
     }
 
     async fn analyze(&self, workers: usize) -> Result<()> {

@@ -79,6 +79,11 @@ impl Entry {
         !fence && !event && !comment
     }
 
+    /// Whether it makes a partition, or the index of one, a part of what it belongs to.
+    pub(super) fn is_attachment(&self) -> bool {
+        matches!(self.kind.as_str(), "TABLE ATTACH" | "INDEX ATTACH")
+    }
+
     /// Whether it takes long and may be made beside others of its kind.
     pub(super) fn is_heavy(&self) -> bool {
         matches!(self.kind.as_str(), "INDEX" | "CONSTRAINT")

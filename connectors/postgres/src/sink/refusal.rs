@@ -121,8 +121,9 @@ pub(super) fn no_route(table: &TableName) -> PortError {
         NO_ROUTE,
         format!("applying changes of table {table}"),
         "the stream names a table that this run does not move",
-        "a table was created, renamed or added to the publication while the run is on: undo that, \
-         or begin a new run that includes it",
+        "create the table on this side as it is on the other one (a partition as a partition of the \
+         same table; it may be empty, its rows are copied), or leave it out with `tables: exclude`; \
+         then stop and start `cutover run`",
     )
 }
 

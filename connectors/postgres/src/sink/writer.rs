@@ -38,6 +38,7 @@ use crate::{
     catalog,
     connect::{Session, port_error},
     database::Database,
+    ddl,
     sql::Names,
 };
 
@@ -243,7 +244,7 @@ impl Writer {
     }
 
     /// Learns tables anew, also those that are new on both sides.
-    async fn learn(&mut self, selection: &Selection, changed: &[TableName]) -> Result<()> {
+    async fn learn(&mut self, selection: &Selection, places: &ddl::Places) -> Result<()> {
         let reading = |e| port_error("reading the target tables", e);
         let tables = catalog::definitions_now(&self.session, selection).await.map_err(reading)?;
         let tables: HashMap<&TableName, &Table> = tables.iter().map(|t| (&t.name, t)).collect();
@@ -253,11 +254,14 @@ impl Writer {
                 route.target = table.clone();
             }
         }
-        for name in changed {
-            if !self.routes.iter().any(|r| &r.source == name)
-                && let Some(target) = find(name)
-            {
-                self.routes.push(Route { source: name.clone(), target: target.clone() });
+        for (source, target) in places {
+            if self.routes.iter().any(|r| &r.source == source) {
+                continue;
+            }
+            // What takes the rows of partitions may be a partitioned table.
+            let known = || self.routes.iter().map(|r| &r.target).find(|t| &t.name == target);
+            if let Some(target) = find(target).or_else(known).cloned() {
+                self.routes.push(Route { source: source.clone(), target });
             }
         }
         self.router = Router::new(&self.session, &self.routes).await?;
@@ -303,17 +307,12 @@ impl SinkWriter for Writer {
         if self.open.is_none() || std::mem::replace(&mut self.broken, true) {
             return Err(refusal::not_a_stream("definitions change outside of a transaction"));
         }
-        let made = crate::ddl::make(
-            &self.session,
-            &self.at,
-            (content, now),
-            selection,
-            make,
-            &mut self.filled,
-        )
-        .await?;
-        if let Redefined::Made { tables, .. } | Redefined::Alike { tables, .. } = &made {
-            self.learn(selection, tables).await?;
+        let followed = ddl::Followed { selection, routes: &self.routes };
+        let (made, places) =
+            ddl::make(&self.session, &self.at, (content, now), followed, make, &mut self.filled)
+                .await?;
+        if let Redefined::Made { .. } | Redefined::Alike { .. } = &made {
+            self.learn(selection, &places).await?;
         }
         self.broken = false;
         Ok(made)

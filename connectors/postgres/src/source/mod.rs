@@ -8,6 +8,7 @@ mod assemble;
 mod history;
 mod inflight;
 mod large;
+mod membership;
 mod pace;
 mod position;
 mod publication;
@@ -69,8 +70,11 @@ impl Source for Database {
         let there = self.kept(run).await?;
         let definitions = self.watch_and_publish(run, tables, there.is_some()).await?;
         if let Some(start) = there {
-            return Ok(Capture { start, definitions, snapshot: None });
+            let since = self.since(run, tables).await?;
+            return Ok(Capture { start, definitions, since, snapshot: None });
         }
+        // Before the slot: whatever a snapshot has seen since is told from what was seen by nobody.
+        let since = self.since(run, tables).await?;
         let Position::Postgres { timeline, .. } = self.log_end().await?;
         let created = self.create_slot(Names::of(run).slot(), false, with_snapshot).await?;
         let start = Position::Postgres { timeline, lsn: created.lsn };
@@ -82,13 +86,14 @@ impl Source for Database {
             }
             None => None,
         };
-        Ok(Capture { start, definitions, snapshot })
+        Ok(Capture { start, definitions, since, snapshot })
     }
 
     async fn resume(&self, run: &RunId, tables: &[Table]) -> Result<Option<Capture>> {
         let Some(start) = self.kept(run).await? else { return Ok(None) };
         let definitions = self.watch_and_publish(run, tables, true).await?;
-        Ok(Some(Capture { start, definitions, snapshot: None }))
+        let since = self.since(run, tables).await?;
+        Ok(Some(Capture { start, definitions, since, snapshot: None }))
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

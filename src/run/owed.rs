@@ -1,0 +1,269 @@
+//! Which tables of one side do not hold the rows of the other in full. Pure.
+//!
+//! A target holds the rows of its sources when they were copied, or came into being empty in the
+//! stream, and were followed without a break since. Whoever is not known to be so is copied again:
+//! that is never wrong, since the stream leaves out what the copy contains.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use cutover_core::{
+    model::{
+        position::Position,
+        schema::{Table, TableName},
+    },
+    port::{sink::Route, source::Since},
+};
+
+use crate::copy::Job;
+
+/// What a target holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Which transactions its copy contains; `None` without a copy.
+    pub snapshot: Option<String>,
+    /// Its sources, and since when they are followed; `None`: those that it had when an earlier
+    /// version copied it.
+    pub sources: Option<BTreeMap<TableName, String>>,
+    /// It was written by a copy while its own side was followed already.
+    pub late: bool,
+}
+
+impl Held {
+    /// Not what it should hold.
+    #[must_use]
+    pub fn outdated() -> Self {
+        Self { sources: Some(BTreeMap::new()), ..Self::default() }
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.sources.as_ref().is_some_and(BTreeMap::is_empty)
+    }
+}
+
+/// What one side holds of the other one's rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// Finished targets.
+    pub targets: HashMap<TableName, Held>,
+    /// A position of the sources' side after the last snapshot.
+    pub ended: Option<Position>,
+    /// A position of the targets' side behind all that the last copy wrote there.
+    pub written: Option<Position>,
+    /// Something was copied since these positions were taken.
+    pub unsettled: bool,
+}
+
+impl Copies {
+    /// Whether these sources, and no others, are what the target holds.
+    fn hold(&self, job: &Job, since: &Since) -> bool {
+        let Some(held) = self.targets.get(&job.target.name) else { return false };
+        let Some(sources) = &held.sources else { return true };
+        sources.len() == job.sources.len()
+            && job
+                .sources
+                .iter()
+                .all(|s| since.get(&s.name).is_some_and(|now| sources.get(&s.name) == Some(now)))
+    }
+
+    /// Whether what a table is carried with was carried when something was copied already: whoever
+    /// wrote before it was has ended since.
+    #[must_use]
+    pub fn knows_entry(&self, since: &str) -> bool {
+        let entry = |since: &str| since.split(':').next().map(ToOwned::to_owned);
+        self.sinces().any(|known| entry(known) == entry(since))
+    }
+
+    fn sinces(&self) -> impl Iterator<Item = &String> {
+        self.targets.values().filter_map(|held| held.sources.as_ref()).flat_map(BTreeMap::values)
+    }
+
+    /// Whether a target is known to have this source.
+    #[must_use]
+    pub fn has(&self, target: &TableName, source: &TableName) -> bool {
+        self.targets.get(target).is_some_and(|held| {
+            held.sources.as_ref().is_none_or(|sources| sources.contains_key(source))
+        })
+    }
+
+    /// Whether a table is followed under this name or was under another one.
+    #[must_use]
+    pub fn knows(&self, since: &str) -> bool {
+        self.sinces().any(|known| known == since)
+    }
+
+    /// Sources that are partitions while their counterparts are none yet, and never were.
+    #[must_use]
+    pub fn waiting(&self, routes: &[Route], sources: &[Table]) -> HashSet<TableName> {
+        let roots: HashMap<&TableName, &Option<TableName>> =
+            sources.iter().map(|t| (&t.name, &t.root)).collect();
+        routes
+            .iter()
+            .filter(|r| r.source == r.target.name && !self.targets.contains_key(&r.source))
+            .filter(|r| {
+                roots.get(&r.source).is_some_and(|root| root.is_some() && **root != r.target.root)
+            })
+            .map(|r| r.source.clone())
+            .collect()
+    }
+
+    /// Sources that are partitions without a counterpart on a side that is partitioned alike: what
+    /// takes their rows does not exist yet. Where partitions go to the table of their root's name
+    /// from the beginning, that side is partitioned in another way, or not at all.
+    #[must_use]
+    pub fn strays(
+        &self,
+        routes: &[Route],
+        sources: &[Table],
+        targets: &[Table],
+    ) -> HashSet<TableName> {
+        let tables: HashSet<&TableName> = targets.iter().map(|t| &t.name).collect();
+        let roots: HashMap<&TableName, Option<&TableName>> =
+            sources.iter().map(|t| (&t.name, t.root.as_ref())).collect();
+        routes
+            .iter()
+            .filter(|r| roots.get(&r.source).copied().flatten() == Some(&r.target.name))
+            .map(|r| (&r.source, &r.target.name))
+            .filter(|(_, root)| !tables.contains(root) && !self.targets.contains_key(*root))
+            .map(|(source, _)| source.clone())
+            .collect()
+    }
+}
+
+/// Jobs to be done: those whose targets do not hold what they should. Where a target is the root of
+/// others, emptying it empties them, so that all of them belong together.
+#[must_use]
+pub fn owed(jobs: Vec<Job>, copies: &Copies, since: &Since) -> Vec<Job> {
+    let group = |job: &Job| job.target.root.clone().unwrap_or_else(|| job.target.name.clone());
+    let mut groups: BTreeMap<TableName, Vec<Job>> = BTreeMap::new();
+    for job in jobs {
+        groups.entry(group(&job)).or_default().push(job);
+    }
+    let mut owed = Vec::new();
+    for (root, jobs) in groups {
+        let now = jobs.iter().any(|job| job.target.name == root);
+        let whole = now || copies.targets.get(&root).is_some_and(|held| !held.is_outdated());
+        let missing = |job: &Job| !copies.hold(job, since);
+        if whole && (!now || jobs.iter().any(missing)) {
+            owed.extend(jobs);
+        } else if !whole {
+            owed.extend(jobs.into_iter().filter(missing));
+        }
+    }
+    owed
+}
+
+#[cfg(test)]
+mod tests {
+    use cutover_core::model::schema::RowIdentity;
+
+    use super::*;
+
+    fn name(n: &str) -> TableName {
+        TableName::new("s", n)
+    }
+
+    fn table(n: &str, root: Option<&str>) -> Table {
+        Table {
+            name: name(n),
+            columns: Vec::new(),
+            identity: RowIdentity::Nothing,
+            primary_key: Vec::new(),
+            root: root.map(name),
+            estimated_rows: None,
+            bytes: 0,
+        }
+    }
+
+    fn job(target: Table, sources: &[&str]) -> Job {
+        Job { target, sources: sources.iter().map(|s| table(s, None)).collect() }
+    }
+
+    fn held(sources: &[(&str, &str)]) -> Held {
+        let sources = sources.iter().map(|(s, since)| (name(s), (*since).to_owned())).collect();
+        Held { snapshot: Some("1:1:".into()), sources: Some(sources), late: false }
+    }
+
+    fn since(list: &[(&str, &str)]) -> Since {
+        list.iter().map(|(s, since)| (name(s), (*since).to_owned())).collect()
+    }
+
+    fn names(jobs: &[Job]) -> Vec<&str> {
+        jobs.iter().map(|j| j.target.name.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_table_is_owed_once_it_was_not_followed_for_a_while() {
+        let mut copies = Copies::default();
+        let jobs = || vec![job(table("t", None), &["t"]), job(table("p1", Some("p")), &["p1"])];
+        let now = since(&[("t", "1"), ("p1", "2")]);
+        assert_eq!(names(&owed(jobs(), &copies, &now)), ["p1", "t"], "nothing is there");
+        copies.targets.insert(name("t"), held(&[("t", "1")]));
+        copies.targets.insert(name("p1"), held(&[("p1", "2")]));
+        assert!(owed(jobs(), &copies, &now).is_empty());
+        let came_back = since(&[("t", "1"), ("p1", "3")]);
+        assert_eq!(names(&owed(jobs(), &copies, &came_back)), ["p1"]);
+        assert_eq!(names(&owed(jobs(), &copies, &since(&[("p1", "2")]))), ["t"], "not carried");
+        // Of an earlier version's journal.
+        copies.targets.insert(name("p1"), Held { sources: None, ..Held::default() });
+        assert!(owed(jobs(), &copies, &came_back).is_empty());
+    }
+
+    #[test]
+    fn what_takes_the_rows_of_many_holds_exactly_theirs() {
+        let mut copies = Copies::default();
+        copies.targets.insert(name("p"), held(&[("p1", "1"), ("p2", "2")]));
+        let now = since(&[("p1", "1"), ("p2", "2"), ("p3", "3")]);
+        let jobs = |sources: &[&str]| vec![job(table("p", None), sources)];
+        assert!(owed(jobs(&["p1", "p2"]), &copies, &now).is_empty());
+        assert_eq!(names(&owed(jobs(&["p1", "p2", "p3"]), &copies, &now)), ["p"], "one came");
+        assert_eq!(names(&owed(jobs(&["p1"]), &copies, &now)), ["p"], "one left");
+        // Now it is partitioned in the same way.
+        let alike =
+            vec![job(table("p1", Some("p")), &["p1"]), job(table("p2", Some("p")), &["p2"])];
+        assert_eq!(names(&owed(alike.clone(), &copies, &now)), ["p1", "p2"]);
+        copies.targets.insert(name("p"), Held::outdated());
+        copies.targets.insert(name("p1"), held(&[("p1", "1")]));
+        assert_eq!(names(&owed(alike, &copies, &now)), ["p2"]);
+        assert_eq!(names(&owed(jobs(&["p1"]), &copies, &now)), ["p"]);
+    }
+
+    #[test]
+    fn a_root_and_its_partitions_belong_together() {
+        let mut copies = Copies::default();
+        copies.targets.insert(name("p"), held(&[("p2", "2")]));
+        copies.targets.insert(name("p1"), held(&[("p1", "1")]));
+        let jobs = || vec![job(table("p1", Some("p")), &["p1"]), job(table("p", None), &["p2"])];
+        assert!(owed(jobs(), &copies, &since(&[("p1", "1"), ("p2", "2")])).is_empty());
+        let one = owed(jobs(), &copies, &since(&[("p1", "1"), ("p2", "9")]));
+        assert_eq!(names(&one), ["p1", "p"]);
+    }
+
+    #[test]
+    fn a_partition_without_a_place_is_a_stray_where_the_others_have_theirs() {
+        let sources = [table("p1", Some("p")), table("p2", Some("p"))];
+        let targets = [table("p1", Some("p"))];
+        let route = |s: &str, target: Table| Route { source: name(s), target };
+        let routes = [route("p1", targets[0].clone()), route("p2", table("p", None))];
+        let mut copies = Copies::default();
+        assert_eq!(copies.strays(&routes, &sources, &targets), HashSet::from([name("p2")]));
+        assert!(copies.strays(&routes, &sources, &[table("p", None)]).is_empty(), "a plain table");
+        copies.targets.insert(name("p"), held(&[("p0", "0")]));
+        assert!(copies.strays(&routes, &sources, &targets).is_empty(), "it took others before");
+    }
+
+    #[test]
+    fn a_counterpart_that_is_no_partition_yet_is_waited_for() {
+        let sources = [table("p1", Some("p")), table("t", None)];
+        let route = |target: Table| Route { source: target.name.clone(), target };
+        let mut copies = Copies::default();
+        let waiting = |copies: &Copies, target: Table| {
+            copies.waiting(&[route(target), route(table("t", None))], &sources).len()
+        };
+        assert_eq!(waiting(&copies, table("p1", Some("p"))), 0);
+        assert_eq!(waiting(&copies, table("p1", None)), 1);
+        copies.targets.insert(name("p1"), held(&[("p1", "4:1")]));
+        assert_eq!(waiting(&copies, table("p1", None)), 0, "it was one");
+        assert!(copies.knows_entry("4:9:7") && !copies.knows_entry("41:1"));
+        assert!(copies.knows("4:1") && !copies.knows("4:9"));
+    }
+}

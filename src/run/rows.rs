@@ -1,0 +1,333 @@
+//! The rows of a run: copied once, and again where the stream has not carried all of them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        position::Position,
+        schema::{Table, TableName},
+        side::Side,
+    },
+    port::{PortError, copy::Snapshot, sink::Route, source::Since},
+};
+
+use super::{
+    book::Book,
+    error::RunError,
+    fact::{Carried, Fact},
+    owed::{Held, owed},
+    prepare::Preparation,
+    standing::Standing,
+};
+use crate::{
+    copy::{self, Job, Limiter},
+    error::Failure,
+    observe::progress::Progress,
+    stream::handover::{Handover, Visibility},
+    transform::Mapping,
+};
+
+/// How long transactions may stay open that may have written to a new table unseen.
+const BEGUN_WITHIN: Duration = Duration::from_secs(30);
+
+/// The tables of both sides, and where their rows go.
+pub(super) struct Sides<'a> {
+    pub(super) blue: &'a [Table],
+    pub(super) green: &'a [Table],
+    pub(super) mapping: &'a Mapping,
+    /// Whether the stream from blue, and the one from green, stops before a table becomes a
+    /// partition until it is one on the other side.
+    pub(super) stops: [bool; 2],
+}
+
+impl Sides<'_> {
+    fn tables(&self, side: Side) -> &[Table] {
+        match side {
+            Side::Blue => self.blue,
+            Side::Green => self.green,
+        }
+    }
+
+    fn routes(&self, from: Side) -> &[Route] {
+        match from {
+            Side::Blue => &self.mapping.forward,
+            Side::Green => &self.mapping.back,
+        }
+    }
+
+    /// Sources of the owner of the writes whose rows have no place on the other side.
+    pub(super) fn strays(&self, from: Side, standing: &Standing) -> HashSet<TableName> {
+        let copies = standing.copies(from);
+        let begun = copies.ended.is_some() || (from == Side::Green && !copies.targets.is_empty());
+        if standing.owner != from || !begun {
+            return HashSet::new();
+        }
+        let (routes, tables) = (self.routes(from), self.tables(from));
+        let mut strays = copies.strays(routes, tables, self.tables(from.other()));
+        if self.stops[usize::from(from == Side::Green)] {
+            // With rows that are ahead of the stream nobody could make it a partition there.
+            strays.extend(copies.waiting(routes, tables));
+        }
+        strays
+    }
+
+    fn jobs(&self, from: Side, standing: &Standing) -> Vec<Job> {
+        let strays = self.strays(from, standing);
+        let routes: Vec<Route> = self
+            .routes(from)
+            .iter()
+            .filter(|route| !strays.contains(&route.source))
+            .cloned()
+            .collect();
+        copy::jobs(&routes, self.tables(from))
+    }
+}
+
+impl Preparation {
+    /// Copies what the other side does not hold of the rows of `from`.
+    pub(super) async fn rows(
+        &self,
+        from: Side,
+        sides: &Sides<'_>,
+        since: &Since,
+        first: Option<Box<dyn Snapshot>>,
+    ) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        let copies = standing.copies(from);
+        let all = sides.jobs(from, &standing);
+        let todo = owed(all.clone(), copies, since);
+        let late = copies.ended.is_some() || from == Side::Green;
+        if !self.may_copy(from, &standing) || (late && todo.is_empty() && !copies.unsettled) {
+            return Ok(());
+        }
+        // Nothing is kept of that side, and its stream will say so; or an earlier version brought it
+        // this far, and remembered nothing.
+        if late && (since.is_empty() || copies.targets.is_empty()) {
+            return Ok(());
+        }
+        let (here, there) = (self.ports.side(from), self.ports.side(from.other()));
+        // Whoever wrote to a table before it became a partition has ended when it did. Where
+        // something was published meanwhile, there may be writers that nobody asked to end.
+        let published =
+            |table: &Table| since.get(&table.name).is_some_and(|since| !copies.knows_entry(since));
+        if late
+            && todo.iter().flat_map(|job| &job.sources).any(published)
+            && !here.source.begun_have_ended(BEGUN_WITHIN).await?
+        {
+            return Err(PortError::transient(
+                "copying a new table",
+                format!("a transaction stays open on {from} that may have written to it"),
+            )
+            .into());
+        }
+        let began = match (from, &standing.start) {
+            (Side::Blue, Some(start)) => start.clone(),
+            _ => here.source.head().await?,
+        };
+        self.same_history(from, &began).await?;
+        self.progress.say("copying rows");
+        let owing: HashSet<&TableName> = todo.iter().map(|job| &job.target.name).collect();
+        for job in &all {
+            let rows = job.sources.iter().filter_map(|s| s.estimated_rows).sum();
+            let bytes = job.sources.iter().map(|s| s.bytes).sum();
+            self.progress.expect(&job.target.name, rows, bytes);
+            if !owing.contains(&job.target.name) {
+                self.progress.done(&job.target.name);
+            }
+        }
+        self.outdate(from, &todo, &standing)?;
+        let snapshot: Arc<dyn Snapshot> = match first {
+            Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
+            _ => Arc::from(here.source.snapshot().await?),
+        };
+        if standing.copy_began {
+            for job in &todo {
+                there.sink.clear(&self.run, &job.target).await?;
+            }
+        } else {
+            self.book.note(Fact::CopyBegan)?;
+        }
+        let noter = Arc::new(Noter {
+            book: Arc::clone(&self.book),
+            progress: Arc::clone(&self.progress),
+            from,
+            snapshot: snapshot.visible().to_owned(),
+            sources: todo.iter().map(|j| (j.target.name.clone(), carried(j, since))).collect(),
+        });
+        let options = copy::Options {
+            workers: self.workers,
+            chunk: self.chunk,
+            limiter: Arc::new(Limiter::new(self.rate)),
+        };
+        let sink = Arc::clone(&there.sink);
+        copy::copy(&self.run, todo, snapshot, sink, options, noter).await?;
+        self.same_history(from, &began).await?;
+        let until = here.source.head().await?;
+        // Whoever follows that side shall not take the copy for rows of its clients.
+        let written = match standing.way_back {
+            true => Some(there.source.head().await?),
+            false => None,
+        };
+        self.book.note(Fact::CopyEnded { until, from, there: written })?;
+        Ok(())
+    }
+
+    /// Says that targets will be emptied, before they are. What holds them all is not theirs any
+    /// more.
+    fn outdate(&self, from: Side, todo: &[Job], standing: &Standing) -> Result<(), RunError> {
+        let held = &standing.copies(from).targets;
+        let mut tables: Vec<TableName> = todo
+            .iter()
+            .flat_map(|job| std::iter::once(&job.target.name).chain(&job.target.root))
+            .filter(|table| held.contains_key(table))
+            .cloned()
+            .collect();
+        tables.sort_unstable();
+        tables.dedup();
+        if !tables.is_empty() {
+            tracing::info!(%from, ?tables, "copied again: not all of their changes were followed");
+            self.book.note(Fact::Outdated { from, tables })?;
+        }
+        Ok(())
+    }
+
+    /// Remembers what is followed on the side that does not own the writes: what it holds came from
+    /// the owner, and whatever its clients write later is in its stream.
+    pub(super) fn follow(
+        &self,
+        sides: &Sides<'_>,
+        blue: &Since,
+        green: &Since,
+    ) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        let from = standing.owner.other();
+        let since = if from == Side::Blue { blue } else { green };
+        if since.is_empty() || standing.open_move.is_some() {
+            return Ok(());
+        }
+        let known = &standing.copies(from).targets;
+        let mut facts = Vec::new();
+        let mut gone: HashSet<&TableName> = known.keys().collect();
+        for job in sides.jobs(from, &standing) {
+            gone.remove(&job.target.name);
+            let sources = carried(&job, since);
+            let now = sources.iter().map(|s| (s.table.clone(), s.since.clone())).collect();
+            let same = |held: &Held| held.sources.as_ref() == Some(&now);
+            if !known.get(&job.target.name).is_some_and(same) {
+                facts.push(Fact::Followed { from, table: job.target.name, sources });
+            }
+        }
+        if !gone.is_empty() {
+            let mut tables: Vec<TableName> = gone.into_iter().cloned().collect();
+            tables.sort_unstable();
+            facts.push(Fact::Outdated { from, tables });
+        }
+        if !facts.is_empty() {
+            self.book.note_all(&facts)?;
+        }
+        Ok(())
+    }
+
+    /// Rows are copied from one history only. Which transactions a snapshot of a server contains
+    /// that was lost, nobody can ask any more.
+    async fn same_history(&self, from: Side, began: &Position) -> Result<(), RunError> {
+        let now = self.ports.side(from).source.rebase(began).await?;
+        if now == *began {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{from} failed over while rows were copied: the copy began at {began}, and that place \
+             is {now} now"
+        ))
+        .code("CUT0518")
+        .remedy(
+            "end this run with `cutover abort`, make green's database anew, and start a new run",
+        )
+        .into())
+    }
+
+    /// What each stream leaves out, blue's first.
+    pub(super) fn handovers(&self, sides: &Sides<'_>) -> Result<[Handover; 2], RunError> {
+        Ok([self.handover(Side::Blue, sides)?, self.handover(Side::Green, sides)?])
+    }
+
+    /// What the stream from `from` leaves out: what was copied from there, and what a copy from the
+    /// other side wrote there.
+    fn handover(&self, from: Side, sides: &Sides<'_>) -> Result<Handover, RunError> {
+        let standing = self.book.standing();
+        let copies = standing.copies(from);
+        let mut tables = HashMap::new();
+        for route in sides.routes(from) {
+            let held = copies.targets.get(&route.target.name);
+            if let Some(text) = held.and_then(|held| held.snapshot.as_ref()) {
+                let seen = Visibility::parse(text)
+                    .map_err(|e| Failure::new(e.to_string()).code("CUT0505"))?;
+                tables.insert(route.source.clone(), seen);
+            }
+        }
+        let handover = Handover::new(tables, copies.ended.clone());
+        let copies = standing.copies(from.other());
+        let Some(written) = &copies.written else { return Ok(handover) };
+        let late = |name: &TableName| copies.targets.get(name).is_some_and(|held| held.late);
+        let ours = sides
+            .tables(from)
+            .iter()
+            .filter(|t| late(&t.name) || t.root.as_ref().is_some_and(late))
+            .map(|t| t.name.clone());
+        Ok(handover.without(ours, written.clone()))
+    }
+}
+
+/// The sources of a job that are followed.
+fn carried(job: &Job, since: &Since) -> Vec<Carried> {
+    let of = |table: &Table| {
+        let since = since.get(&table.name)?.clone();
+        Some(Carried { table: table.name.clone(), since })
+    };
+    job.sources.iter().filter_map(of).collect()
+}
+
+struct Noter {
+    book: Arc<Book>,
+    progress: Arc<Progress>,
+    from: Side,
+    snapshot: String,
+    /// By target.
+    sources: HashMap<TableName, Vec<Carried>>,
+}
+
+#[async_trait]
+impl copy::Watch for Noter {
+    fn bytes(&self, table: &TableName, bytes: u64) {
+        self.progress.bytes(table, bytes);
+    }
+
+    fn rows(&self, table: &TableName, rows: u64) {
+        self.progress.rows(table, rows);
+    }
+
+    async fn done(&self, tables: &[&TableName]) -> Result<(), PortError> {
+        let copied = |table: &&TableName| Fact::Copied {
+            table: (*table).clone(),
+            snapshot: self.snapshot.clone(),
+            from: self.from,
+            sources: self.sources.get(*table).cloned(),
+        };
+        let facts: Vec<Fact> = tables.iter().map(copied).collect();
+        self.book.note_all(&facts).map_err(|e| {
+            PortError::definite(
+                "CUT0514",
+                format!("noting that {} table(s) are copied", tables.len()),
+                e.to_string(),
+                "check space and health of the disk under state_dir, then run again",
+            )
+        })?;
+        tables.iter().for_each(|table| self.progress.done(table));
+        Ok(())
+    }
+}
