@@ -292,6 +292,9 @@ impl Preparation {
             |t: &&TableName| since.get(t).is_some_and(|since| standing.from_blue.knows(since));
         let names: Vec<TableName> = new.iter().filter(|t| !renamed(t)).cloned().collect();
         if !names.is_empty() {
+            let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
+            let missing = names.iter().filter(|name| !green.iter().any(|g| g.name == **name));
+            self.are_gone(Side::Blue, missing.cloned())?;
             self.progress.say("creating new tables on green");
             self.ports.schema.add(&names, !told).await?;
         }

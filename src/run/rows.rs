@@ -98,6 +98,7 @@ impl Preparation {
         first: Option<Box<dyn Snapshot>>,
     ) -> Result<(), RunError> {
         let standing = self.book.standing();
+        self.are_gone(from, sides.strays(from, &standing))?;
         let copies = standing.copies(from);
         let all = sides.jobs(from, &standing);
         let todo = owed(all.clone(), copies, since);
@@ -196,6 +197,23 @@ impl Preparation {
         Ok(())
     }
 
+    /// Tables that the other side does not have, whatever was copied there: they were dropped, and
+    /// will be empty when they are made again.
+    pub(super) fn are_gone(
+        &self,
+        from: Side,
+        tables: impl IntoIterator<Item = TableName>,
+    ) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        let held = |table: &TableName| standing.copies(from).has(table, table);
+        let mut tables: Vec<TableName> = tables.into_iter().filter(held).collect();
+        tables.sort_unstable();
+        if !tables.is_empty() {
+            self.book.note(Fact::Outdated { from, tables })?;
+        }
+        Ok(())
+    }
+
     /// Remembers what is followed on the side that does not own the writes: what it holds came from
     /// the owner, and whatever its clients write later is in its stream.
     pub(super) fn follow(
@@ -274,11 +292,10 @@ impl Preparation {
         let copies = standing.copies(from.other());
         let Some(written) = &copies.written else { return Ok(handover) };
         let late = |name: &TableName| copies.targets.get(name).is_some_and(|held| held.late);
-        let ours = sides
-            .tables(from)
-            .iter()
-            .filter(|t| late(&t.name) || t.root.as_ref().is_some_and(late))
-            .map(|t| t.name.clone());
+        let below = sides.tables(from).iter().filter(|t| t.root.as_ref().is_some_and(late));
+        // Also those that are gone since.
+        let itself = copies.targets.keys().filter(|name| late(name));
+        let ours = below.map(|t| &t.name).chain(itself).cloned();
         Ok(handover.without(ours, written.clone()))
     }
 }

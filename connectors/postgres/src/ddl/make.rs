@@ -178,7 +178,11 @@ impl Here<'_> {
                 found.unfollowed.extend(there.leaves.iter().filter(unfollowed).cloned());
                 let context = Context { plain: message.plain, filled: std::mem::take(filled) };
                 match self.table(&name).await? {
-                    Some(here) => {
+                    Some(mut here) => {
+                        if *created {
+                            // Made ahead of the stream, which will tell of those.
+                            here.partitions.clear();
+                        }
                         let mut tables = BTreeSet::new();
                         for part in &there.partitions {
                             let part = TableName::new(&part.schema, &part.name);
