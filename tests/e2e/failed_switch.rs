@@ -214,6 +214,7 @@ async fn a_full_disk_before_the_decision_lets_clients_go_on_blue() {
         return;
     }
     let world = World::new().await;
+    world.desk.waits_for_open_transactions();
     let load = world.load();
     let mut run = world.desk.run();
     run.ready().await;

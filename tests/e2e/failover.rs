@@ -118,6 +118,7 @@ async fn both_sides_fail_over_and_the_run_goes_on_without_loss() {
     let (mut blue, mut green) = tokio::join!(Guarded::start(old, &[]), Guarded::start(new, &[]));
     shop::roles(&[&blue.primary, &green.primary]).await.expect("roles");
     let pair = Pair::open("failover", &blue.primary, &green.primary, "").await;
+    pair.desk.waits_for_open_transactions();
     tokio::join!(blue.loses_nothing(), green.loses_nothing());
     let load = pair.load();
     let mut run = pair.desk.run();
