@@ -44,6 +44,9 @@ const STORE_EVERY: Duration = Duration::from_secs(3);
 /// First and longest wait before a lost connection is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// A row is missing, is there already, or is of a table without a place.
+const UNFIT: [&str; 3] = ["CUT0401", "CUT0402", "CUT0404"];
+
 /// What a pipe connects.
 pub struct PipeConfig {
     /// The run.
@@ -254,6 +257,7 @@ impl Worker {
             self.state.set_health(Health::Connecting);
             let started = Instant::now();
             let Err(error) = self.session().await else { return };
+            let error = self.awaits_a_look(error);
             self.abandon_early();
             self.give_up_hold(&error);
             if let PortError::Definite { code, .. } = &error {
@@ -288,6 +292,20 @@ impl Worker {
                     },
                 }
             }
+        }
+    }
+
+    /// Rows that do not fit are no reason to stop once definitions have changed: a table may have
+    /// been away from the stream, and is copied again when all are looked at anew.
+    fn awaits_a_look(&self, error: PortError) -> PortError {
+        match &error {
+            PortError::Definite { code, .. }
+                if UNFIT.contains(code) && self.state.view().redefined > 0 =>
+            {
+                let doing = format!("following changes on {}", self.config.from);
+                PortError::transient(doing, error)
+            }
+            _ => error,
         }
     }
 
