@@ -110,6 +110,13 @@ impl Handover {
         self.stretches.iter_mut().filter_map(|s| s.until.as_mut())
     }
 
+    /// Everything up to here is passed, also when it was before the stream was opened.
+    pub fn pass(&mut self, position: &Position) {
+        self.stretches.retain(|stretch| {
+            !stretch.until.as_ref().is_some_and(|u| position.covers(u) == Ok(true))
+        });
+    }
+
     /// Whether nothing is skipped any more.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -129,9 +136,7 @@ impl Handover {
             Event::Row { relation, .. } => !self.copied(&relation.name),
             Event::Truncate { relations, .. } => !relations.iter().all(|r| self.copied(&r.name)),
             Event::Commit { position } | Event::Idle { position } => {
-                self.stretches.retain(|stretch| {
-                    !stretch.until.as_ref().is_some_and(|u| position.covers(u) == Ok(true))
-                });
+                self.pass(position);
                 true
             }
             Event::Definition { .. }
@@ -187,6 +192,19 @@ mod tests {
         assert!(!handover.is_over());
         handover.keep(&Event::Idle { position: at(60) });
         assert!(handover.is_over());
+    }
+
+    /// A stream that is opened again behind a copy begins with a transaction, not with a position.
+    #[test]
+    fn what_was_passed_before_a_new_connection_is_over() {
+        let at = |lsn| Position::Postgres { timeline: 1, lsn };
+        let name = TableName::new("s", "b");
+        let mut handover = Handover::default().without([name.clone()], at(20));
+        handover.pass(&at(19));
+        handover.keep(&Event::Begin { transaction: 8, committed_at: 0 });
+        assert!(handover.copied(&name));
+        handover.pass(&at(20));
+        assert!(!handover.copied(&name) && handover.is_over());
     }
 
     #[test]

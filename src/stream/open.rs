@@ -66,6 +66,9 @@ impl Worker {
         } else {
             source.stream(run, durable.as_ref()).await?
         };
+        if let Some(durable) = &durable {
+            self.config.handover.pass(durable);
+        }
         self.state.applied(durable.clone(), None);
         let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
         let seen = durable.clone();

@@ -375,7 +375,7 @@ fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use cutover_core::model::{
         event::RelationColumn,
         schema::{Column, Generated, Identity, RowIdentity, Table},
@@ -418,6 +418,20 @@ mod tests {
             full_identity: false,
         };
         (Ledger::new(&[pair], budget), relation)
+    }
+
+    /// A table that is followed by its key, `id`, on both sides.
+    pub(in crate::verify) fn pair(name: TableName) -> Pair {
+        let table = Table {
+            name: name.clone(),
+            columns: Vec::new(),
+            identity: RowIdentity::Key(vec!["id".into()]),
+            primary_key: vec!["id".into()],
+            root: None,
+            estimated_rows: None,
+            bytes: 0,
+        };
+        Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
     }
 
     fn id(text: &str) -> Tuple {
@@ -471,18 +485,7 @@ mod tests {
     fn every_pair_has_its_turn() {
         let (_, relation) = setup(1 << 20);
         let names = ["a", "b", "c"].map(|name| TableName::new("public", name));
-        let pairs = names.clone().map(|name| {
-            let table = Table {
-                name: name.clone(),
-                columns: Vec::new(),
-                identity: RowIdentity::Key(vec!["id".into()]),
-                primary_key: vec!["id".into()],
-                root: None,
-                estimated_rows: None,
-                bytes: 0,
-            };
-            Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
-        });
+        let pairs = names.clone().map(pair);
         let ledger = Ledger::new(&pairs, 1 << 20);
         ledger.restart(&[0, 1, 2]).finished();
         let change = |pair: usize, key: &str| {

@@ -233,7 +233,7 @@ mod tests {
         model::{
             digest::Digest,
             event::{Change, Relation, RelationColumn},
-            schema::{RowIdentity, TableName},
+            schema::TableName,
             side::Side,
             value::{TupleBuilder, Value},
         },
@@ -241,6 +241,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::verify::ledger::tests::pair;
 
     /// Has the same row for every key; or never answers.
     struct Rows(Option<fn(&RowKey) -> i64>);
@@ -265,21 +266,7 @@ mod tests {
     /// Three changed rows that wait, and what green says about them.
     fn three(green: Option<fn(&RowKey) -> i64>) -> Recent {
         let name = TableName::new("public", "t");
-        let table = Table {
-            name: name.clone(),
-            columns: Vec::new(),
-            identity: RowIdentity::Key(vec!["id".into()]),
-            primary_key: vec!["id".into()],
-            root: None,
-            estimated_rows: None,
-            bytes: 0,
-        };
-        let pairs = vec![Pair {
-            name: name.clone(),
-            blue: vec![table.clone()],
-            green: vec![table],
-            keyed: true,
-        }];
+        let pairs = vec![pair(name.clone())];
         let ledger = Ledger::new(&pairs, 1 << 20);
         ledger.restart(&[0]).finished();
         let column =

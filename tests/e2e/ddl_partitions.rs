@@ -2,9 +2,13 @@
 //! run says so by name, and goes on once green is alike and holds the rows.
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::{PgOptions, Postgres, find_postgres, shop, wait_for};
+use cutover_sandbox::wait_for;
 
-use crate::{pair::Pair, program::COMMAND_WITHIN, world::digest};
+use crate::{
+    pair::{Pair, oldest_and_newest},
+    program::COMMAND_WITHIN,
+    world::digest,
+};
 
 /// What was there before: a table in parts without a default, and one beside it that is followed.
 const BEFORE: &str = "
@@ -58,13 +62,7 @@ pub(crate) async fn verify(pair: &Pair, arguments: &[&str]) -> i32 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_that_come_and_go_are_never_passed_over() {
-    let all = find_postgres();
-    let start = async |install| Postgres::start(install, PgOptions::new()).await.expect("a server");
-    let (blue, green) = tokio::join!(
-        start(all.first().expect("PostgreSQL")),
-        start(all.last().expect("PostgreSQL"))
-    );
-    shop::roles(&[&blue, &green]).await.expect("roles");
+    let (blue, green) = oldest_and_newest().await;
     let pair = Pair::open("parts", &blue, &green, "ddl: ignore\n").await;
     pair.does(Side::Blue, BEFORE).await;
     let mut run = pair.desk.run();

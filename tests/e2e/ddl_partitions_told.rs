@@ -4,13 +4,13 @@
 use std::time::Instant;
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::{PgOptions, Postgres, find_postgres, shop, wait_until};
+use cutover_sandbox::{Postgres, wait_until};
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
 use crate::{
     ddl_partitions::{looks, verify},
-    pair::Pair,
+    pair::{Pair, oldest_and_newest},
     program::{COMMAND_WITHIN, Run},
 };
 
@@ -247,13 +247,7 @@ async fn play(pair: &Pair, run: &mut Run, owner: Side, (name, story): (&str, &[D
 
 /// Two servers whose runs may watch statements.
 async fn servers() -> (Postgres, Postgres) {
-    let all = find_postgres();
-    let start = async |install| Postgres::start(install, PgOptions::new()).await.expect("a server");
-    let (blue, green) = tokio::join!(
-        start(all.first().expect("PostgreSQL")),
-        start(all.last().expect("PostgreSQL"))
-    );
-    shop::roles(&[&blue, &green]).await.expect("roles");
+    let (blue, green) = oldest_and_newest().await;
     for server in [&blue, &green] {
         let root = server.connect("postgres").await.expect("a superuser");
         root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");

@@ -3,7 +3,7 @@
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{
-    PgBouncer, Postgres,
+    PgBouncer, PgOptions, Postgres, find_postgres,
     shop::{self, CUTOVER_PASSWORD, Load, LoadOptions, LoadView, SHOP_PASSWORD, ShopSize},
     wait_until,
 };
@@ -152,3 +152,15 @@ const LEFTOVERS: &str = "
         WHERE database = current_database()
     UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity
         WHERE usename = 'cutover' AND datname = current_database()";
+
+/// The oldest and the newest version here, with the roles of the shop.
+pub(crate) async fn oldest_and_newest() -> (Postgres, Postgres) {
+    let all = find_postgres();
+    let start = async |install| Postgres::start(install, PgOptions::new()).await.expect("a server");
+    let (blue, green) = tokio::join!(
+        start(all.first().expect("PostgreSQL")),
+        start(all.last().expect("PostgreSQL"))
+    );
+    shop::roles(&[&blue, &green]).await.expect("roles");
+    (blue, green)
+}
