@@ -80,8 +80,13 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     for limit in limits {
         alone.push(bench.told("alone", limit, None).await?);
     }
+    let only = arguments.get(2).map(String::as_str);
+    let wanted = |what: &str| only.is_none_or(|only| only == what);
     let mut silent = Vec::new();
     for continuous in [false, true] {
+        if !wanted(if continuous { "compared" } else { "followed" }) {
+            continue;
+        }
         let text = yaml(&bench.blue, &bench.green, "ours", 2);
         let text = text.replace("continuous: false", &format!("continuous: {continuous}"));
         let program = Program::new(&text, &[])?;
@@ -97,7 +102,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
         for (i, limit) in limits.into_iter().enumerate() {
             let with = bench.followed(what, limit, &alone[i], "ours", Some(&running)).await?;
             if continuous {
-                let before: &Stretch = &silent[i];
+                let Some(before): Option<&Stretch> = silent.get(i) else { continue };
                 println!(
                     "  against following without comparing: {:+.1} % transactions, {:+.1} % \
                      processor of blue per transaction",
@@ -118,6 +123,9 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
         drop(running);
         bench.green.execute("postgres", "DROP DATABASE ours").await?;
         bench.green.create_database("ours").await?;
+    }
+    if !wanted("subscription") {
+        return Ok(());
     }
     bench.green.create_database("native").await?;
     subscribe(&bench.blue, &bench.green).await?;

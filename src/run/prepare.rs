@@ -390,10 +390,17 @@ impl Preparation {
         } else {
             Some(self.ports.green.source.capture(&self.run, &green, false).await?)
         };
-        self.ports.blue.primary.install_fence(&self.run, blue).await?;
-        self.ports.green.primary.install_fence(&self.run, &green).await?;
-        if self.book.standing().owner == Side::Blue && self.book.standing().open_move.is_none() {
-            // Tables that came since the first time are closed as well.
+        // Tables that came since the first time are closed as well.
+        let owner = self.book.standing().owner;
+        for (side, tables) in [(Side::Blue, blue), (Side::Green, &green)] {
+            let primary = &self.ports.side(side).primary;
+            if side == owner {
+                primary.lay_fence(&self.run, tables).await?;
+            } else {
+                primary.install_fence(&self.run, tables).await?;
+            }
+        }
+        if owner == Side::Blue && self.book.standing().open_move.is_none() {
             let within = Duration::from_secs(10);
             self.ports.green.primary.close_to_clients(&self.run, within).await?;
         }

@@ -1,6 +1,8 @@
 //! The fence, the counters and what else a move asks of a database, on real servers and as the
 //! role with the least rights.
 
+#[path = "fence/asleep.rs"]
+mod asleep;
 #[path = "fence/counters.rs"]
 mod counters;
 #[path = "fence/damage.rs"]

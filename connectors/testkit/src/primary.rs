@@ -20,6 +20,8 @@ use crate::{Fault, Faults, faults::lock};
 /// Kinds of calls, for faults and for what was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrimaryCall {
+    /// [`Primary::lay_fence`].
+    LayFence,
     /// [`Primary::install_fence`].
     InstallFence,
     /// [`Primary::close_to_clients`].
@@ -136,6 +138,10 @@ impl FakePrimary {
 
 #[async_trait]
 impl Primary for FakePrimary {
+    async fn lay_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
+        self.carry_out(PrimaryCall::LayFence, |_| Ok(())).await
+    }
+
     async fn install_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
         self.carry_out(PrimaryCall::InstallFence, |state| {
             state.installed = true;
@@ -232,6 +238,8 @@ mod tests {
     async fn the_fence_and_its_faults() {
         let (primary, run) = (FakePrimary::new(), RunId::new("r").unwrap());
         assert!(primary.close_to_clients(&run, Duration::ZERO).await.is_err(), "not installed");
+        primary.lay_fence(&run, &[]).await.unwrap();
+        assert!(primary.close_to_clients(&run, Duration::ZERO).await.is_err(), "asleep");
         primary.install_fence(&run, &[]).await.unwrap();
         primary.faults().push(PrimaryCall::Close, Fault::Ambiguous { happens: true });
         let error = primary.close_to_clients(&run, Duration::ZERO).await.unwrap_err();

@@ -162,9 +162,6 @@ impl Ground for LiveGround {
     async fn recheck(&self, _within: Duration) -> Did {
         let parts = &self.parts;
         let work = self.work()?;
-        if !parts.tables.is_empty() {
-            parts.origin.install_fence(&parts.run, &parts.tables).await?;
-        }
         let routings = async {
             let ask = parts.switches.iter().map(|s| async {
                 let routing = s.observe().await.map_err(Failure::from)?;
@@ -194,6 +191,10 @@ impl Ground for LiveGround {
         };
         if let Some(failure) = refuse(&learned) {
             return Err(failure);
+        }
+        // Clients feel it a little, so not before everything else is fine.
+        if !parts.tables.is_empty() {
+            parts.origin.install_fence(&parts.run, &parts.tables).await?;
         }
         Ok(details(json!({
             "lag": readiness.lag,

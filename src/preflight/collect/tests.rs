@@ -104,6 +104,9 @@ impl Source for Canned {
 
 #[async_trait]
 impl Primary for Canned {
+    async fn lay_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
+        Err(refused())
+    }
     async fn install_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
         Err(refused())
     }

@@ -38,8 +38,17 @@ pub struct OpenTransaction {
 /// A database as the owner of writes.
 #[async_trait]
 pub trait Primary: Send + Sync {
-    /// Installs the fence open, ahead of the move, so that closing is one fast statement.
+    /// Brings everything that the fence is made of into place, asleep: clients pay nothing for it.
+    /// Idempotent; adds tables that are new, and leaves awake what is awake.
+    async fn lay_fence(&self, run: &RunId, tables: &[Table]) -> Result<()>;
+
+    /// Installs the fence open and awake, ahead of the move, so that closing is one fast
+    /// statement. From then on every writing statement of a client costs a little more.
     /// Idempotent; adds tables that are new.
+    ///
+    /// # Errors
+    ///
+    /// Transient when a table is in use for too long by somebody who must not be disturbed.
     async fn install_fence(&self, run: &RunId, tables: &[Table]) -> Result<()>;
 
     /// Refuses writes from everyone but us, whatever path they take: direct sessions, open

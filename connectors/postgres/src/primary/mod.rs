@@ -27,6 +27,7 @@ use cutover_core::{
     },
 };
 
+use self::fence::Triggers;
 use crate::{
     connect::port_error,
     database::Database,
@@ -60,8 +61,12 @@ impl Database {
 
 #[async_trait]
 impl Primary for Database {
+    async fn lay_fence(&self, run: &RunId, tables: &[Table]) -> Result<()> {
+        fence::install(self, run, tables, Triggers::Asleep).await
+    }
+
     async fn install_fence(&self, run: &RunId, tables: &[Table]) -> Result<()> {
-        fence::install(self, run, tables).await
+        fence::install(self, run, tables, Triggers::Awake).await
     }
 
     async fn close_to_clients(&self, run: &RunId, within: Duration) -> Result<()> {

@@ -16,7 +16,10 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
-use super::{close, some_of, text};
+use super::{
+    HELD_UP, close, some_of,
+    text::{self, Triggers, WaitsFor},
+};
 use crate::{
     catalog,
     connect::{Session, port_error},
@@ -29,19 +32,48 @@ const SHORT: Duration = Duration::from_millis(300);
 
 /// After this many rounds we wait longer: the server ends an autovacuum that is in somebody's way
 /// only after `deadlock_timeout`.
-const SHORT_ROUNDS: u32 = 5;
+const SHORT_ROUNDS: u32 = 10;
 
-/// How long all tables together may take to become free.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What to do about those who hold a table.
+const FREE_THEM: &str = "let them end and try again, or end them: SELECT \
+                         pg_terminate_backend(PROCESS); or ROLLBACK PREPARED 'NAME'";
 
 /// Transactions that are sent without waiting for the one before.
 const ON_THEIR_WAY: usize = 100;
 
-/// Installs the fence open; adds what is new and leaves the rest as it is.
+/// What triggers are changed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Preparing,
+    /// Somebody waits for a move, but no client.
+    Moving,
+    Removing,
+}
+
+impl Manner {
+    fn waits_for(self) -> WaitsFor {
+        match self {
+            Self::Preparing | Self::Moving => WaitsFor::Writers,
+            Self::Removing => WaitsFor::Everybody,
+        }
+    }
+
+    /// How long all tables together may take to become free.
+    fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Preparing | Self::Removing => 60,
+            Self::Moving => 10,
+        })
+    }
+}
+
+/// Installs the fence open; adds what is new, wakes what is asleep when it shall be awake, and
+/// leaves the rest as it is.
 pub(in crate::primary) async fn install(
     db: &Database,
     run: &RunId,
     tables: &[Table],
+    triggers: Triggers,
 ) -> Result<()> {
     let names = Names::of(run);
     let doing = format!("installing the fence on {}", db.side);
@@ -51,18 +83,22 @@ pub(in crate::primary) async fn install(
     let wanted: Vec<&TableName> = tables.iter().map(|t| &t.name).collect();
     let families = catalog::families(&session, &wanted).await.map_err(failed)?;
     let done: HashSet<u32> = session
-        .query(&text::fenced_well(&names), &[])
+        .query(&text::fenced_well(&names, triggers), &[])
         .await
         .map_err(failed)?
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let work = families
+    let work: Vec<_> = families
         .into_iter()
         .filter(|f| !done.contains(&f.oid))
-        .map(|f| (text::fence_one(&names, &f.name), f.name))
+        .map(|f| (text::fence_one(&names, &f.name, triggers), f.name))
         .collect();
-    patiently(&session, &doing, work).await?;
+    let manner = match triggers {
+        Triggers::Asleep => Manner::Preparing,
+        Triggers::Awake => Manner::Moving,
+    };
+    patiently(&session, &doing, work, manner).await?;
     session.batch_execute(&text::settled(&names)).await.map_err(failed)
 }
 
@@ -81,7 +117,7 @@ pub(in crate::primary) async fn remove(db: &Database, run: &RunId) -> Result<()>
         .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
         .map(|name| (text::unfence_one(&names, &name), name))
         .collect();
-    patiently(&session, &doing, work).await?;
+    patiently(&session, &doing, work, Manner::Removing).await?;
     // The kept session has statements prepared on what goes now; the next use opens another.
     db.kept.fence.clear();
     db.forget_epoch();
@@ -94,16 +130,21 @@ pub(in crate::primary) async fn remove(db: &Database, run: &RunId) -> Result<()>
 }
 
 /// Runs one transaction per table, so that clients wait for one table at a time and never long.
-/// A table that is busy gets its turn again later. Many are on their way at a time, and their
-/// commits wait for the disk together, in the end.
+/// A table that is busy gets its turn again later; one that somebody has been using for long is
+/// not even tried, because clients would queue behind us for nothing. Many are on their way at a
+/// time, and their commits wait for the disk together, in the end.
 async fn patiently(
     session: &Session,
     doing: &str,
-    mut work: Vec<(String, TableName)>,
+    mut left: Vec<(String, TableName)>,
+    manner: Manner,
 ) -> Result<()> {
     let failed = |e| port_error(doing, e);
     session.batch_execute("SET synchronous_commit = off").await.map_err(failed)?;
-    let deadline = Instant::now() + PATIENCE;
+    session.batch_execute(text::IMPATIENT).await.map_err(failed)?;
+    let look = text::in_use(manner.waits_for(), SHORT.as_millis());
+    let look = session.prepare(&look).await.map_err(failed)?;
+    let deadline = Instant::now() + manner.patience();
     let mut round = 0;
     loop {
         let limit = if round < SHORT_ROUNDS {
@@ -117,7 +158,16 @@ async fn patiently(
              (1000 * extract(epoch FROM {limit}::interval))::int::text, false)"
         );
         session.batch_execute(&set).await.map_err(failed)?;
-        let mut busy = Vec::new();
+        let in_use: HashSet<TableName> = session
+            .query(&look, &[])
+            .await
+            .map_err(failed)?
+            .iter()
+            .filter(|row| round < SHORT_ROUNDS || !row.get::<_, bool>(2))
+            .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+            .collect();
+        let (mut busy, mut work): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|(_, name)| in_use.contains(name));
         while !work.is_empty() {
             let some: Vec<_> = work.drain(..work.len().min(ON_THEIR_WAY)).collect();
             // What is sent as one text is one transaction; a failed one takes itself back.
@@ -144,15 +194,18 @@ async fn patiently(
             let holders = holders(session, &busy[0].1).await.map_err(|e| port_error(doing, e))?;
             let why = format!(
                 "no lock within {} s on {}; {} is held by {}",
-                PATIENCE.as_secs(),
+                manner.patience().as_secs(),
                 some_of(&names),
                 names[0],
                 some_of(&holders)
             );
-            return Err(PortError::transient(doing, why));
+            return Err(match manner {
+                Manner::Moving => PortError::definite(HELD_UP, doing, why, FREE_THEM),
+                Manner::Preparing | Manner::Removing => PortError::transient(doing, why),
+            });
         }
         round += 1;
-        work = busy;
+        left = busy;
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -7,6 +7,15 @@ use crate::sql::{self, Names, PASS_SETTING};
 /// SQLSTATE of our own: the fence was opened since closing it was decided.
 pub(super) const EPOCH_OVER: &str = "CUT01";
 
+/// What the fence's triggers do while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::primary) enum Triggers {
+    /// Nothing, and nobody pays for them. Closing is refused.
+    Asleep,
+    /// They ask the function, which lets everything pass.
+    Awake,
+}
+
 /// Trigger type bits: BEFORE, INSERT, DELETE, UPDATE, TRUNCATE, for each statement.
 const TRIGGER_TYPE: u32 = 2 | 4 | 8 | 16 | 32;
 
@@ -74,19 +83,28 @@ pub(super) fn foundation(names: &Names) -> String {
     )
 }
 
-/// Numbers of the tables that are fenced as they should be.
-pub(super) fn fenced_well(names: &Names) -> String {
+/// Numbers of the tables that are fenced as they should be; a trigger that should sleep may be
+/// awake.
+pub(super) fn fenced_well(names: &Names, triggers: Triggers) -> String {
+    let states = match triggers {
+        Triggers::Asleep => "'A', 'D'",
+        Triggers::Awake => "'A'",
+    };
     format!(
         "SELECT f.relid FROM {} f WHERE EXISTS ({})",
         fenced(names),
-        working_trigger(names, "f.relid")
+        trigger_in(states, names, "f.relid")
     )
 }
 
 fn working_trigger(names: &Names, relation: &str) -> String {
+    trigger_in("'A'", names, relation)
+}
+
+fn trigger_in(states: &str, names: &Names, relation: &str) -> String {
     format!(
         "SELECT FROM pg_trigger t WHERE t.tgrelid = {relation} AND t.tgname = {} \
-         AND t.tgenabled = 'A' AND t.tgtype = {TRIGGER_TYPE} AND t.tgqual IS NULL \
+         AND t.tgenabled IN ({states}) AND t.tgtype = {TRIGGER_TYPE} AND t.tgqual IS NULL \
          AND t.tgfoid = (SELECT to_regprocedure({}))",
         sql::literal(&names.fence()),
         sql::literal(&format!("{}()", function(names))),
@@ -95,12 +113,16 @@ fn working_trigger(names: &Names, relation: &str) -> String {
 
 /// Puts the trigger on one table. Also safe behind a closed fence: making a trigger waits for
 /// writers by itself.
-pub(super) fn fence_one(names: &Names, name: &TableName) -> String {
+pub(super) fn fence_one(names: &Names, name: &TableName, triggers: Triggers) -> String {
     let (trigger, on) = (sql::ident(&names.fence()), sql::table(name));
+    let state = match triggers {
+        Triggers::Asleep => "DISABLE",
+        Triggers::Awake => "ENABLE ALWAYS",
+    };
     format!(
         "CREATE OR REPLACE TRIGGER {trigger} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE \
          ON {on} FOR EACH STATEMENT EXECUTE FUNCTION {}(); \
-         ALTER TABLE ONLY {on} ENABLE ALWAYS TRIGGER {trigger}; \
+         ALTER TABLE ONLY {on} {state} TRIGGER {trigger}; \
          INSERT INTO {} VALUES ({}::regclass) ON CONFLICT DO NOTHING",
         function(names),
         fenced(names),
@@ -113,6 +135,43 @@ pub(super) fn fence_one(names: &Names, name: &TableName) -> String {
 pub(super) fn settled(names: &Names) -> String {
     format!("RESET synchronous_commit; RESET lock_timeout; ANALYZE {}", fenced(names))
 }
+
+/// The locks that making, waking and dropping a trigger wait for. Dropping waits for readers, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    Writers,
+    Everybody,
+}
+
+/// Tables that somebody has been using for so many milliseconds in a way that we would wait for,
+/// and clients behind us; and whether that is nothing but an autovacuum, which the server ends when
+/// it is in somebody's way. A prepared transaction counts as old; a session that we may not look
+/// at, as young.
+pub(super) fn in_use(waits_for: WaitsFor, ms: u128) -> String {
+    let harmless = match waits_for {
+        WaitsFor::Writers => "'AccessShareLock', 'RowShareLock'",
+        WaitsFor::Everybody => "''",
+    };
+    format!(
+        "SELECT n.nspname::text, c.relname::text, \
+                bool_and(coalesce(a.backend_type = 'autovacuum worker' \
+                                  AND a.query !~ 'to prevent wraparound', false)) \
+         FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+         WHERE l.locktype = 'relation' AND l.granted \
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+           AND l.mode NOT IN ({harmless}) AND l.pid IS DISTINCT FROM pg_backend_pid() \
+           AND (l.pid IS NULL OR a.xact_start < clock_timestamp() - interval '{ms} ms') \
+         GROUP BY 1, 2"
+    )
+}
+
+/// A waiting session asks after this long whether an autovacuum is in its way. Only some may say
+/// how long that is.
+pub(super) const IMPATIENT: &str = "DO $cutover$ BEGIN \
+       PERFORM set_config('deadlock_timeout', '50', false); \
+     EXCEPTION WHEN insufficient_privilege THEN NULL; END $cutover$";
 
 /// Tables that still have the trigger.
 pub(super) fn fenced_tables(names: &Names) -> String {
