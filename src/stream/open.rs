@@ -1,6 +1,6 @@
 //! What one connection of a pipe consists of, and how it is opened where the sink stands.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cutover_core::{
     model::{event::TransactionId, position::Position},
@@ -10,8 +10,16 @@ use cutover_core::{
         source::{ChangeStream, Large},
     },
 };
+use tokio::time::Instant;
 
-use super::{Mode, batch::Batcher, pipe::Worker};
+use super::{
+    Mode,
+    batch::{Batch, Batcher},
+    pipe::Worker,
+};
+
+/// How long what is applied may wait for the disk when nothing comes after it.
+const FLUSH_WITHIN: Duration = Duration::from_millis(100);
 
 /// Sessions of one connection attempt.
 pub(super) struct Open {
@@ -23,6 +31,8 @@ pub(super) struct Open {
     /// Everything up to here needs nothing more from us, but may not be stored on the sink yet.
     pub(super) seen: Option<Position>,
     pub(super) durable: Option<Position>,
+    /// When the sink has to make durable what it has applied, if there is any such.
+    pub(super) flush_at: Option<Instant>,
     /// The writer holds the transaction of an unfinished larger one open.
     pub(super) in_pieces: bool,
 }
@@ -43,6 +53,43 @@ impl Open {
         self.stream.confirm(position);
         self.seen = Some(position.clone());
         self.durable = Some(position.clone());
+        self.flush_at = None;
+    }
+
+    /// Applies a batch that need not be durable at once, and confirms what is.
+    pub(super) async fn apply(&mut self, batch: &Batch, soon: bool) -> Result<()> {
+        let durable = if soon {
+            self.writer.apply_soon(&batch.events).await?
+        } else {
+            self.writer.apply(&batch.events).await?
+        };
+        if soon && durable != batch.end {
+            self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_WITHIN);
+        } else {
+            self.flush_at = None;
+        }
+        self.confirm(durable);
+        Ok(())
+    }
+
+    /// Makes durable what is applied, and confirms it.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        // Its end makes durable what is before it.
+        if self.in_pieces {
+            return Ok(());
+        }
+        if self.flush_at.take().is_some() {
+            let durable = self.writer.flush().await?;
+            self.confirm(durable);
+        }
+        Ok(())
+    }
+
+    fn confirm(&mut self, durable: Option<Position>) {
+        if let Some(durable) = durable {
+            self.stream.confirm(&durable);
+            self.durable = Some(durable);
+        }
     }
 }
 
@@ -72,7 +119,8 @@ impl Worker {
         self.state.applied(durable.clone(), None);
         let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
         let seen = durable.clone();
-        Ok(Open { stream, watches, writer, batcher, seen, durable, in_pieces: false })
+        let (flush_at, in_pieces) = (None, false);
+        Ok(Open { stream, watches, writer, batcher, seen, durable, flush_at, in_pieces })
     }
 
     /// Whether a watcher's stream is enough.
@@ -124,6 +172,7 @@ impl Worker {
         open.writer.store(seen).await?;
         open.stream.confirm(seen);
         open.durable = Some(seen.clone());
+        open.flush_at = None;
         Ok(())
     }
 }

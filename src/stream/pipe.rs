@@ -342,6 +342,7 @@ impl Worker {
             if self.wants_another(&open) {
                 continue;
             }
+            let flush_at = open.flush_at.filter(|_| !open.in_pieces);
             tokio::select! {
                 biased;
                 control = self.inbox.recv() => match control {
@@ -359,6 +360,9 @@ impl Worker {
                     self.state.heard(received);
                     open.batcher.push(buffer.drain(..));
                     self.count_in_hand(&open.batcher);
+                }
+                () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {
+                    open.flush().await?;
                 }
                 _ = timer.tick() => self.settle(&mut open).await?,
             }
@@ -380,10 +384,9 @@ impl Worker {
         self.witness(&batch, mode == Mode::Watch);
         // A piece without rows begins a transaction that changes definitions.
         if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {
-            if let Some(durable) = open.writer.apply(&batch.events).await? {
-                open.stream.confirm(&durable);
-                open.durable = Some(durable);
-            }
+            // Whoever waits for a marker builds on what is before it.
+            let soon = batch.end.is_some() && !open.in_pieces && batch.markers.is_empty();
+            open.apply(&batch, soon).await?;
             open.in_pieces = batch.end.is_none();
             self.state.rows.fetch_add(batch.rows, Ordering::Relaxed);
             self.state.batches.fetch_add(1, Ordering::Relaxed);
@@ -396,6 +399,9 @@ impl Worker {
         self.state.applied(batch.end, batch.committed_at);
         self.count_in_hand(&open.batcher);
         self.go_on(open, &batch.notes).await;
+        if !batch.markers.is_empty() {
+            open.flush().await?;
+        }
         self.state.markers_done(&batch.markers);
         if let Some(HoldPoint::Marker(token)) = &self.hold
             && batch.markers.contains(token)

@@ -62,7 +62,8 @@ pub struct PipeView {
     pub mode: Mode,
     /// How it is.
     pub health: Health,
-    /// Everything up to here is durable on the sink, or contained nothing for it.
+    /// Everything up to here is committed on the sink, or contained nothing for it. Before a marker
+    /// it is durable as well.
     pub applied: Option<Position>,
     /// Everything up to here has arrived.
     pub received: Option<Position>,

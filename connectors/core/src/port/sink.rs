@@ -170,8 +170,8 @@ pub trait Lease: Send + Sync {
 /// position, and nothing of the batch is written.
 #[async_trait]
 pub trait SinkWriter: Send {
-    /// Position up to which changes are durable, read from the sink itself; `None` when nothing
-    /// was ever applied.
+    /// Position up to which changes are applied, read from the sink itself, and durable when this
+    /// returns; `None` when nothing was ever applied.
     async fn progress(&mut self) -> Result<Option<Position>>;
 
     /// Applies events in order: whole transactions, except that one transaction above the batch
@@ -186,6 +186,29 @@ pub trait SinkWriter: Send {
     /// After any error the writer must be dropped and opened again; [`SinkWriter::progress`] of
     /// the new one says what was applied.
     async fn apply(&mut self, events: &[Event]) -> Result<Option<Position>>;
+
+    /// As [`SinkWriter::apply`], but what it writes becomes durable a little later, so that nobody
+    /// waits for a disk: others see it at once, and a server that crashes before forgets it as a
+    /// whole, together with its position. It is durable after the next [`SinkWriter::apply`],
+    /// [`SinkWriter::store`] or [`SinkWriter::flush`]; while calls go on, after a tenth of a
+    /// second.
+    ///
+    /// Returns the position that is durable now, which may be of an earlier call.
+    ///
+    /// # Errors
+    ///
+    /// As [`SinkWriter::apply`].
+    async fn apply_soon(&mut self, events: &[Event]) -> Result<Option<Position>> {
+        self.apply(events).await
+    }
+
+    /// Makes everything durable that was applied. Only called between transactions. Returns up to
+    /// where that is.
+    ///
+    /// # Errors
+    ///
+    /// As [`SinkWriter::apply`].
+    async fn flush(&mut self) -> Result<Option<Position>>;
 
     /// Looks at what [`Event::Definition`] says; with `make`, makes here what is safe, in the
     /// transaction that the events before it have opened. With `now`, what the source said of the

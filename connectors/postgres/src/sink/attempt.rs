@@ -62,6 +62,8 @@ pub(super) struct Attempt<'a> {
     pub(super) open: Option<u32>,
     /// Whether our transaction was open before this call.
     pub(super) nested: bool,
+    /// COMMIT need not wait for the disk.
+    pub(super) soon: bool,
 }
 
 /// A part of the events, ready to be sent.
@@ -191,6 +193,7 @@ impl<'a> Attempt<'a> {
             Vec::new();
         let client = &**self.session;
         let begin = match (edge.first, self.nested) {
+            (true, false) if self.soon => Some("BEGIN; SET LOCAL synchronous_commit = off"),
             (true, false) => Some("BEGIN"),
             (true, true) => Some("SAVEPOINT cutover"),
             (false, _) => None,

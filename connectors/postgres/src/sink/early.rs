@@ -149,7 +149,7 @@ impl EarlyWriter for Early {
         // From here on nobody knows before the server answers.
         self.writer.command("COMMIT").await?;
         self.writer.open = None;
-        self.writer.durable.set(Some(position.clone()));
+        self.writer.progress.flushed(position.clone());
         self.open.store(false, Ordering::Release);
         Ok(true)
     }

@@ -3,10 +3,14 @@
 //! A call costs two round trips: everything including the position, then COMMIT once every
 //! number of rows is as expected. When the set-wise path does not give the expected numbers, the
 //! call is rolled back and done again with the tables concerned in order, row by row.
+//!
+//! A commit that may become durable later does not wait for the disk; the next one that waits
+//! makes all of them durable (PostgreSQL 18, chapter 28.4, asynchronous commit).
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -45,6 +49,10 @@ use crate::{
 /// How often in a row a table is written in order before the set-wise path is tried again, at most.
 const LONGEST_DETOUR: u32 = 64;
 
+/// How long a commit may wait for the disk. Each wait costs the server a flush of its log, and
+/// everything behind it waits as well.
+const SOON: Duration = Duration::from_millis(100);
+
 /// The writer of a run on one side.
 pub(super) struct Writer {
     pub(super) session: Session,
@@ -54,8 +62,7 @@ pub(super) struct Writer {
     pub(super) router: Router,
     cache: Cache,
     pub(super) store: Statement,
-    /// What the progress table says.
-    pub(super) durable: Durable,
+    pub(super) progress: Progress,
     /// For another session.
     database: Database,
     /// The source transaction that is open, and with it ours.
@@ -71,15 +78,47 @@ pub(super) struct Writer {
 
 /// What the progress table says, as far as the writers of a run know: one commits for both.
 #[derive(Clone, Default)]
-pub(super) struct Durable(Arc<Mutex<Option<Position>>>);
+pub(super) struct Progress(Arc<Mutex<Positions>>);
 
-impl Durable {
-    pub(super) fn get(&self) -> Option<Position> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+#[derive(Default)]
+struct Positions {
+    /// What the table says.
+    stored: Option<Position>,
+    /// What it says after a crash of the server at the latest.
+    durable: Option<Position>,
+    /// Since when `stored` is ahead.
+    ahead: Option<Instant>,
+}
+
+impl Progress {
+    fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, position: Option<Position>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    fn stored(&self) -> Option<Position> {
+        self.positions().stored.clone()
+    }
+
+    fn durable(&self) -> Option<Position> {
+        self.positions().durable.clone()
+    }
+
+    /// Committed, and so is all before it.
+    pub(super) fn flushed(&self, position: Position) {
+        *self.positions() =
+            Positions { stored: Some(position.clone()), durable: Some(position), ahead: None };
+    }
+
+    /// Committed, and not known to be durable.
+    fn committed(&self, position: Position) {
+        let mut positions = self.positions();
+        positions.stored = Some(position);
+        positions.ahead.get_or_insert_with(Instant::now);
+    }
+
+    /// For how long something has been waiting for the disk.
+    fn ahead(&self) -> Option<Duration> {
+        self.positions().ahead.map(|since| since.elapsed())
     }
 }
 
@@ -131,8 +170,10 @@ impl Writer {
             .prepare_typed(&text, &[Type::TEXT])
             .await
             .map_err(|e| super::setup::progress_error(&at, e))?;
-        let durable = Durable::default();
-        durable.set(super::setup::read_progress(&session, &at, &names).await?);
+        let progress = Progress::default();
+        if let Some(stored) = super::setup::read_progress(&session, &at, &names).await? {
+            progress.committed(stored);
+        }
         let detours = vec![Detour::default(); router.len()];
         Ok(Self {
             session,
@@ -141,7 +182,7 @@ impl Writer {
             router,
             cache: Cache::default(),
             store,
-            durable,
+            progress,
             database,
             open: None,
             broken: false,
@@ -151,9 +192,13 @@ impl Writer {
         })
     }
 
-    async fn apply_events(&mut self, events: &[Event]) -> Result<Option<Position>> {
+    async fn apply_events(&mut self, events: &[Event], soon: bool) -> Result<Option<Position>> {
         self.router.trim();
-        let cut = cut(events, self.open, self.durable.get().as_ref())?;
+        let cut = cut(events, self.open, self.progress.stored().as_ref())?;
+        let soon = soon
+            && self.open.is_none()
+            && cut.open.is_none()
+            && self.progress.ahead().is_none_or(|since| since < SOON);
         if cut.skip > 0 {
             tracing::debug!(at = %self.at, "skipping transactions that are applied already");
         }
@@ -166,19 +211,23 @@ impl Writer {
         if let Some(position) = cut.position
             && (self.open.is_some() || has_rows(closed))
         {
-            self.write(events, cut.skip..cut.closed, Some(&position), None).await?;
+            self.write(events, cut.skip..cut.closed, Some(&position), None, soon).await?;
             self.open = None;
             self.filled = false;
-            self.durable.set(Some(position.clone()));
-            stored = Some(position);
+            if soon {
+                self.progress.committed(position);
+            } else {
+                self.progress.flushed(position.clone());
+                stored = Some(position);
+            }
         }
         if let Some(transaction) = cut.open {
-            self.write(events, cut.closed.max(cut.skip)..events.len(), None, Some(transaction))
-                .await?;
+            let range = cut.closed.max(cut.skip)..events.len();
+            self.write(events, range, None, Some(transaction), false).await?;
             self.open = Some(transaction);
             return Ok(stored);
         }
-        Ok(self.durable.get())
+        Ok(self.progress.durable())
     }
 
     /// Writes a range of the events; commits with `position`, else leaves the transaction open.
@@ -188,6 +237,7 @@ impl Writer {
         range: std::ops::Range<usize>,
         position: Option<&Position>,
         open: Option<u32>,
+        soon: bool,
     ) -> Result<()> {
         let touched = self.router.learn_all(&events[range.clone()])?;
         let mut in_order: BTreeSet<usize> =
@@ -202,6 +252,7 @@ impl Writer {
             position,
             open,
             nested: self.open.is_some(),
+            soon,
         };
         loop {
             match attempt.run(&mut self.cache, &in_order).await {
@@ -239,8 +290,27 @@ impl Writer {
         if rows != 1 {
             return Err(super::setup::not_prepared(&self.at));
         }
-        self.durable.set(Some(position.clone()));
+        self.progress.flushed(position.clone());
         Ok(())
+    }
+
+    /// Waits for the disk if anything does.
+    async fn settle(&mut self) -> Result<()> {
+        match self.progress.stored() {
+            Some(stored) if self.progress.ahead().is_some() => self.write_progress(&stored).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn apply_all(&mut self, events: &[Event], soon: bool) -> Result<Option<Position>> {
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(refusal::not_a_stream(
+                "an earlier call failed: the writer must be opened again",
+            ));
+        }
+        let result = self.apply_events(events, soon).await;
+        self.broken = result.is_err();
+        result
     }
 
     /// Learns tables anew, also those that are new on both sides.
@@ -282,19 +352,30 @@ impl Writer {
 #[async_trait]
 impl SinkWriter for Writer {
     async fn progress(&mut self) -> Result<Option<Position>> {
-        super::setup::read_progress(&self.session, &self.at, &self.names).await
+        let stored = super::setup::read_progress(&self.session, &self.at, &self.names).await?;
+        // The writer before may not have waited for the disk.
+        if stored.is_some() && stored != self.progress.durable() {
+            self.settle().await?;
+        }
+        Ok(stored)
     }
 
     async fn apply(&mut self, events: &[Event]) -> Result<Option<Position>> {
-        // Also when the future is dropped half-way.
-        if std::mem::replace(&mut self.broken, true) {
-            return Err(refusal::not_a_stream(
-                "an earlier call failed: the writer must be opened again",
-            ));
+        let applied = self.apply_all(events, false).await?;
+        // Nothing of the call was new, and what it repeats may not be on disk.
+        if self.open.is_none() && self.progress.ahead().is_some() {
+            return self.flush().await;
         }
-        let result = self.apply_events(events).await;
-        self.broken = result.is_err();
-        result
+        Ok(applied)
+    }
+
+    async fn apply_soon(&mut self, events: &[Event]) -> Result<Option<Position>> {
+        self.apply_all(events, true).await
+    }
+
+    async fn flush(&mut self) -> Result<Option<Position>> {
+        self.settle().await?;
+        Ok(self.progress.durable())
     }
 
     async fn redefine(
@@ -319,20 +400,20 @@ impl SinkWriter for Writer {
     }
 
     async fn store(&mut self, position: &Position) -> Result<()> {
-        if let Some(durable) = self.durable.get()
-            && durable.covers(position).map_err(|e| refusal::wrong_history(e.to_string()))?
+        if let Some(stored) = self.progress.stored()
+            && stored.covers(position).map_err(|e| refusal::wrong_history(e.to_string()))?
         {
-            return Ok(());
+            return self.settle().await;
         }
         self.write_progress(position).await
     }
 
     async fn rebase(&mut self, position: &Position) -> Result<()> {
-        match self.durable.get() {
-            Some(durable) if position.renames(&durable) => self.write_progress(position).await,
-            durable => Err(refusal::wrong_history(format!(
+        match self.progress.stored() {
+            Some(stored) if position.renames(&stored) => self.write_progress(position).await,
+            stored => Err(refusal::wrong_history(format!(
                 "{position} does not follow from {}",
-                durable.map_or("nothing".to_owned(), |p| p.to_string())
+                stored.map_or("nothing".to_owned(), |p| p.to_string())
             ))),
         }
     }
@@ -358,7 +439,7 @@ impl SinkWriter for Writer {
     async fn early(&mut self) -> Result<Option<Box<dyn EarlyWriter>>> {
         let early = Early::open(&self.database, &self.at, &self.names, &self.routes);
         let mut early = early.await?;
-        early.writer.durable = self.durable.clone();
+        early.writer.progress = self.progress.clone();
         Ok(Some(Box::new(early)))
     }
 }

@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use cutover_core::{
     model::event::Event,
-    port::sink::{Sink, SinkWriter},
+    port::sink::{Route, Sink, SinkWriter},
 };
+use cutover_sandbox::{PgOptions, Postgres, find_postgres, wait_until};
 
-use crate::{on_each_server, world::World};
+use crate::{
+    on_each_server,
+    world::{World, end},
+};
 
 /// Applies everything, cutting the writer's session again and again; continues each time at what
 /// the new writer says.
@@ -25,6 +29,8 @@ async fn apply_through_cuts(world: &World, events: &[Event], part: usize) -> u32
                 )
                 .await
                 .unwrap();
+            // A session needs time to get somewhere.
+            tokio::time::sleep(Duration::from_millis(3)).await;
         }
     });
     let mut cuts = 0;
@@ -107,4 +113,101 @@ on_each_server! {
         writer.apply(&events).await.unwrap();
         world.assert_equal().await;
     }
+}
+
+/// A server that loses what nobody waited for, when it crashes.
+async fn forgetful() -> &'static Postgres {
+    let install = find_postgres().pop().expect("a server: scripts/setup test");
+    let options = PgOptions::new()
+        .set("wal_writer_delay", "10s")
+        .set("wal_writer_flush_after", "1GB")
+        .set("autovacuum", "off");
+    Box::leak(Box::new(Postgres::start(&install, options).await.unwrap()))
+}
+
+/// Kills one of the server's processes: all of them start again, with what is on disk.
+async fn crash(world: &World) {
+    let client = world.server.connect(&world.name).await.unwrap();
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let started = "SELECT pg_postmaster_start_time()::text || pg_backend_pid()";
+    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(killed.unwrap().success());
+    wait_until("the sessions to be gone", Duration::from_secs(20), async || {
+        client.query_one(started, &[]).await.is_err()
+    })
+    .await
+    .unwrap();
+    wait_until("the server to be back", Duration::from_secs(30), async || {
+        world.server.query_text(&world.name, started).await.is_ok()
+    })
+    .await
+    .unwrap();
+}
+
+async fn rows(world: &World) -> String {
+    let sql = "SELECT string_agg(id::text, ',' ORDER BY id) FROM dst.t";
+    world.server.query_text(&world.name, sql).await.unwrap().unwrap_or_default()
+}
+
+async fn open(world: &World, routes: &[Route]) -> Box<dyn SinkWriter> {
+    world.green.writer(&world.run, routes).await.unwrap()
+}
+
+/// Rows and position that nobody waited for come and go together, and whatever is said to be
+/// durable is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_on_disk_yet_is_forgotten_as_a_whole() {
+    let mut world = World::with(forgetful().await, "CREATE TABLE t (id int PRIMARY KEY)").await;
+    let mut parts = Vec::new();
+    for i in 1..=6 {
+        parts.push(world.changes(&[&format!("INSERT INTO t VALUES ({i})")]).await);
+    }
+    let ends: Vec<_> = parts.iter().map(|part| Some(end(part))).collect();
+    let routes = world.routes().await;
+    let mut writer = open(&world, &routes).await;
+    assert_eq!(writer.apply(&parts[0]).await.unwrap(), ends[0]);
+    assert_eq!(writer.apply_soon(&parts[1]).await.unwrap(), ends[0], "what is durable");
+    assert_eq!(rows(&world).await, "1,2", "others see it at once");
+    crash(&world).await;
+    assert_eq!(rows(&world).await, "1");
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), ends[0]);
+
+    writer.apply_soon(&parts[1]).await.unwrap();
+    assert_eq!(writer.flush().await.unwrap(), ends[1]);
+    crash(&world).await;
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), ends[1]);
+
+    // A new writer says nothing that is not on disk.
+    writer.apply_soon(&parts[2]).await.unwrap();
+    drop(writer);
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), ends[2]);
+    crash(&world).await;
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), ends[2]);
+
+    // A position that is stored already, and changes that are applied already.
+    writer.apply_soon(&parts[3]).await.unwrap();
+    writer.store(ends[3].as_ref().unwrap()).await.unwrap();
+    crash(&world).await;
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), ends[3]);
+    writer.apply_soon(&parts[4]).await.unwrap();
+    assert_eq!(writer.apply(&parts[4]).await.unwrap(), ends[4]);
+    crash(&world).await;
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), ends[4]);
+
+    // One that waits makes durable what is before it.
+    writer.apply_soon(&parts[5]).await.unwrap();
+    let mut early = writer.early().await.unwrap().unwrap();
+    early.write(7, &[]).await.unwrap();
+    let later = cutover_core::model::position::Position::Postgres { timeline: 1, lsn: 1 << 40 };
+    assert!(early.commit(&later).await.unwrap());
+    crash(&world).await;
+    writer = open(&world, &routes).await;
+    assert_eq!(writer.progress().await.unwrap(), Some(later));
+    assert_eq!(rows(&world).await, "1,2,3,4,5,6");
 }

@@ -183,12 +183,7 @@ async fn an_early_commit_that_waits_for_a_standby_is_stored() {
     };
     let server = SERVER.get_or_init(start).await;
     let large = Large::new(server).await;
-    let waits_for = async |standby: &str| {
-        let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'");
-        large.world.client.batch_execute(&sql).await.unwrap();
-        large.world.client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    };
-    waits_for("nobody").await;
+    waits_for(&large.world, "nobody").await;
     let probe = server.connect(&large.world.name).await.unwrap();
     let probing = tokio::spawn(async move { probe.batch_execute("CREATE TABLE probe ()").await });
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
@@ -202,6 +197,24 @@ async fn an_early_commit_that_waits_for_a_standby_is_stored() {
     assert_eq!(world.count().await, 1);
     proxy.reset();
     assert!(saying.await.unwrap().unwrap_err().is_transient());
-    world.resumes(&events, &Some(end(&events))).await;
+    // A new writer says nothing of it before a standby has it, either.
+    let freed = async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE wait_event = 'SyncRep' AND application_name LIKE '% apply'";
+        wait_until("the new writer to wait", PATIENCE, async || {
+            world.client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+        })
+        .await
+        .unwrap();
+        waits_for(&world, "").await;
+    };
+    let end = Some(end(&events));
+    tokio::join!(world.resumes(&events, &end), freed);
     probing.abort();
+}
+
+async fn waits_for(world: &World, standby: &str) {
+    let sql = format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'");
+    world.client.batch_execute(&sql).await.unwrap();
+    world.client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
 }

@@ -92,7 +92,7 @@ async fn waking_it_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_let_go_is_named() {
-    let home = Home::new(servers().await[0], "CREATE TABLE t (id int)").await;
+    let home = Home::new(&servers().await[0], "CREATE TABLE t (id int)").await;
     let writer = home.client().await;
     writer
         .batch_execute("SET application_name = 'nightly'; BEGIN; INSERT INTO t VALUES (1)")
