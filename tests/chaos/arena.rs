@@ -42,6 +42,11 @@ impl Arena {
         let stage =
             StageOptions { blue, green, size: SIZE, durable: false, databases: Default::default() };
         let shop = Stage::set(&stage).await.expect("the servers start");
+        // A crash forgets as much as it can of what nobody waited for.
+        for server in [&shop.blue, &shop.green] {
+            server.configure(&[("wal_writer_delay", "10s")]).expect("a setting");
+            server.execute("postgres", "SELECT pg_reload_conf()").await.expect("a reload");
+        }
         let proxy = async |port: u16| {
             FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await.expect("a proxy")
         };
