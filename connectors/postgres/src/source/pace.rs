@@ -23,11 +23,14 @@ const OLD: Duration = Duration::from_millis(50);
 /// The rate is measured over windows of this length.
 const WINDOW: Duration = Duration::from_millis(10);
 
-/// How long bytes gather when the stream is busy, when it has a backlog, and when much comes of
-/// it: then nobody waits for the next row, and the server works the better the longer it sends
-/// into a full buffer.
-const REST: [Duration; 3] =
-    [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(8)];
+/// How long bytes gather when the stream is busy: a millisecond for so many messages per second, up
+/// to four. The more comes, the more a batch of its own for every few messages costs the sink;
+const MILLISECOND_PER: f64 = 2_500.0;
+const LONGEST: f64 = 4.0;
+
+/// and how long when it has a backlog, and when much comes of it: then nobody waits for the next
+/// row, and the server works the better the longer it sends into a full buffer.
+const REST: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(8)];
 
 /// How much comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,13 +44,14 @@ pub(super) enum Load {
 pub(super) struct Pace {
     since: Instant,
     messages: usize,
-    rate: Load,
+    /// Messages per second in the last window.
+    rate: f64,
     old: bool,
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, messages: 0, rate: Load::Calm, old: false }
+        Self { since: now, messages: 0, rate: 0.0, old: false }
     }
 
     /// A transaction begins that was sent so long after its commit.
@@ -65,31 +69,34 @@ impl Pace {
         self.messages += messages;
         let passed = now.saturating_duration_since(self.since);
         if passed >= WINDOW {
-            self.rate = match self.messages as f64 / passed.as_secs_f64() {
-                rate if rate >= BACKLOG => Load::Backlog,
-                rate if rate >= BUSY => Load::Busy,
-                _ => Load::Calm,
-            };
+            self.rate = self.messages as f64 / passed.as_secs_f64();
             self.since = now;
             self.messages = 0;
         }
         match self.load() {
             _ if bytes >= LONG[usize::from(self.old)] => None,
             Load::Calm => None,
-            Load::Busy => Some(REST[0]),
-            Load::Backlog => Some(if self.floods() { REST[2] } else { REST[1] }),
+            Load::Busy => {
+                let milliseconds = (self.rate / MILLISECOND_PER).min(LONGEST);
+                Some(Duration::from_secs_f64(milliseconds / 1000.0))
+            }
+            Load::Backlog => Some(REST[usize::from(self.floods())]),
         }
     }
 
     /// Much comes, and it is old. One of the two alone may end with the next message, which may be
     /// what a move waits for.
     fn floods(&self) -> bool {
-        self.old && self.rate == Load::Backlog
+        self.old && self.rate >= BACKLOG
     }
 
     /// How much came lately.
     pub(super) fn load(&self) -> Load {
-        if self.old { Load::Backlog } else { self.rate }
+        match self.rate {
+            rate if self.old || rate >= BACKLOG => Load::Backlog,
+            rate if rate >= BUSY => Load::Busy,
+            _ => Load::Calm,
+        }
     }
 }
 
@@ -142,16 +149,24 @@ mod tests {
         assert!(rests > 80, "{rests}");
         assert_eq!(pace.load(), Load::Backlog);
         assert_eq!(pace.after(LONG[0], 2_000, at(401)), None, "there is more already");
+        // 5,000 rows a second.
+        for i in 410..450 {
+            let rest = pace.after(500, 5, at(i));
+            if i >= 430 {
+                let micros = rest.map_or(0, |r| r.as_micros());
+                assert!((1_700..2_300).contains(&micros), "{micros}");
+            }
+        }
         // The load ends; the next event comes alone.
         assert_eq!(pace.after(100, 1, at(500)), None);
         assert_eq!(pace.load(), Load::Calm);
         // A server that is short of time sends slowly what is old: the next one may be a marker.
         pace.begins(Duration::from_secs(1));
-        assert_eq!(pace.after(100, 1, at(600)), Some(REST[1]));
+        assert_eq!(pace.after(100, 1, at(600)), Some(REST[0]));
         assert_eq!(pace.after(LONG[1], 1, at(600)), None, "one large row after the other");
         // It sends much of it.
-        assert_eq!(pace.after(100, 1_000, at(620)), Some(REST[2]));
-        assert_eq!(pace.after(100, 1, at(700)), Some(REST[1]));
+        assert_eq!(pace.after(100, 1_000, at(620)), Some(REST[1]));
+        assert_eq!(pace.after(100, 1, at(700)), Some(REST[0]));
         pace.begins(Duration::from_millis(1));
         assert_eq!(pace.after(100, 1, at(800)), None);
     }
