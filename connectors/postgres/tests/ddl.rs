@@ -310,6 +310,8 @@ async fn what_is_not_safe_is_told_and_not_made() {
         "DROP TYPE mood CASCADE",
         "ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'",
         "ALTER TABLE p DETACH PARTITION p1",
+        "CREATE UNLOGGED TABLE p3 PARTITION OF p FOR VALUES IN (3)",
+        "CREATE UNLOGGED TABLE fresh (id integer PRIMARY KEY)",
         "DO $$ BEGIN EXECUTE 'ALTER TABLE t ALTER a TYPE bigint USING a * 2'; END $$",
     ];
     for (from, to) in [(0, 1), (1, 0)] {
