@@ -23,6 +23,8 @@ pub(crate) struct Warm {
     /// Tables that the transaction that is open holds, and whether their rows have other places
     /// than when its snapshot was taken.
     pub(crate) held: HashMap<TableName, bool>,
+    /// How often it has read something.
+    pub(crate) reads: usize,
     statements: HashMap<String, Statement>,
 }
 
@@ -62,7 +64,7 @@ pub(crate) struct KeyPart {
 
 impl Warm {
     pub(crate) fn new(session: Session) -> Self {
-        Self { session, held: HashMap::new(), statements: HashMap::new() }
+        Self { session, held: HashMap::new(), reads: 0, statements: HashMap::new() }
     }
 
     /// The statement, prepared once per session.

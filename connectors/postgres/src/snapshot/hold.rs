@@ -5,7 +5,8 @@
 //! pages then: `VACUUM FULL` and `CLUSTER` move its rows from part to part. And what `ALTER TABLE`
 //! wrote anew no older snapshot sees, so that the table would seem to be empty.
 //!
-//! Nothing is held before its turn: clients would wait for as long as a whole copy takes.
+//! Nothing is held before its turn, and nothing for long: whoever alters a table waits for us, and
+//! clients wait behind. What is written anew between two turns is read again from its beginning.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +19,9 @@ use futures_util::future::join;
 use super::View;
 use crate::{connect::port_error, shelf::Warm, sql};
 
-/// Tables that a session holds at most: the server's lock table is shared by everybody.
-pub(super) const MOST_HELD: usize = 64;
+/// Reads after which a session lets go of everything, so that it holds no more tables either: the
+/// server's lock table is shared by everybody.
+pub(super) const READS: usize = 64;
 
 /// A table, and whether a place in it is read and not the whole.
 pub(super) type Wanted<'a> = (&'a Table, bool);
@@ -50,14 +52,12 @@ impl View {
         for (table, in_part) in wanted {
             *parts.entry(&table.name).or_default() |= in_part;
         }
-        let is_new = |warm: &Warm| -> Vec<TableName> {
-            parts.keys().filter(|t| !warm.held.contains_key(**t)).map(|t| (*t).clone()).collect()
-        };
-        let mut new = is_new(&warm);
-        if !new.is_empty() && !warm.held.is_empty() && warm.held.len() + new.len() > MOST_HELD {
+        if warm.reads > 0 && warm.reads + wanted.len() > READS {
             self.begin_again(&mut warm).await?;
-            new = is_new(&warm);
         }
+        warm.reads += wanted.len();
+        let new: Vec<TableName> =
+            parts.keys().filter(|t| !warm.held.contains_key(**t)).map(|t| (*t).clone()).collect();
         if !new.is_empty() {
             self.hold(&mut warm, new).await?;
         }

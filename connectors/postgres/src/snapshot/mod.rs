@@ -114,6 +114,7 @@ impl View {
             .await
             .map_err(|e| port_error(self.doing("joining a snapshot again"), e))?;
         warm.held.clear();
+        warm.reads = 0;
         Ok(())
     }
 
@@ -220,7 +221,7 @@ impl Snapshot for PgSnapshot {
 impl RowReader for PgSnapshot {
     async fn digests_of(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
         let mut digests = Vec::with_capacity(parts.len());
-        for parts in parts.chunks(hold::MOST_HELD) {
+        for parts in parts.chunks(hold::READS) {
             let wanted: Vec<hold::Wanted<'_>> =
                 parts.iter().map(|p| (p.table, range::is_place(p.range))).collect();
             let warm = self.view.holding(&wanted).await?;
@@ -248,7 +249,7 @@ impl RowReader for PgSnapshot {
 
     async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
         let mut rows = Vec::with_capacity(wanted.len());
-        for wanted in wanted.chunks(hold::MOST_HELD) {
+        for wanted in wanted.chunks(hold::READS) {
             let tables: Vec<hold::Wanted<'_>> = wanted.iter().map(|l| (l.table, false)).collect();
             let mut warm = self.view.holding(&tables).await?;
             let found = digest::keyed(&mut warm, &self.view.keys, wanted).await.map_err(|e| {
