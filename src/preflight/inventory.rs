@@ -35,6 +35,7 @@ pub(super) fn compare(
             .flatten()
             .collect();
     findings.extend(by_bytes(blue, green, tables));
+    findings.extend(read_otherwise(blue, green, tables));
     findings.extend(locale(blue, green));
     findings.extend(settings(blue, green));
     findings.extend(extensions(blue, green));
@@ -171,6 +172,36 @@ fn by_bytes(blue: &Inventory, green: &Inventory, tables: &[Table]) -> Option<Fin
             ),
             "nothing to do where these columns hold no characters outside of ASCII; else recreate \
              the database on green with blue's encoding, or exclude the tables",
+        )
+    })
+}
+
+/// Types whose stored bytes are the same on both sides and may mean something else there.
+fn read_otherwise(blue: &Inventory, green: &Inventory, tables: &[Table]) -> Option<Finding> {
+    // Above 127 it is printed in another way from 16 on.
+    let char = (blue.version < 160_000) != (green.version < 160_000);
+    let columns: Vec<String> = tables
+        .iter()
+        .flat_map(|t| t.columns.iter().map(move |c| (t, c)))
+        .filter(|(_, c)| match c.base_type.trim_end_matches("[]") {
+            "money" => true,
+            "\"char\"" => char,
+            _ => false,
+        })
+        .map(|(t, c)| format!("{}.{} ({})", t.name, ident(&c.name), c.base_type))
+        .collect();
+    (!columns.is_empty()).then(|| {
+        found(
+            "CUT0195",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "{} whose values the other server may read otherwise: {}",
+                number(columns.len(), "column"),
+                list(&columns)
+            ),
+            "for money: give green's server the lc_monetary of blue's (SHOW lc_monetary); for \
+             \"char\": look for values above 127, which do not travel",
         )
     })
 }
@@ -469,6 +500,20 @@ mod tests {
         assert_eq!(codes("UTF8"), None);
         assert!(codes("EUC_JP").unwrap().ends_with(": app.t.\"j\" (jsonb)"));
         assert!(codes("SQL_ASCII").unwrap().ends_with(": app.t.\"c\" (character)"));
+    }
+
+    #[test]
+    fn types_that_are_read_otherwise() {
+        let tables = [table(vec![column("m", "money[]"), column("c", "\"char\"")])];
+        let told = |blue: u32, green: u32| {
+            let (mut b, mut g) = (one(), one());
+            g.server = "2".into();
+            (b.version, g.version) = (blue, green);
+            let found = compare(&b, &g, &tables, true);
+            found.into_iter().find(|f| f.code == "CUT0195").map(|f| f.what).unwrap()
+        };
+        assert!(told(150_001, 160_001).starts_with("2 columns"));
+        assert!(told(160_001, 170_001).ends_with(": app.t.\"m\" (money[])"));
     }
 
     #[test]

@@ -54,6 +54,14 @@ pub struct Copies {
 }
 
 impl Copies {
+    /// Whether all rows are as of one snapshot.
+    #[must_use]
+    pub fn are_of_one_view(&self) -> bool {
+        let mut views = self.targets.values().filter_map(|held| held.snapshot.as_ref());
+        let first = views.next();
+        views.all(|view| Some(view) == first)
+    }
+
     /// Whether these sources, and no others, are what the target holds.
     fn hold(&self, job: &Job, since: &Since) -> bool {
         let Some(held) = self.targets.get(&job.target.name) else { return false };

@@ -366,7 +366,8 @@ impl Preparation {
         match self.definitions {
             Definitions::Copy { .. } => {
                 self.progress.say("building indexes and constraints");
-                self.ports.schema.after_rows(&self.selection, self.workers).await?;
+                let one_view = self.book.standing().from_blue.are_of_one_view();
+                self.ports.schema.after_rows(&self.selection, self.workers, one_view).await?;
             }
             Definitions::Provided => {
                 self.progress.say("gathering statistics");

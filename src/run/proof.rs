@@ -232,6 +232,8 @@ impl Proof {
                 Ok((pass, Aligned { position, blue, green }))
             })
             .await?;
+        // Whatever the rows of a copy lacked, the stream has brought by now.
+        self.ports.schema.complete().await?;
         let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
         let report = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await?;
         let mut inner = self.lock();

@@ -57,8 +57,9 @@ impl Arena {
         Self { world, blue, green, console, ini }
     }
 
-    /// New databases, a new folder, and a pooler that points at blue.
-    pub(crate) async fn begin(&mut self, number: u64) {
+    /// New databases, a new folder, and a pooler that points at blue. With `slowly`, rows take a
+    /// second or two to be copied, so that a fault finds some of the tables copied.
+    pub(crate) async fn begin(&mut self, number: u64, slowly: bool) {
         let (old, new) = (self.world.database.clone(), format!("shop_{number}"));
         for proxy in [&self.blue, &self.green, &self.console] {
             proxy.heal();
@@ -94,7 +95,9 @@ impl Arena {
             console: self.console.port(),
             database: new.clone(),
         };
-        let options = Options { copy: "{ workers: 2, chunk: 1MiB }".into(), ..Options::default() };
+        let rate = if slowly { ", rate: 256KiB" } else { "" };
+        let copy = format!("{{ workers: 2, chunk: 1MiB{rate} }}");
+        let options = Options { copy, ..Options::default() };
         let shop = &self.world.shop;
         self.world.desk = Desk::new(&yaml(shop, &reach, &options), secrets(shop));
         self.world.database = new;

@@ -156,7 +156,7 @@ async fn lane(wanted: Wanted, tally: &Tally) {
         };
         let began = Instant::now();
         let run = async {
-            ground.begin(number).await;
+            ground.begin(number, plan.moment == plan::Moment::Copy).await;
             Story::new(ground, &plan).tell(&plan).await
         };
         let run = AssertUnwindSafe(tokio::time::timeout(RUN_WITHIN, run)).catch_unwind().await;

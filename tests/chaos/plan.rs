@@ -301,6 +301,7 @@ impl Plan {
             Moment::Early(_, Aim::Stored) => 3,
             Moment::Finish | Moment::Abort => 60,
             Moment::Armed | Moment::Moved(_) => 500,
+            Moment::Copy => 1500,
             _ => 400,
         };
         let delay = dice.ms(0, longest);

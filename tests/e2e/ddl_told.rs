@@ -2,6 +2,7 @@
 //! stream stops at their place, or makes them on the other side.
 
 use cutover_core::model::side::Side;
+use serde_json::Value;
 
 use crate::{
     program::{COMMAND_WITHIN, READY_WITHIN, Run},
@@ -10,8 +11,12 @@ use crate::{
 
 /// A world whose run may create event triggers.
 async fn world(policy: &str) -> World {
+    world_with(policy, Options::default().copy).await
+}
+
+async fn world_with(policy: &str, copy: String) -> World {
     let more = format!("ddl: {policy}\n");
-    let world = World::with(Options { more, ..Options::default() }).await;
+    let world = World::with(Options { more, copy, ..Options::default() }).await;
     for side in [Side::Blue, Side::Green] {
         let root = world.superuser(side).await;
         root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");
@@ -227,6 +232,34 @@ async fn an_ignored_change_stops_only_when_a_row_does_not_fit() {
     run.ready().await;
     holds(&world, Side::Green, RATED).await;
     drop(load);
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+/// What is written anew while rows are copied cannot be seen under the snapshot of the copy: it is
+/// copied again under a later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn safe_changes_while_rows_are_copied_lose_no_row() {
+    let copy = "{ workers: 1, chunk: 1MiB, rate: 1MiB }".to_owned();
+    let world = world_with("apply", copy).await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    let is = |fact: &'static str| move |f: &[Value]| f.iter().any(|f| f["fact"] == fact);
+    world.desk.watch("run.journal", 0, READY_WITHIN, is("copy_began")).await;
+    // Small tables come last.
+    for statement in [
+        "ALTER TABLE products ALTER COLUMN stock TYPE bigint",
+        "ALTER TABLE accounts ADD COLUMN note text",
+        "UPDATE products SET stock = stock + 1; UPDATE accounts SET note = 'n' WHERE id = 1",
+    ] {
+        alter(&world, Side::Blue, statement).await;
+    }
+    let facts = world.desk.facts("run.journal");
+    assert!(!is("copy_ended")(&facts), "the copy was over before anything was changed");
+    run.ready().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.close_the_books(load, Side::Blue).await;
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;

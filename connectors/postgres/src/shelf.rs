@@ -20,8 +20,11 @@ const MOST_KEPT: usize = 500;
 /// A session with what was prepared in it.
 pub(crate) struct Warm {
     pub(crate) session: Session,
-    /// Tables read in the transaction that is open; each read holds a lock until its end.
-    pub(crate) read: usize,
+    /// Tables that the transaction that is open holds, and whether their rows have other places
+    /// than when its snapshot was taken.
+    pub(crate) held: HashMap<TableName, bool>,
+    /// How often it has read something.
+    pub(crate) reads: usize,
     statements: HashMap<String, Statement>,
 }
 
@@ -61,7 +64,7 @@ pub(crate) struct KeyPart {
 
 impl Warm {
     pub(crate) fn new(session: Session) -> Self {
-        Self { session, read: 0, statements: HashMap::new() }
+        Self { session, held: HashMap::new(), reads: 0, statements: HashMap::new() }
     }
 
     /// The statement, prepared once per session.

@@ -102,6 +102,29 @@ async fn a_writer_that_stays_open_stops_a_move_until_it_is_ended() {
     }
 }
 
+/// The server publishes the table above it, and says nothing.
+#[tokio::test]
+async fn an_unlogged_partition_that_came_later_stops_a_move() {
+    let install = find_postgres().pop().unwrap();
+    let place = Place::start(&install, PgOptions::new()).await;
+    place
+        .sql(
+            "CREATE SCHEMA app AUTHORIZATION app;
+             CREATE TABLE app.t (id int PRIMARY KEY) PARTITION BY LIST (id);
+             CREATE TABLE app.t_1 PARTITION OF app.t FOR VALUES IN (1);
+             CREATE UNLOGGED TABLE app.t_2 PARTITION OF app.t FOR VALUES IN (2)",
+        )
+        .await;
+    place.hand_over().await;
+    let mut question = place.question(Side::Blue, place.tables().await);
+    question.scope = Scope::Move;
+    question.resuming = true;
+    let findings = place.as_superuser(Side::Blue).examine(&question).await.unwrap();
+    let [finding] = &findings[..] else { panic!("{findings:#?}") };
+    assert_eq!(finding.code, "CUT0128");
+    assert!(finding.remedy.contains("\"t_2\""), "{finding:?}");
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_an_error_and_not_a_clean_bill() {
     let install = find_postgres().pop().unwrap();

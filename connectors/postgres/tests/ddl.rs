@@ -310,6 +310,8 @@ async fn what_is_not_safe_is_told_and_not_made() {
         "DROP TYPE mood CASCADE",
         "ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'",
         "ALTER TABLE p DETACH PARTITION p1",
+        "CREATE UNLOGGED TABLE p3 PARTITION OF p FOR VALUES IN (3)",
+        "CREATE UNLOGGED TABLE fresh (id integer PRIMARY KEY)",
         "DO $$ BEGIN EXECUTE 'ALTER TABLE t ALTER a TYPE bigint USING a * 2'; END $$",
     ];
     for (from, to) in [(0, 1), (1, 0)] {
@@ -355,6 +357,53 @@ async fn a_stop_takes_its_transaction_back_and_goes_on_when_both_sides_agree() {
     let said = stage.follow(false).await;
     assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
     stage.equal("agreed").await;
+}
+
+/// What names a row may change on the source alone: each change says which columns it comes with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_that_changes_is_followed() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut stage = Stage::new(from, to, TABLES).await;
+        for (round, identity) in [
+            "ALTER TABLE t REPLICA IDENTITY FULL",
+            "CREATE UNIQUE INDEX t_ib ON t (b, id); ALTER TABLE t REPLICA IDENTITY USING INDEX t_ib",
+            "ALTER TABLE t REPLICA IDENTITY DEFAULT",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let id = 1000 * (round + 1);
+            stage
+                .on_blue(&format!(
+                    "INSERT INTO t (id, a) SELECT {id} + i, i FROM generate_series(1, 9) i; BEGIN; \
+                     UPDATE t SET n = 1 WHERE a < 3; {identity}; UPDATE t SET n = 2 WHERE a < 6; \
+                     UPDATE t SET b = 'c' WHERE a = 7; DELETE FROM t WHERE a = 8; COMMIT; \
+                     UPDATE t SET id = id + 50 WHERE a = 9; UPDATE t SET n = NULL WHERE a = 1; \
+                     DELETE FROM t WHERE a = 2"
+                ))
+                .await;
+            let said = stage.follow(false).await;
+            let fits = |s: &Redefined| match s {
+                Redefined::Differs { why, .. } => why.contains("t_ib"),
+                _ => true,
+            };
+            assert!(said.iter().all(fits), "{said:?}");
+            if said.iter().any(|s| matches!(s, Redefined::Differs { .. })) {
+                // The writer goes, and with it what it holds.
+                stage.reopen().await;
+                stage.there.batch_execute("CREATE UNIQUE INDEX t_ib ON t (b, id)").await.unwrap();
+                stage.reopen().await;
+                stage.follow(false).await;
+            }
+            let mut rows = Vec::new();
+            for client in [&stage.here, &stage.there] {
+                let all = client.query("SELECT t::text FROM t ORDER BY id", &[]).await.unwrap();
+                rows.push(all.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>());
+            }
+            assert_eq!(rows[0], rows[1], "{from} to {to}: {identity}");
+            assert_eq!(rows[0].len(), 7 * (round + 1));
+        }
+    }
 }
 
 /// A message is bytes in the log, which no server converts.

@@ -158,7 +158,7 @@ async fn everything_arrives_and_repeating_is_harmless() {
         assert_eq!(indexes, 0, "indexes come after the rows");
         copy_rows(&blue, &green).await;
         for _ in 0..2 {
-            copy.after_rows(&all, 3).await.unwrap();
+            copy.after_rows(&all, 3, true).await.unwrap();
         }
         blue.db.remove_fence(&blue.run).await.unwrap();
         let (want, have) = (picture(&blue.root).await, picture(&green.root).await);
@@ -201,11 +201,54 @@ async fn a_selection_and_what_leads_out_of_it() {
     // The views of the schema need tables that are left out: that is said, and is the user's.
     blue.root.batch_execute("DROP VIEW rich; DROP MATERIALIZED VIEW top CASCADE").await.unwrap();
     copy.before_rows(&some).await.unwrap();
-    copy.after_rows(&some, 2).await.unwrap();
+    copy.after_rows(&some, 2, true).await.unwrap();
     let names: Vec<String> = green.tables().await.iter().map(|t| t.name.to_string()).collect();
     assert_eq!(names, ["Odd s.T x", "public.part_24", "public.part_rest"]);
     let tables = green.db.tables(&Selection::default()).await.unwrap();
     assert_eq!(tables[1].primary_key, ["id", "at"]);
+}
+
+async fn keys(client: &Client) -> Vec<String> {
+    let query = "SELECT concat_ws(' ', conrelid::regclass, pg_get_constraintdef(oid), convalidated) \
+                 FROM pg_constraint WHERE contype = 'f' ORDER BY 1";
+    client.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// Rows of two snapshots may refer to one that only the stream brings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_key_waits_for_the_stream_where_rows_are_of_several_snapshots() {
+    const DDL: &str = "
+        CREATE TABLE p (id int PRIMARY KEY);
+        CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p);
+        CREATE TABLE d (id int, p int REFERENCES p) PARTITION BY LIST (id);
+        CREATE TABLE d_1 PARTITION OF d FOR VALUES IN (1)";
+    let (blue_server, green_server) = pairs().await.pop().unwrap();
+    let all = Selection::default();
+    let blue = Home::new(blue_server, DDL).await;
+    let green = Home::new(green_server, "SELECT 1").await;
+    let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+    // Nothing was ever left where nothing was made.
+    copy.complete().await.unwrap();
+    copy.before_rows(&all).await.unwrap();
+    let early = "INSERT INTO c VALUES (1, 4711); INSERT INTO d VALUES (1, 4711)";
+    green.root.batch_execute(early).await.unwrap();
+    let e = copy.after_rows(&all, 2, true).await.unwrap_err();
+    assert_eq!(e.code(), Some("CUT0305"), "{e}");
+    copy.after_rows(&all, 2, false).await.unwrap();
+    assert!(keys(&blue.root).await != keys(&green.root).await);
+    // Blue's rows break it after all.
+    let e = copy.complete().await.unwrap_err();
+    assert_eq!(e.code(), Some("CUT0305"), "{e}");
+    assert!(!format!("{e:?}").contains("4711"), "{e:?}");
+    green.root.batch_execute("INSERT INTO p VALUES (4711)").await.unwrap();
+    let writer = green.client().await;
+    writer.batch_execute("BEGIN; UPDATE p SET id = id").await.unwrap();
+    assert!(copy.complete().await.unwrap_err().is_transient(), "somebody was waited for");
+    writer.batch_execute("COMMIT").await.unwrap();
+    for _ in 0..2 {
+        copy.complete().await.unwrap();
+        assert_eq!(keys(&blue.root).await, keys(&green.root).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,12 +264,12 @@ async fn what_cannot_be_created_is_a_named_stop_without_values() {
     let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
     copy.before_rows(&all).await.unwrap();
     green.root.batch_execute("INSERT INTO t VALUES (4711), (4711)").await.unwrap();
-    let e = copy.after_rows(&all, 2).await.unwrap_err();
+    let e = copy.after_rows(&all, 2, true).await.unwrap_err();
     assert_eq!(e.code(), Some("CUT0305"), "{e}");
     assert!(e.to_string().contains("index public.one: could not create unique index"), "{e}");
     assert!(!format!("{e:?}").contains("4711"), "{e:?}");
     green.root.batch_execute("TRUNCATE t").await.unwrap();
-    copy.after_rows(&all, 2).await.unwrap();
+    copy.after_rows(&all, 2, true).await.unwrap();
     assert_eq!(green.table("u").await.primary_key, ["id"]);
 
     // Somebody's table is in the way.

@@ -86,6 +86,7 @@ async fn a_bytea_of_100_mib_and_a_text_of_900_mib() {
         // The large values stay where they are.
         "UPDATE app.big SET n = 2",
         "UPDATE app.big SET id = id + 10",
+        "UPDATE app.big SET v = substr(v, 1, 600 << 20) WHERE id = 12",
         "DELETE FROM app.big WHERE id = 12",
         "INSERT INTO app.big SELECT 2, repeat('fedcba9876543210', (900 << 20) / 16), NULL, 7",
         "UPDATE app.big SET b = substr(b, 2) WHERE id = 11",

@@ -13,8 +13,15 @@ pub trait SchemaCopy: Send + Sync {
     async fn before_rows(&self, selection: &Selection) -> Result<()>;
 
     /// Creates the rest in parallel: indexes, constraints, foreign keys, triggers, policies; then
-    /// gathers statistics. Repeating it after a crash is harmless.
-    async fn after_rows(&self, selection: &Selection, workers: usize) -> Result<()>;
+    /// gathers statistics. Where the rows are not of `one_view`, foreign keys that they break are
+    /// left for [`SchemaCopy::complete`]. Repeating it after a crash is harmless.
+    async fn after_rows(&self, selection: &Selection, workers: usize, one_view: bool)
+    -> Result<()>;
+
+    /// Creates what [`SchemaCopy::after_rows`] has left, in this process or an earlier one: the
+    /// stream has brought what was missing. Gives way to whoever holds the tables, with a transient
+    /// error.
+    async fn complete(&self) -> Result<()>;
 
     /// Creates these tables, and what they are partitions of, with everything that belongs to them,
     /// when they came into being during the run. Those that somebody else has created there stay as

@@ -96,7 +96,7 @@ const CHECKS: &[Check] = &[
     check!(rights::row_security, START),
     check!(tables::identity, BOTH),
     check!(tables::computed_identity, BOTH),
-    check!(tables::unlogged, START),
+    check!(tables::unlogged, BOTH),
     check!(tables::foreign, START),
     check!(tables::large_objects, BOTH),
     check!(tables::rules, START),

@@ -43,6 +43,12 @@ pub(super) struct Context {
     pub(super) filled: bool,
 }
 
+/// No log has the rows of such a table, whatever it is like on this side.
+pub(super) fn unlogged(there: &Definition) -> Option<Step> {
+    let unlogged = there.persistence == "u";
+    unlogged.then(|| Step::unsafe_(format!("{} is unlogged and cannot be followed", there.table())))
+}
+
 /// What it takes to make the table `here` like the table `there`. `is_table` says whether a table
 /// of that name is here that is no partition. Partitions that `is_ours` does not know are left
 /// alone.

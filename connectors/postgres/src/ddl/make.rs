@@ -165,6 +165,7 @@ impl Here<'_> {
                     return Ok(());
                 }
                 found.concerned.insert(name.clone());
+                found.steps.extend(change::unlogged(there));
                 let root = there.whole();
                 // Rows of the partition go to a table that is partitioned in another way here.
                 let whole = followed.takes_whole(&root);

@@ -10,12 +10,24 @@ use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
 
-use super::script::{Entry, Section};
+use super::{
+    owed,
+    script::{Entry, Section},
+};
 use crate::{
     connect::{Session, port_error},
     database::Database,
     sql::{self, Names},
 };
+
+/// Whether rows may break a foreign key that they will not break later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Breaks {
+    /// What they break, blue's rows break.
+    Never,
+    /// They are of several snapshots, and the stream has yet to join them.
+    ForNow,
+}
 
 /// A definition that the target refuses.
 const REFUSED: &str = "CUT0305";
@@ -92,6 +104,7 @@ pub(super) async fn in_parallel(
     section: Section,
     entries: &[Entry],
     workers: usize,
+    breaks: Breaks,
 ) -> Result<()> {
     prepare(db, green).await?;
     let open = open_entries(db, green, section, entries).await?;
@@ -103,14 +116,14 @@ pub(super) async fn in_parallel(
     // index may be on such a view.
     let (attach, rest): (Vec<&Entry>, Vec<&Entry>) =
         rest.into_iter().partition(|e| e.kind == "INDEX ATTACH");
-    let mut late = beside(db, section, heavy, workers).await?;
+    let mut late = beside(db, section, heavy, workers, Breaks::Never).await?;
     let mut rest_late = in_turn(db, green, section, &attach).await?;
     rest_late.extend(in_turn(db, green, section, &rest).await?);
-    late = beside(db, section, late, workers).await?;
+    late = beside(db, section, late, workers, Breaks::Never).await?;
     late.extend(rest_late);
-    last(db, green, section, late).await?;
-    let late = beside(db, section, keys, workers).await?;
-    last(db, green, section, late).await?;
+    last(db, green, section, late, Breaks::Never).await?;
+    let late = beside(db, section, keys, workers, breaks).await?;
+    last(db, green, section, late, breaks).await?;
     settle(db, green).await
 }
 
@@ -120,10 +133,12 @@ async fn last(
     green: &Session,
     section: Section,
     entries: Vec<&Entry>,
+    breaks: Breaks,
 ) -> Result<()> {
     let doing = format!("creating definitions on {}", db.side);
     for entry in entries {
-        one(db, green, section, entry).await.map_err(|e| refused(&doing, &entry.label(), e))?;
+        let done = one_or_later(db, green, section, entry, breaks).await;
+        done.map_err(|e| refused(&doing, &entry.label(), e))?;
     }
     Ok(())
 }
@@ -153,11 +168,12 @@ async fn beside<'a>(
     section: Section,
     entries: Vec<&'a Entry>,
     workers: usize,
+    breaks: Breaks,
 ) -> Result<Vec<&'a Entry>> {
     let workers = workers.min(entries.len());
     let queue = Mutex::new(VecDeque::from(entries));
     let late = Mutex::new(Vec::new());
-    try_join_all((0..workers).map(|_| work(db, section, &queue, &late))).await?;
+    try_join_all((0..workers).map(|_| work(db, section, &queue, &late, breaks))).await?;
     Ok(late.into_inner())
 }
 
@@ -167,13 +183,14 @@ async fn work<'a>(
     section: Section,
     queue: &Mutex<VecDeque<&'a Entry>>,
     late: &Mutex<Vec<&'a Entry>>,
+    breaks: Breaks,
 ) -> Result<()> {
     let doing = format!("creating definitions on {}", db.side);
     let session = db.session("schema").await?;
     session.batch_execute(SETTINGS).await.map_err(|e| port_error(doing.as_str(), e))?;
     loop {
         let Some(entry) = queue.lock().await.pop_front() else { return Ok(()) };
-        match one(db, &session, section, entry).await {
+        match one_or_later(db, &session, section, entry, breaks).await {
             Ok(()) => {}
             Err(e) if is_too_early(&e) => late.lock().await.push(entry),
             Err(e) => return Err(refused(&doing, &entry.label(), e)),
@@ -183,7 +200,7 @@ async fn work<'a>(
 
 /// The settings of a dump, and memory for sorting an index. No commit waits for the disk: an entry
 /// and its mark are lost together, if at all, and in the end [`settle`] waits for all of them.
-const SETTINGS: &str = "SET check_function_bodies = off; SET default_tablespace = ''; \
+pub(super) const SETTINGS: &str = "SET check_function_bodies = off; SET default_tablespace = ''; \
                         SET maintenance_work_mem = '256MB'; SET synchronous_commit = off";
 
 /// One entry and its mark. After an error nothing of it is there.
@@ -205,6 +222,25 @@ async fn one(
     }
 }
 
+/// The same; an entry that rows break only until the stream has brought others is left for later.
+async fn one_or_later(
+    db: &Database,
+    session: &Session,
+    section: Section,
+    entry: &Entry,
+    breaks: Breaks,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    match one(db, session, section, entry).await {
+        Err(e)
+            if breaks == Breaks::ForNow && e.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) =>
+        {
+            let later = format!("{}; {}", mark(db, &[entry], section), owed::leave(db, entry));
+            session.batch_execute(&later).await
+        }
+        other => other,
+    }
+}
+
 /// The statement that marks entries as done.
 fn mark(db: &Database, entries: &[&Entry], section: Section) -> String {
     let rows: Vec<String> =
@@ -214,7 +250,7 @@ fn mark(db: &Database, entries: &[&Entry], section: Section) -> String {
 
 /// Waits until everything that was created is on the disk. `green` is open since before the first
 /// of it: a server that fails and forgets what is not on its disk ends this session as well.
-async fn settle(db: &Database, green: &Session) -> Result<()> {
+pub(super) async fn settle(db: &Database, green: &Session) -> Result<()> {
     let write = format!(
         "SET synchronous_commit = on; INSERT INTO {} VALUES ('settled') \
          ON CONFLICT (entry) DO UPDATE SET entry = excluded.entry",
@@ -304,7 +340,7 @@ fn is_too_early(e: &tokio_postgres::Error) -> bool {
 }
 
 /// What the server says about an entry, without row values.
-fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
+pub(super) fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
     let remedy = match e.code() {
         Some(
             &SqlState::DUPLICATE_TABLE

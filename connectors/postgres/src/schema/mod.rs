@@ -8,12 +8,14 @@
 //! - `program`: which `pg_dump`, and running it.
 //! - `script`: its text as entries. Pure.
 //! - `apply`: creating them on the target.
+//! - `owed`: foreign keys that wait for the stream.
 //! - `add`: tables that came into being during the run.
 //! - `after`: materialized views and statistics.
 
 mod add;
 mod after;
 mod apply;
+mod owed;
 mod program;
 mod script;
 
@@ -33,6 +35,7 @@ use cutover_core::{
 
 pub(crate) use self::apply::marks;
 use self::{
+    apply::Breaks,
     program::PgDump,
     script::{Entry, Section},
 };
@@ -161,15 +164,26 @@ impl SchemaCopy for PgSchemaCopy {
         apply::in_order(&self.green, &green, Section::PreData, &entries).await
     }
 
-    async fn after_rows(&self, selection: &Selection, workers: usize) -> Result<()> {
+    async fn after_rows(
+        &self,
+        selection: &Selection,
+        workers: usize,
+        one_view: bool,
+    ) -> Result<()> {
+        let breaks = if one_view { Breaks::Never } else { Breaks::ForNow };
         let workers = workers.max(1);
         let blue = self.blue.session("schema").await?;
         let green = self.green.session("schema").await?;
         let entries = self.dump(&blue, &green, selection, Section::PostData).await?;
-        apply::in_parallel(&self.green, &green, Section::PostData, &entries, workers).await?;
+        let section = Section::PostData;
+        apply::in_parallel(&self.green, &green, section, &entries, workers, breaks).await?;
         after::refresh(&blue, &green, &self.green).await?;
         drop((blue, green));
         self.analyze(workers).await
+    }
+
+    async fn complete(&self) -> Result<()> {
+        owed::create(&self.green).await
     }
 
     async fn add(&self, tables: &[TableName], attach: bool) -> Result<()> {

@@ -16,6 +16,10 @@ use super::{
 /// From so many rows on, COPY beats an INSERT although it costs a round trip of its own.
 const COPY_FROM: usize = 64;
 
+/// Bytes of a row that is updated by itself. In the join of an update over arrays each new value is
+/// in the server's row twice, which holds no more than a gigabyte.
+const LARGE: usize = 256 << 20;
+
 /// A statement over arrays, and how many rows it must touch.
 #[derive(Debug)]
 pub(super) struct Many {
@@ -75,6 +79,9 @@ impl Plan {
         updates: &[(Key<'_>, &Row<'_>)],
         inserts: &[&Row<'_>],
     ) -> std::result::Result<bool, Unfit> {
+        if updates.iter().any(|(_, row)| row.tuple.bytes() > LARGE) {
+            return Ok(false);
+        }
         self.deletes(index, target, deletes)?;
         let groups = groups(target, updates)?;
         // Nothing can be set, and whether something had to be set is not known.

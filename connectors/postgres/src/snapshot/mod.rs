@@ -4,6 +4,7 @@
 //! hold its transaction open and end with it.
 
 mod digest;
+mod hold;
 mod live;
 mod range;
 mod stream;
@@ -32,9 +33,6 @@ use crate::{
     shelf::{Keys, Shelf, Warm},
     sql,
 };
-
-/// Tables that a session reads in one transaction.
-const READS: usize = 64;
 
 /// A consistent view of the database that any number of sessions share.
 pub(crate) struct PgSnapshot {
@@ -103,17 +101,21 @@ impl View {
 
     /// An idle session under the snapshot, or a new one.
     async fn session(&self) -> Result<Warm> {
-        let Some(mut warm) = self.idle.take() else { return self.join().await };
-        if warm.read >= READS {
-            // Everything it has read is locked until its transaction ends, in a table that all
-            // sessions of the server share.
-            warm.session
-                .batch_execute(&format!("COMMIT; {}", self.begin()))
-                .await
-                .map_err(|e| port_error(self.doing("joining a snapshot again"), e))?;
-            warm.read = 0;
+        match self.idle.take() {
+            Some(warm) => Ok(warm),
+            None => self.join().await,
         }
-        Ok(warm)
+    }
+
+    /// Lets go of everything that the session holds.
+    async fn begin_again(&self, warm: &mut Warm) -> Result<()> {
+        warm.session
+            .batch_execute(&format!("COMMIT; {}", self.begin()))
+            .await
+            .map_err(|e| port_error(self.doing("joining a snapshot again"), e))?;
+        warm.held.clear();
+        warm.reads = 0;
+        Ok(())
     }
 
     fn begin(&self) -> String {
@@ -207,8 +209,7 @@ impl Snapshot for PgSnapshot {
                 ));
             }
         };
-        let mut warm = self.view.session().await?;
-        warm.read += 1;
+        let warm = self.view.holding(&[(table, range::is_place(range))]).await?;
         let statement = stream::copy_statement(table, range, options);
         let rows =
             warm.session.copy_out(&statement).await.map_err(|e| port_error(doing.as_str(), e))?;
@@ -220,9 +221,10 @@ impl Snapshot for PgSnapshot {
 impl RowReader for PgSnapshot {
     async fn digests_of(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
         let mut digests = Vec::with_capacity(parts.len());
-        for parts in parts.chunks(READS) {
-            let mut warm = self.view.session().await?;
-            warm.read += parts.len();
+        for parts in parts.chunks(hold::READS) {
+            let wanted: Vec<hold::Wanted<'_>> =
+                parts.iter().map(|p| (p.table, range::is_place(p.range))).collect();
+            let warm = self.view.holding(&wanted).await?;
             digests.extend(digest::parts(&warm.session, parts).await.map_err(|e| {
                 port_error(digest::doing_all(&self.view.db, parts.iter().map(|p| p.table)), e)
             })?);
@@ -237,8 +239,7 @@ impl RowReader for PgSnapshot {
         buckets: u32,
         wanted: &[u32],
     ) -> Result<Vec<RowDigest>> {
-        let mut warm = self.view.session().await?;
-        warm.read += 1;
+        let mut warm = self.view.holding(&[(table, false)]).await?;
         let rows = digest::rows(&mut warm, table, buckets, wanted)
             .await
             .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
@@ -248,9 +249,9 @@ impl RowReader for PgSnapshot {
 
     async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
         let mut rows = Vec::with_capacity(wanted.len());
-        for wanted in wanted.chunks(READS) {
-            let mut warm = self.view.session().await?;
-            warm.read += wanted.len();
+        for wanted in wanted.chunks(hold::READS) {
+            let tables: Vec<hold::Wanted<'_>> = wanted.iter().map(|l| (l.table, false)).collect();
+            let mut warm = self.view.holding(&tables).await?;
             let found = digest::keyed(&mut warm, &self.view.keys, wanted).await.map_err(|e| {
                 port_error(digest::doing_all(&self.view.db, wanted.iter().map(|l| l.table)), e)
             })?;

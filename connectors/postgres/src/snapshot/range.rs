@@ -13,6 +13,11 @@ pub(super) fn whole(bytes: u64) -> Range {
     Range { condition: String::new(), bytes }
 }
 
+/// Whether a range is a place in a table: some of its pages.
+pub(super) fn is_place(range: &Range) -> bool {
+    range.condition.starts_with("ctid ")
+}
+
 /// Ranges of about `target` bytes of a heap table. `bytes` counts what lies outside of the pages
 /// (TOAST) as well, so that a range with large values is not larger than others. The last one is
 /// open: rows of the snapshot are never behind it, whatever happened since the size was read.
@@ -115,8 +120,10 @@ mod tests {
             let ranges = by_pages(pages, bytes, target);
             if ranges.len() == 1 {
                 assert_eq!(ranges[0].condition, "");
+                assert!(!is_place(&ranges[0]));
                 continue;
             }
+            assert!(ranges.iter().all(is_place));
             let mut next = 0;
             for (i, range) in ranges.iter().enumerate() {
                 let parts: Vec<&str> = range.condition.split(" AND ").collect();

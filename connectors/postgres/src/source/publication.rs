@@ -96,6 +96,11 @@ impl Database {
         let whole_rows = needs_whole_rows(session.version(), tables);
         let options = options(whole_rows);
         let lists: Vec<String> = roots(tables).into_iter().map(sql::table).collect();
+        let rows = session.query(NOT_LOGGED, &[&lists]).await.map_err(err)?;
+        if !rows.is_empty() {
+            let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+            return Err(stops::not_logged(doing, &names));
+        }
         match read(&session, name).await.map_err(err)? {
             None if followed => return Err(stops::no_publication(doing, name)),
             Some(there) if followed => {
@@ -247,6 +252,11 @@ async fn add(
 fn is_gone(e: &tokio_postgres::Error) -> bool {
     matches!(e.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT))
 }
+
+/// Those of some tables that no publication takes.
+const NOT_LOGGED: &str = "
+    SELECT t FROM unnest($1::text[]) AS t JOIN pg_catalog.pg_class c ON c.oid = to_regclass(t)
+     WHERE c.relpersistence <> 'p'";
 
 /// Some tables of a publication that has more than one transaction should lock.
 const SOME_OF_MANY: &str = "

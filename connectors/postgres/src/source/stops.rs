@@ -4,6 +4,7 @@ use cutover_core::{model::position::Position, port::PortError};
 
 use crate::connect::{ServerError, WireError};
 
+pub(super) const NOT_LOGGED: &str = "CUT0128";
 pub(super) const SLOT_LOST: &str = "CUT0201";
 pub(super) const SLOT_IN_USE: &str = "CUT0202";
 pub(super) const SLOT_UNFIT: &str = "CUT0203";
@@ -67,6 +68,17 @@ pub(super) fn no_publication(doing: String, name: &str) -> PortError {
         doing,
         format!("publication {name} is missing: the server leaves out its changes"),
         START_AGAIN,
+    )
+}
+
+pub(super) fn not_logged(doing: String, tables: &[&str]) -> PortError {
+    let logged: Vec<String> =
+        tables.iter().map(|table| format!("ALTER TABLE {table} SET LOGGED;")).collect();
+    PortError::definite(
+        NOT_LOGGED,
+        doing,
+        format!("changes of unlogged tables cannot be followed: {}", tables.join(", ")),
+        format!("{} or exclude them under `tables`; then start again", logged.join(" ")),
     )
 }
 

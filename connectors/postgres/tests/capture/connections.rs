@@ -206,6 +206,8 @@ async fn errors_never_hold_row_values() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_carry_the_pass_and_the_settings() {
     for w in World::everywhere("settings").await {
+        // The one other locale that every machine has.
+        w.sql(&format!("alter database \"{}\" set lc_monetary = 'POSIX'", w.name)).await;
         let session = w.db.session("look around").await.unwrap();
         for (name, want) in [
             ("cutover.run", "cutover_settings"),
@@ -213,6 +215,7 @@ async fn sessions_carry_the_pass_and_the_settings() {
             ("search_path", ""),
             ("timezone", "UTC"),
             ("datestyle", "ISO, YMD"),
+            ("lc_monetary", "C"),
             ("row_security", "off"),
             ("client_encoding", "UTF8"),
             ("default_transaction_isolation", "read committed"),

@@ -143,6 +143,22 @@ async fn a_table_that_joins_is_published() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unlogged_table_that_joins_is_named() {
+    for w in World::everywhere("unlogged").await {
+        w.sql("create table t (id int primary key)").await;
+        w.capture().await;
+        w.sql("create unlogged table u (id int primary key)").await;
+        let tables = w.tables().await;
+        let error = w.db.resume(&w.run, &tables).await.err().unwrap();
+        assert_eq!(error.code(), Some("CUT0128"), "{error}");
+        assert!(error.remedy().unwrap().contains("\"public\".\"u\" SET LOGGED"), "{error:?}");
+        w.sql("alter table u set logged").await;
+        w.capture().await;
+        w.release().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_history_and_a_position_before_the_slot() {
     for w in World::everywhere("history").await {
         w.sql("create table t (id int primary key)").await;

@@ -1,15 +1,22 @@
 //! What is read under one snapshot.
 
+use std::time::Duration;
+
 use cutover_core::{
     model::schema::Table,
     port::{
         copy::{CopyChunk, CopyFormat, Range, Snapshot},
+        error::PortError,
+        reader::Part,
         source::Source,
     },
 };
 use futures_util::{SinkExt, future::try_join_all};
 
 use crate::home::{Home, servers};
+
+/// How long anything may take that should take a moment.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const DDL: &str = "
 CREATE TABLE t (id int PRIMARY KEY, \"A b\" text, n numeric, g int GENERATED ALWAYS AS (id * 2) STORED);
@@ -79,6 +86,103 @@ async fn ranges_hold_every_row_once_whatever_happens_meanwhile() {
             let counts: (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
             assert_eq!(counts, (20_000, 20_000, 20_000));
             home.root.batch_execute("TRUNCATE again").await.unwrap();
+        }
+    }
+}
+
+/// Somebody waits to write a table anew that is read in many ranges. Nobody keeps him waiting for
+/// all of them, and no row is missed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_do_not_move_between_two_ranges() {
+    for server in servers().await {
+        let home = Home::new(server, DDL).await;
+        let t = home.table("t").await;
+        // Room at the beginning that the rows behind would move into.
+        home.root.batch_execute("DELETE FROM t WHERE id <= 9000").await.unwrap();
+        let snapshot = home.db.snapshot().await.unwrap();
+        let ranges = snapshot.split(&t, 8192).await.unwrap();
+        assert!(ranges.len() > 100, "{}", ranges.len());
+        read(&*snapshot, &t, &ranges[..1], CopyFormat::PostgresText).await;
+        let client = home.client().await;
+        let repack =
+            tokio::spawn(async move { client.batch_execute("VACUUM FULL t").await.unwrap() });
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        cutover_sandbox::wait_until("it to wait", PATIENCE, async || {
+            home.root.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
+        })
+        .await
+        .unwrap();
+        let error = async {
+            for range in &ranges[1..] {
+                let mut stream = snapshot.read(&t, range, CopyFormat::PostgresText).await?;
+                while stream.next().await?.is_some() {}
+            }
+            Ok::<_, PortError>(())
+        };
+        let error = error.await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+        repack.await.unwrap();
+        let snapshot = home.db.snapshot().await.unwrap();
+        assert_eq!(count(&*snapshot, &t, 8192).await.unwrap(), [11_000; 2]);
+    }
+}
+
+/// Rows of a table, counted in a copy and in digests, range by range.
+async fn count(snapshot: &dyn Snapshot, table: &Table, bytes: u64) -> Result<[u64; 2], PortError> {
+    let ranges = snapshot.split(table, bytes).await?;
+    assert_eq!(ranges.len() > 1, bytes < 1 << 30);
+    let mut rows = [0, 0];
+    for range in &ranges {
+        let mut stream = snapshot.read(table, range, CopyFormat::PostgresText).await?;
+        while let Some(CopyChunk::Raw(bytes)) = stream.next().await? {
+            rows[0] += bytes.iter().filter(|b| **b == b'\n').count() as u64;
+        }
+    }
+    let parts: Vec<Part<'_>> =
+        ranges.iter().map(|range| Part { table, range, buckets: 1 }).collect();
+    for digests in snapshot.digests(&parts).await? {
+        rows[1] += digests[0].rows;
+    }
+    Ok(rows)
+}
+
+const SMALL: &str = "
+CREATE TABLE t (id int PRIMARY KEY, n numeric, v text);
+INSERT INTO t SELECT i, i, 'v' FROM generate_series(1, 1000) i";
+
+/// What wrote a table anew decides about what an older snapshot can see of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_written_anew_is_not_taken_for_what_it_was() {
+    const ALL: Option<u64> = Some(1000);
+    for server in servers().await {
+        for (statement, parts, whole) in [
+            ("ALTER TABLE t ADD c int DEFAULT 7", ALL, ALL),
+            ("VACUUM FULL t", None, ALL),
+            ("CLUSTER t USING t_pkey", None, ALL),
+            // It was emptied; the stream says so as well.
+            (
+                "TRUNCATE ONLY t; INSERT INTO t SELECT i FROM generate_series(1, 900) i",
+                Some(0),
+                Some(0),
+            ),
+            ("ALTER TABLE t ALTER n TYPE text", None, None),
+            ("ALTER TABLE t ALTER n TYPE numeric USING n * 2", None, None),
+            ("ALTER TABLE t ADD c uuid DEFAULT gen_random_uuid()", None, None),
+        ] {
+            let home = Home::new(server, SMALL).await;
+            let table = home.table("t").await;
+            let snapshot = home.db.snapshot().await.unwrap();
+            home.root.batch_execute(statement).await.unwrap();
+            for (bytes, wanted) in [(8192, parts), (1 << 40, whole)] {
+                match (count(&*snapshot, &table, bytes).await, wanted) {
+                    (Ok(rows), Some(wanted)) => assert_eq!(rows, [wanted; 2], "{statement}"),
+                    (Err(e), None) => assert!(e.is_transient(), "{statement}: {e:?}"),
+                    (other, _) => panic!("{statement}, {bytes}: {other:?}"),
+                }
+            }
+            // As of now there is nothing that could not be read.
+            let snapshot = home.db.snapshot().await.unwrap();
+            count(&*snapshot, &home.table("t").await, 8192).await.unwrap();
         }
     }
 }
