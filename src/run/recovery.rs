@@ -43,7 +43,6 @@ pub fn parts(site: &Site<'_>, from: Side) -> Parts {
         from,
         budget: site.budget,
         selection: site.selection.clone(),
-        tables: Vec::new(),
         switches: site.ports.switches.clone(),
         origin: Arc::clone(&site.ports.side(from).primary),
         target: Arc::clone(&site.ports.side(from.other()).primary),

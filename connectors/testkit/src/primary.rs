@@ -22,6 +22,8 @@ use crate::{Fault, Faults, faults::lock};
 pub enum PrimaryCall {
     /// [`Primary::lay_fence`].
     LayFence,
+    /// [`Primary::wake_fence`].
+    WakeFence,
     /// [`Primary::install_fence`].
     InstallFence,
     /// [`Primary::close_to_clients`].
@@ -57,6 +59,7 @@ pub struct FakePrimary {
 
 #[derive(Debug, Default)]
 struct State {
+    laid: bool,
     installed: bool,
     closed: bool,
     counters: BTreeMap<String, Counter>,
@@ -139,11 +142,28 @@ impl FakePrimary {
 #[async_trait]
 impl Primary for FakePrimary {
     async fn lay_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
-        self.carry_out(PrimaryCall::LayFence, |_| Ok(())).await
+        self.carry_out(PrimaryCall::LayFence, |state| {
+            state.laid = true;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn wake_fence(&self, _: &RunId) -> Result<()> {
+        self.carry_out(PrimaryCall::WakeFence, |state| {
+            if !state.laid {
+                let what = "the fence is not installed";
+                return Err(PortError::definite("CUT0000", "waking", what, "install it"));
+            }
+            state.installed = true;
+            Ok(())
+        })
+        .await
     }
 
     async fn install_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
         self.carry_out(PrimaryCall::InstallFence, |state| {
+            state.laid = true;
             state.installed = true;
             Ok(())
         })
@@ -180,6 +200,7 @@ impl Primary for FakePrimary {
 
     async fn remove_fence(&self, _: &RunId) -> Result<()> {
         self.carry_out(PrimaryCall::RemoveFence, |state| {
+            state.laid = false;
             state.installed = false;
             state.closed = false;
             Ok(())
@@ -240,7 +261,7 @@ mod tests {
         assert!(primary.close_to_clients(&run, Duration::ZERO).await.is_err(), "not installed");
         primary.lay_fence(&run, &[]).await.unwrap();
         assert!(primary.close_to_clients(&run, Duration::ZERO).await.is_err(), "asleep");
-        primary.install_fence(&run, &[]).await.unwrap();
+        primary.wake_fence(&run).await.unwrap();
         primary.faults().push(PrimaryCall::Close, Fault::Ambiguous { happens: true });
         let error = primary.close_to_clients(&run, Duration::ZERO).await.unwrap_err();
         assert!(error.is_transient() && !primary.takes_writes());

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{counter::Counter, run::RunId, schema::Table, selection::Selection, side::Side},
+    model::{counter::Counter, run::RunId, selection::Selection, side::Side},
     port::{Result, primary::Primary, switch::TrafficSwitch},
 };
 use futures_util::future::{join_all, try_join_all};
@@ -55,9 +55,6 @@ pub struct Parts {
     pub budget: Duration,
     /// What is moved.
     pub selection: Selection,
-    /// Tables of the origin, for a fence that is not installed or lacks new ones; empty when
-    /// somebody else sees to that.
-    pub tables: Vec<Table>,
     /// In the order of the configuration.
     pub switches: Vec<Arc<dyn TrafficSwitch>>,
     /// The origin as owner of writes.
@@ -193,9 +190,7 @@ impl Ground for LiveGround {
             return Err(failure);
         }
         // Clients feel it a little, so not before everything else is fine.
-        if !parts.tables.is_empty() {
-            parts.origin.install_fence(&parts.run, &parts.tables).await?;
-        }
+        parts.origin.wake_fence(&parts.run).await?;
         Ok(details(json!({
             "lag": readiness.lag,
             "estimate": readiness.estimate,

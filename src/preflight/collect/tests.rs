@@ -107,6 +107,9 @@ impl Primary for Canned {
     async fn lay_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
         Err(refused())
     }
+    async fn wake_fence(&self, _: &RunId) -> Result<()> {
+        Err(refused())
+    }
     async fn install_fence(&self, _: &RunId, _: &[Table]) -> Result<()> {
         Err(refused())
     }

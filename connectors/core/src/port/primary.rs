@@ -42,13 +42,20 @@ pub trait Primary: Send + Sync {
     /// Idempotent; adds tables that are new, and leaves awake what is awake.
     async fn lay_fence(&self, run: &RunId, tables: &[Table]) -> Result<()>;
 
-    /// Installs the fence open and awake, ahead of the move, so that closing is one fast
+    /// Wakes what [`Primary::lay_fence`] laid, ahead of the move, so that closing is one fast
     /// statement. From then on every writing statement of a client costs a little more.
-    /// Idempotent; adds tables that are new.
+    /// Idempotent.
     ///
     /// # Errors
     ///
-    /// Transient when a table is in use for too long by somebody who must not be disturbed.
+    /// Definite when a table is in use for too long by somebody who must not be disturbed.
+    async fn wake_fence(&self, run: &RunId) -> Result<()>;
+
+    /// Lays the fence and wakes it. Idempotent; adds tables that are new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Primary::wake_fence`].
     async fn install_fence(&self, run: &RunId, tables: &[Table]) -> Result<()>;
 
     /// Refuses writes from everyone but us, whatever path they take: direct sessions, open

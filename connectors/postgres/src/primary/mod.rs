@@ -65,6 +65,10 @@ impl Primary for Database {
         fence::install(self, run, tables, Triggers::Asleep).await
     }
 
+    async fn wake_fence(&self, run: &RunId) -> Result<()> {
+        fence::wake(self, run).await
+    }
+
     async fn install_fence(&self, run: &RunId, tables: &[Table]) -> Result<()> {
         fence::install(self, run, tables, Triggers::Awake).await
     }

@@ -32,7 +32,7 @@ async fn nobody_pays_for_it_and_nothing_rests_on_it() {
         assert_eq!(home.db.fence(&home.run).await.unwrap(), Fence::Open);
         home.client().await.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
 
-        home.db.install_fence(&home.run, &tables).await.unwrap();
+        home.db.wake_fence(&home.run).await.unwrap();
         assert_eq!(states(&home).await, "A");
         home.db.close_to_clients(&home.run, LONG).await.unwrap();
         // Laying puts nothing to sleep, and what is new behind a closed fence is no gap for long.
@@ -63,7 +63,7 @@ async fn waking_it_holds_nobody_up() {
         })
         .await;
 
-        let waking = home.db.install_fence(&home.run, &tables);
+        let waking = home.db.wake_fence(&home.run);
         let working = async {
             let client = home.client().await;
             client.batch_execute("SET lock_timeout = '50ms'").await.unwrap();

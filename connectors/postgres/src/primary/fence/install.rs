@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::{
-    HELD_UP, close, some_of,
+    HELD_UP, State, close, installed, some_of,
     text::{self, Triggers, WaitsFor},
 };
 use crate::{
@@ -99,6 +99,28 @@ pub(in crate::primary) async fn install(
         Triggers::Awake => Manner::Moving,
     };
     patiently(&session, &doing, work, manner).await?;
+    session.batch_execute(&text::settled(&names)).await.map_err(failed)
+}
+
+/// Wakes what was laid.
+pub(in crate::primary) async fn wake(db: &Database, run: &RunId) -> Result<()> {
+    let names = Names::of(run);
+    let doing = format!("waking the fence on {}", db.side);
+    let failed = |e| port_error(doing.as_str(), e);
+    let session = db.session("install").await?;
+    let Some(rows) = installed(session.query(&text::asleep(&names), &[]).await).map_err(failed)?
+    else {
+        return Err(State::default().gap(&doing).expect("what is not installed has a gap"));
+    };
+    let work: Vec<_> = rows
+        .iter()
+        .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        .map(|name| (text::fence_one(&names, &name, Triggers::Awake), name))
+        .collect();
+    if work.is_empty() {
+        return Ok(());
+    }
+    patiently(&session, &doing, work, Manner::Moving).await?;
     session.batch_execute(&text::settled(&names)).await.map_err(failed)
 }
 

@@ -58,7 +58,7 @@ use tokio_postgres::error::SqlState;
 
 pub(super) use self::{
     close::{close, open},
-    install::{install, remove},
+    install::{install, remove, wake},
     text::{Triggers, WRITING_MODES, fenced_literal, fenced_table, ours},
 };
 use crate::{

@@ -97,6 +97,16 @@ pub(super) fn fenced_well(names: &Names, triggers: Triggers) -> String {
     )
 }
 
+/// Names of the tables whose trigger is not awake, or not as it should be.
+pub(super) fn asleep(names: &Names) -> String {
+    format!(
+        "SELECT n.nspname::text, c.relname::text FROM {} f JOIN pg_class c ON c.oid = f.relid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT EXISTS ({}) ORDER BY 1, 2",
+        fenced(names),
+        working_trigger(names, "f.relid")
+    )
+}
+
 fn working_trigger(names: &Names, relation: &str) -> String {
     trigger_in("'A'", names, relation)
 }
