@@ -121,7 +121,11 @@ pub enum Fact {
     /// Green has indexes, constraints and statistics.
     DefinitionsAfterRows,
     /// Green keeps its log for the way back.
-    WayBackArmed,
+    WayBackArmed {
+        /// Where its stream starts; `None` in journals of earlier versions.
+        #[serde(default)]
+        start: Option<Position>,
+    },
     /// A move begins; it has a journal of its own under this number.
     MoveBegan {
         /// Number, from 1.

@@ -4,6 +4,7 @@
 //! same code for a first start and for the start after a crash.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -81,6 +82,8 @@ pub struct Prepared {
     pub mapping: Mapping,
     /// From copied rows to the stream that reads blue, and the one that reads green.
     pub handover: [Handover; 2],
+    /// Definitions of blue and of green as they were meanwhile.
+    pub definitions: [BTreeMap<String, String>; 2],
 }
 
 /// Milliseconds since 1970.
@@ -140,6 +143,10 @@ impl Preparation {
         self.rows(Side::Green, &sides, &back, None).await?;
         self.follow(&sides, &since, &back)?;
         let handover = self.handovers(&sides)?;
+        let definitions = [
+            self.ports.blue.primary.fingerprint(&self.selection).await?,
+            self.ports.green.primary.fingerprint(&self.selection).await?,
+        ];
         let standing = self.book.standing();
         let strays = [Side::Blue, Side::Green].map(|from| sides.strays(from, &standing));
         let [from_blue, from_green] = strays;
@@ -147,7 +154,7 @@ impl Preparation {
         // Their rows have no place yet: the stream says so when they come.
         mapping.forward.retain(|route| !from_blue.contains(&route.source));
         mapping.back.retain(|route| !from_green.contains(&route.source));
-        Ok(Prepared { mapping, handover })
+        Ok(Prepared { mapping, handover, definitions })
     }
 
     /// Green holds what blue's selection names; where it is partitioned in another way, its leaves
@@ -398,7 +405,8 @@ impl Preparation {
             self.ports.green.primary.close_to_clients(&self.run, within).await?;
         }
         if !self.book.standing().way_back {
-            self.book.note(Fact::WayBackArmed)?;
+            let start = kept.as_ref().map(|k| k.start.clone());
+            self.book.note(Fact::WayBackArmed { start })?;
         }
         Ok(kept.map(|k| (k.since, k.definitions)).unwrap_or_default())
     }
@@ -420,7 +428,7 @@ pub fn inputs(
         primary: Arc::clone(&db.primary),
         examine: Arc::clone(&db.examine),
     };
-    let mut began = std::collections::BTreeMap::new();
+    let mut began = BTreeMap::new();
     if standing.start.is_some() {
         began.insert(Side::Blue, standing.definitions.clone());
     }

@@ -72,6 +72,8 @@ pub struct Standing {
     pub after_rows: bool,
     /// The way back has been armed once.
     pub way_back: bool,
+    /// Where its stream starts.
+    pub back_start: Option<Position>,
     /// Owner of the writes after the last finished move.
     pub owner: Side,
     /// A move that has no end yet: number, from, rehearsal.
@@ -99,6 +101,7 @@ impl Standing {
             from_green: Copies::default(),
             after_rows: false,
             way_back: false,
+            back_start: None,
             owner: Side::Blue,
             open_move: None,
             moves: 0,
@@ -160,7 +163,10 @@ impl Standing {
                     .insert(source.table.clone(), source.since.clone());
             }
             Fact::DefinitionsAfterRows => self.after_rows = true,
-            Fact::WayBackArmed => self.way_back = true,
+            Fact::WayBackArmed { start } => {
+                self.way_back = true;
+                self.back_start.clone_from(start);
+            }
             Fact::MoveBegan { id, from, rehearsal, .. } => {
                 self.open_move = Some((*id, *from, *rehearsal));
                 self.moves = *id;
@@ -299,5 +305,7 @@ mod tests {
         // As earlier versions wrote it.
         let old = r#"{"fact":"copied","table":{"schema":"public","name":"t"},"snapshot":"1:2:"}"#;
         assert_eq!(serde_json::from_str::<Fact>(old).unwrap(), fact);
+        let old = r#"{"fact":"way_back_armed"}"#;
+        assert_eq!(serde_json::from_str::<Fact>(old).unwrap(), Fact::WayBackArmed { start: None });
     }
 }
