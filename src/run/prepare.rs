@@ -112,7 +112,25 @@ impl Preparation {
     ///
     /// The first failure; what was done stays done, and the call can be repeated.
     pub async fn prepare(&self) -> Result<Prepared, RunError> {
+        let result = self.steps().await;
+        let last_word = |e: &RunError| e.is_transient() || matches!(e, RunError::Journal(_));
+        if result.as_ref().is_err_and(|e| !last_word(e))
+            && self.book.standing().start.is_some()
+            && let Err(e) = self.primaries().await
+            && e.is_transient()
+        {
+            // In the middle of a failover much is refused: that is no reason to end.
+            return Err(e);
+        }
+        result
+    }
+
+    async fn steps(&self) -> Result<Prepared, RunError> {
         self.begin().await?;
+        if self.book.standing().start.is_some() {
+            self.primaries().await?;
+        }
+        self.keep_what_was_given().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
         let (blue, new) = self.look_for_new(blue).await?;
@@ -232,7 +250,11 @@ impl Preparation {
                     let (start, since) = (start.clone(), Since::default());
                     return Ok(Capture { start, definitions: false, since, snapshot: None });
                 }
-                None => return Err(nothing_kept(Side::Blue).into()),
+                None => {
+                    // After a failover there is more to be said.
+                    source.rebase(start).await?;
+                    return Err(nothing_kept(Side::Blue).into());
+                }
             },
         };
         if standing.start.is_none() {
@@ -320,13 +342,13 @@ impl Preparation {
         if !self.book.standing().before_rows {
             self.progress.say("copying definitions");
             self.ports.schema.before_rows(&self.selection).await?;
-            self.book.note(Fact::DefinitionsBeforeRows)?;
+            self.note_given(Fact::DefinitionsBeforeRows).await?;
         }
         let done = self.book.standing().user_commands;
         for (i, command) in commands.iter().enumerate().skip(done) {
             self.progress.say(&format!("running schema command {}", i + 1));
             run_command(command, i + 1, folder, environment).await?;
-            self.book.note(Fact::UserCommand)?;
+            self.note_given(Fact::UserCommand).await?;
         }
         Ok(())
     }
@@ -380,8 +402,7 @@ impl Preparation {
                 self.ports.schema.analyze(self.workers).await?;
             }
         }
-        self.book.note(Fact::DefinitionsAfterRows)?;
-        Ok(())
+        self.note_given(Fact::DefinitionsAfterRows).await
     }
 
     /// Green keeps its log, and blue can be written by our sink: long before the first move, so
@@ -405,6 +426,8 @@ impl Preparation {
             self.ports.green.primary.close_to_clients(&self.run, within).await?;
         }
         if !self.book.standing().way_back {
+            // Green may have failed over since this began, between two sessions.
+            self.keep_what_was_given().await?;
             let start = kept.as_ref().map(|k| k.start.clone());
             self.book.note(Fact::WayBackArmed { start })?;
         }

@@ -64,6 +64,8 @@ pub struct Standing {
     pub user_commands: usize,
     /// Rows may be on green.
     pub copy_began: bool,
+    /// A place in the log of blue, and in that of green, behind all that the side was given.
+    pub given: [Option<Position>; 2],
     /// What green holds of blue's rows.
     pub from_blue: Copies,
     /// What blue holds of green's rows.
@@ -97,6 +99,7 @@ impl Standing {
             before_rows: false,
             user_commands: 0,
             copy_began: false,
+            given: [None, None],
             from_blue: Copies::default(),
             from_green: Copies::default(),
             after_rows: false,
@@ -126,7 +129,13 @@ impl Standing {
             Fact::Redefined { definitions } => self.definitions.clone_from(definitions),
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
-            Fact::CopyBegan => self.copy_began = true,
+            Fact::CopyBegan { from, until } => {
+                self.copy_began = true;
+                self.copies_mut(*from).began.clone_from(until);
+            }
+            Fact::Given { side, there } => {
+                self.given[usize::from(*side == Side::Green)] = Some(there.clone());
+            }
             Fact::Copied { table, snapshot, from, sources } => {
                 let held = Held {
                     snapshot: Some(snapshot.clone()),
@@ -187,6 +196,12 @@ impl Standing {
             Side::Blue => &self.from_blue,
             Side::Green => &self.from_green,
         }
+    }
+
+    /// A place in this side's own log behind all definitions and rows that it was given.
+    #[must_use]
+    pub fn given(&self, side: Side) -> Option<&Position> {
+        self.given[usize::from(side == Side::Green)].as_ref()
     }
 
     fn copies_mut(&mut self, from: Side) -> &mut Copies {
@@ -251,7 +266,7 @@ mod tests {
         for fact in [
             began(),
             Fact::DefinitionsBeforeRows,
-            Fact::CopyBegan,
+            Fact::CopyBegan { from: Side::Blue, until: Some(at(8)) },
             Fact::CopyEnded { until: at(9), from: Side::Blue, there: None },
             Fact::DefinitionsAfterRows,
             Fact::MoveBegan { id: 1, from: Side::Blue, rehearsal: false, at_ms: 0 },
@@ -305,7 +320,12 @@ mod tests {
         // As earlier versions wrote it.
         let old = r#"{"fact":"copied","table":{"schema":"public","name":"t"},"snapshot":"1:2:"}"#;
         assert_eq!(serde_json::from_str::<Fact>(old).unwrap(), fact);
-        let old = r#"{"fact":"way_back_armed"}"#;
-        assert_eq!(serde_json::from_str::<Fact>(old).unwrap(), Fact::WayBackArmed { start: None });
+        for (old, new) in [
+            ("copy_began", Fact::CopyBegan { from: Side::Blue, until: None }),
+            ("way_back_armed", Fact::WayBackArmed { start: None }),
+        ] {
+            let old = format!(r#"{{"fact":"{old}"}}"#);
+            assert_eq!(serde_json::from_str::<Fact>(&old).unwrap(), new);
+        }
     }
 }
