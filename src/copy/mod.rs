@@ -21,6 +21,7 @@ use std::{
 use async_trait::async_trait;
 use cutover_core::{
     model::{
+        position::Position,
         run::RunId,
         schema::{Table, TableName},
     },
@@ -86,12 +87,13 @@ pub trait Watch: Send + Sync {
     /// Rows of `table` were committed.
     fn rows(&self, table: &TableName, rows: u64);
 
-    /// All rows of these tables are durable: the place for a journal line.
+    /// All rows of these tables are durable, before this place in the target's own log: the place
+    /// for a journal line.
     ///
     /// # Errors
     ///
     /// The journal could not be written; the copy stops.
-    async fn done(&self, tables: &[&TableName]) -> Result<()>;
+    async fn done(&self, tables: &[&TableName], there: Option<Position>) -> Result<()>;
 }
 
 /// Types whose binary form is missing, holds numbers that differ from server to server, or (an
@@ -221,9 +223,9 @@ impl Shared {
         if done.is_empty() {
             return Ok(());
         }
-        self.load.flush().await?;
+        let there = self.load.flush().await?;
         let tables: Vec<&TableName> = done.iter().map(|j| &self.jobs[*j].target.name).collect();
-        self.watch.done(&tables).await
+        self.watch.done(&tables, there).await
     }
 
     async fn copy_piece(&self, piece: Piece) -> Result<()> {

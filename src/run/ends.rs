@@ -42,7 +42,7 @@ pub async fn end(
         let removed = removal::remove(run, &start.preparation.ports, book, finish).await;
         removed.map_err(RunError::into_failure)?;
     }
-    Ok(removed_answer(run, book.standing().owner))
+    Ok(removed_answer(run, book.standing().owner, finish))
 }
 
 /// The run is over: nothing can be done for it any more.
@@ -80,12 +80,15 @@ pub(super) fn may_end(start: &Start, finish: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn removed_answer(run: &RunId, owner: Side) -> Answer {
-    Answer::new(
-        Exit::Done,
-        json!({ "removed": true, "owner": owner }),
-        format!("nothing of run {run} is left on the servers; {owner} owns the writes"),
-    )
+fn removed_answer(run: &RunId, owner: Side, finish: bool) -> Answer {
+    let mut text = format!("nothing of run {run} is left on the servers; {owner} owns the writes");
+    if !finish {
+        text.push_str(
+            ". Definitions and rows that were copied to green stay there: make its database anew \
+             before another run",
+        );
+    }
+    Answer::new(Exit::Done, json!({ "removed": true, "owner": owner }), text)
 }
 
 /// Removes everything and answers.
@@ -107,7 +110,7 @@ pub(super) async fn remove(
     match result {
         Ok(()) => {
             if let Some(responder) = responder {
-                responder.done(removed_answer(run, book.standing().owner));
+                responder.done(removed_answer(run, book.standing().owner, finish));
             }
             Ok(Ended::Removed)
         }

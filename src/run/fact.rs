@@ -63,8 +63,16 @@ pub enum Fact {
     DefinitionsBeforeRows,
     /// The next one of the user's own schema commands has run.
     UserCommand,
-    /// Rows may be written to green's tables from here on.
-    CopyBegan,
+    /// Rows may be written from here on.
+    CopyBegan {
+        /// Where they come from.
+        #[serde(default = "blue")]
+        from: Side,
+        /// A position of that side behind all that their snapshot contains; `None` in journals of
+        /// earlier versions.
+        #[serde(default)]
+        until: Option<Position>,
+    },
     /// All rows of a target table are committed on green.
     Copied {
         /// The target.
@@ -77,6 +85,13 @@ pub enum Fact {
         /// All tables whose rows are in it; `None` in journals of earlier versions.
         #[serde(default)]
         sources: Option<Vec<Carried>>,
+    },
+    /// A side has all that was noted of it so far, on its disk, before a position of its own log.
+    Given {
+        /// The side.
+        side: Side,
+        /// The position.
+        there: Position,
     },
     /// Every table is copied; every snapshot was taken before this position of the side that the
     /// rows came from.
@@ -121,7 +136,11 @@ pub enum Fact {
     /// Green has indexes, constraints and statistics.
     DefinitionsAfterRows,
     /// Green keeps its log for the way back.
-    WayBackArmed,
+    WayBackArmed {
+        /// Where its stream starts; `None` in journals of earlier versions.
+        #[serde(default)]
+        start: Option<Position>,
+    },
     /// A move begins; it has a journal of its own under this number.
     MoveBegan {
         /// Number, from 1.

@@ -6,6 +6,7 @@ pub mod command;
 pub mod ends;
 pub mod error;
 pub mod fact;
+mod given;
 mod history;
 mod lend;
 pub mod live;

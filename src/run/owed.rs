@@ -45,6 +45,8 @@ impl Held {
 pub struct Copies {
     /// Finished targets.
     pub targets: HashMap<TableName, Held>,
+    /// A position of the sources' side after the snapshot that the last copy was begun with.
+    pub began: Option<Position>,
     /// A position of the sources' side after the last snapshot.
     pub ended: Option<Position>,
     /// A position of the targets' side behind all that the last copy wrote there.

@@ -4,6 +4,7 @@
 //! same code for a first start and for the start after a crash.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -81,6 +82,8 @@ pub struct Prepared {
     pub mapping: Mapping,
     /// From copied rows to the stream that reads blue, and the one that reads green.
     pub handover: [Handover; 2],
+    /// Definitions of blue and of green as they were meanwhile.
+    pub definitions: [BTreeMap<String, String>; 2],
 }
 
 /// Milliseconds since 1970.
@@ -109,7 +112,25 @@ impl Preparation {
     ///
     /// The first failure; what was done stays done, and the call can be repeated.
     pub async fn prepare(&self) -> Result<Prepared, RunError> {
+        let result = self.steps().await;
+        let last_word = |e: &RunError| e.is_transient() || matches!(e, RunError::Journal(_));
+        if result.as_ref().is_err_and(|e| !last_word(e))
+            && self.book.standing().start.is_some()
+            && let Err(e) = self.primaries().await
+            && e.is_transient()
+        {
+            // In the middle of a failover much is refused: that is no reason to end.
+            return Err(e);
+        }
+        result
+    }
+
+    async fn steps(&self) -> Result<Prepared, RunError> {
         self.begin().await?;
+        if self.book.standing().start.is_some() {
+            self.primaries().await?;
+        }
+        self.keep_what_was_given().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
         let (blue, new) = self.look_for_new(blue).await?;
@@ -140,6 +161,10 @@ impl Preparation {
         self.rows(Side::Green, &sides, &back, None).await?;
         self.follow(&sides, &since, &back)?;
         let handover = self.handovers(&sides)?;
+        let definitions = [
+            self.ports.blue.primary.fingerprint(&self.selection).await?,
+            self.ports.green.primary.fingerprint(&self.selection).await?,
+        ];
         let standing = self.book.standing();
         let strays = [Side::Blue, Side::Green].map(|from| sides.strays(from, &standing));
         let [from_blue, from_green] = strays;
@@ -147,7 +172,7 @@ impl Preparation {
         // Their rows have no place yet: the stream says so when they come.
         mapping.forward.retain(|route| !from_blue.contains(&route.source));
         mapping.back.retain(|route| !from_green.contains(&route.source));
-        Ok(Prepared { mapping, handover })
+        Ok(Prepared { mapping, handover, definitions })
     }
 
     /// Green holds what blue's selection names; where it is partitioned in another way, its leaves
@@ -225,7 +250,11 @@ impl Preparation {
                     let (start, since) = (start.clone(), Since::default());
                     return Ok(Capture { start, definitions: false, since, snapshot: None });
                 }
-                None => return Err(nothing_kept(Side::Blue).into()),
+                None => {
+                    // After a failover there is more to be said.
+                    source.rebase(start).await?;
+                    return Err(nothing_kept(Side::Blue).into());
+                }
             },
         };
         if standing.start.is_none() {
@@ -313,13 +342,13 @@ impl Preparation {
         if !self.book.standing().before_rows {
             self.progress.say("copying definitions");
             self.ports.schema.before_rows(&self.selection).await?;
-            self.book.note(Fact::DefinitionsBeforeRows)?;
+            self.note_given(Fact::DefinitionsBeforeRows).await?;
         }
         let done = self.book.standing().user_commands;
         for (i, command) in commands.iter().enumerate().skip(done) {
             self.progress.say(&format!("running schema command {}", i + 1));
             run_command(command, i + 1, folder, environment).await?;
-            self.book.note(Fact::UserCommand)?;
+            self.note_given(Fact::UserCommand).await?;
         }
         Ok(())
     }
@@ -374,8 +403,7 @@ impl Preparation {
                 self.ports.schema.analyze(self.workers).await?;
             }
         }
-        self.book.note(Fact::DefinitionsAfterRows)?;
-        Ok(())
+        self.note_given(Fact::DefinitionsAfterRows).await
     }
 
     /// Green keeps its log, and blue can be written by our sink: long before the first move, so
@@ -406,7 +434,10 @@ impl Preparation {
             self.ports.green.primary.close_to_clients(&self.run, within).await?;
         }
         if !self.book.standing().way_back {
-            self.book.note(Fact::WayBackArmed)?;
+            // Green may have failed over since this began, between two sessions.
+            self.keep_what_was_given().await?;
+            let start = kept.as_ref().map(|k| k.start.clone());
+            self.book.note(Fact::WayBackArmed { start })?;
         }
         Ok(kept.map(|k| (k.since, k.definitions)).unwrap_or_default())
     }
@@ -428,7 +459,7 @@ pub fn inputs(
         primary: Arc::clone(&db.primary),
         examine: Arc::clone(&db.examine),
     };
-    let mut began = std::collections::BTreeMap::new();
+    let mut began = BTreeMap::new();
     if standing.start.is_some() {
         began.insert(Side::Blue, standing.definitions.clone());
     }

@@ -20,6 +20,7 @@ use super::{
     book::Book,
     error::RunError,
     fact::{Carried, Fact},
+    given::given,
     owed::{Held, owed},
     prepare::Preparation,
     standing::Standing,
@@ -126,11 +127,11 @@ impl Preparation {
             )
             .into());
         }
-        let began = match (from, &standing.start) {
-            (Side::Blue, Some(start)) => start.clone(),
-            _ => here.source.head().await?,
-        };
-        self.same_history(from, &began).await?;
+        // What was copied before a failover stays, where the server that took over has all that the
+        // snapshot contained.
+        if let Some(until) = copies.began.as_ref().filter(|_| copies.unsettled) {
+            here.source.rebase(until).await?;
+        }
         self.progress.say("copying rows");
         let owing: HashSet<&TableName> = todo.iter().map(|job| &job.target.name).collect();
         for job in &all {
@@ -146,12 +147,13 @@ impl Preparation {
             Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
             _ => Arc::from(here.source.snapshot().await?),
         };
+        // Whatever a snapshot contains was in the log before others could see it.
+        let until = here.source.head().await?;
+        self.book.note(Fact::CopyBegan { from, until: Some(until.clone()) })?;
         if standing.copy_began {
             for job in &todo {
                 there.sink.clear(&self.run, &job.target).await?;
             }
-        } else {
-            self.book.note(Fact::CopyBegan)?;
         }
         let noter = Arc::new(Noter {
             book: Arc::clone(&self.book),
@@ -167,8 +169,6 @@ impl Preparation {
         };
         let sink = Arc::clone(&there.sink);
         copy::copy(&self.run, todo, snapshot, sink, options, noter).await?;
-        self.same_history(from, &began).await?;
-        let until = here.source.head().await?;
         // Whoever follows that side shall not take the copy for rows of its clients.
         let written = match standing.way_back {
             true => Some(there.source.head().await?),
@@ -251,24 +251,6 @@ impl Preparation {
         Ok(())
     }
 
-    /// Rows are copied from one history only. Which transactions a snapshot of a server contains
-    /// that was lost, nobody can ask any more.
-    async fn same_history(&self, from: Side, began: &Position) -> Result<(), RunError> {
-        let now = self.ports.side(from).source.rebase(began).await?;
-        if now == *began {
-            return Ok(());
-        }
-        Err(Failure::new(format!(
-            "{from} failed over while rows were copied: the copy began at {began}, and that place \
-             is {now} now"
-        ))
-        .code("CUT0518")
-        .remedy(
-            "end this run with `cutover abort`, make green's database anew, and start a new run",
-        )
-        .into())
-    }
-
     /// What each stream leaves out, blue's first.
     pub(super) fn handovers(&self, sides: &Sides<'_>) -> Result<[Handover; 2], RunError> {
         Ok([self.handover(Side::Blue, sides)?, self.handover(Side::Green, sides)?])
@@ -328,14 +310,15 @@ impl copy::Watch for Noter {
         self.progress.rows(table, rows);
     }
 
-    async fn done(&self, tables: &[&TableName]) -> Result<(), PortError> {
+    async fn done(&self, tables: &[&TableName], there: Option<Position>) -> Result<(), PortError> {
         let copied = |table: &&TableName| Fact::Copied {
             table: (*table).clone(),
             snapshot: self.snapshot.clone(),
             from: self.from,
             sources: self.sources.get(*table).cloned(),
         };
-        let facts: Vec<Fact> = tables.iter().map(copied).collect();
+        let there = given(self.from.other(), there);
+        let facts: Vec<Fact> = tables.iter().map(copied).chain(there).collect();
         self.book.note_all(&facts).map_err(|e| {
             PortError::definite(
                 "CUT0514",

@@ -127,7 +127,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             }
         };
         start.preparation.progress.say("following changes");
-        let live = connect(&start, prepared, &unfollowed).await.map_err(RunError::into_failure)?;
+        let live = connect(&start, prepared, &unfollowed).map_err(RunError::into_failure)?;
         start.board.set_live(Arc::clone(&live));
         let background = AbortOnDrop(tokio::spawn({
             let live = Arc::clone(&live);
@@ -325,27 +325,28 @@ fn interrupt(start: &Start, incoming: Option<Incoming>) -> Option<Interrupted> {
 /// Connects both streams in the modes that the owner asks for.
 /// Tables that are to be copied for want of which a stream could not go on, and that have no route
 /// even now, are given up.
-async fn connect(
+fn connect(
     start: &Start,
     prepared: Prepared,
     unfollowed: &[TableName],
 ) -> Result<Arc<Live>, RunError> {
     let p = &start.preparation;
     let [handover_from_blue, handover_from_green] = prepared.handover;
+    let [of_blue, of_green] = prepared.definitions;
     let mapping = Arc::new(prepared.mapping);
     let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES));
-    let owner = p.book.standing().owner;
+    let standing = p.book.standing();
+    let owner = standing.owner;
     let routed: HashSet<&TableName> =
         mapping.forward.iter().chain(&mapping.back).map(|route| &route.source).collect();
     let given_up: Vec<TableName> =
         unfollowed.iter().filter(|table| !routed.contains(table)).cloned().collect();
     let mut pipes = Vec::new();
-    for (from, routes, handover) in [
-        (Side::Blue, &mapping.forward, handover_from_blue),
-        (Side::Green, &mapping.back, handover_from_green),
+    for (from, routes, start, handover, known) in [
+        (Side::Blue, &mapping.forward, &standing.start, handover_from_blue, of_blue),
+        (Side::Green, &mapping.back, &standing.back_start, handover_from_green, of_green),
     ] {
         let primary = Arc::clone(&p.ports.side(from).primary);
-        let known = primary.fingerprint(&p.selection).await?;
         let mode = if owner == from { Mode::Apply } else { Mode::Watch };
         pipes.push(Pipe::start(
             PipeConfig {
@@ -354,6 +355,7 @@ async fn connect(
                 source: Arc::clone(&p.ports.side(from).source),
                 sink: Arc::clone(&p.ports.side(from.other()).sink),
                 routes: routes.clone(),
+                start: start.clone(),
                 selection: p.selection.clone(),
                 handover,
                 batch_bytes: BATCH_BYTES,

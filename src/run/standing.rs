@@ -64,6 +64,8 @@ pub struct Standing {
     pub user_commands: usize,
     /// Rows may be on green.
     pub copy_began: bool,
+    /// A place in the log of blue, and in that of green, behind all that the side was given.
+    pub given: [Option<Position>; 2],
     /// What green holds of blue's rows.
     pub from_blue: Copies,
     /// What blue holds of green's rows.
@@ -72,6 +74,8 @@ pub struct Standing {
     pub after_rows: bool,
     /// The way back has been armed once.
     pub way_back: bool,
+    /// Where its stream starts.
+    pub back_start: Option<Position>,
     /// Owner of the writes after the last finished move.
     pub owner: Side,
     /// A move that has no end yet: number, from, rehearsal.
@@ -95,10 +99,12 @@ impl Standing {
             before_rows: false,
             user_commands: 0,
             copy_began: false,
+            given: [None, None],
             from_blue: Copies::default(),
             from_green: Copies::default(),
             after_rows: false,
             way_back: false,
+            back_start: None,
             owner: Side::Blue,
             open_move: None,
             moves: 0,
@@ -123,7 +129,13 @@ impl Standing {
             Fact::Redefined { definitions } => self.definitions.clone_from(definitions),
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
-            Fact::CopyBegan => self.copy_began = true,
+            Fact::CopyBegan { from, until } => {
+                self.copy_began = true;
+                self.copies_mut(*from).began.clone_from(until);
+            }
+            Fact::Given { side, there } => {
+                self.given[usize::from(*side == Side::Green)] = Some(there.clone());
+            }
             Fact::Copied { table, snapshot, from, sources } => {
                 let held = Held {
                     snapshot: Some(snapshot.clone()),
@@ -160,7 +172,10 @@ impl Standing {
                     .insert(source.table.clone(), source.since.clone());
             }
             Fact::DefinitionsAfterRows => self.after_rows = true,
-            Fact::WayBackArmed => self.way_back = true,
+            Fact::WayBackArmed { start } => {
+                self.way_back = true;
+                self.back_start.clone_from(start);
+            }
             Fact::MoveBegan { id, from, rehearsal, .. } => {
                 self.open_move = Some((*id, *from, *rehearsal));
                 self.moves = *id;
@@ -181,6 +196,12 @@ impl Standing {
             Side::Blue => &self.from_blue,
             Side::Green => &self.from_green,
         }
+    }
+
+    /// A place in this side's own log behind all definitions and rows that it was given.
+    #[must_use]
+    pub fn given(&self, side: Side) -> Option<&Position> {
+        self.given[usize::from(side == Side::Green)].as_ref()
     }
 
     fn copies_mut(&mut self, from: Side) -> &mut Copies {
@@ -245,7 +266,7 @@ mod tests {
         for fact in [
             began(),
             Fact::DefinitionsBeforeRows,
-            Fact::CopyBegan,
+            Fact::CopyBegan { from: Side::Blue, until: Some(at(8)) },
             Fact::CopyEnded { until: at(9), from: Side::Blue, there: None },
             Fact::DefinitionsAfterRows,
             Fact::MoveBegan { id: 1, from: Side::Blue, rehearsal: false, at_ms: 0 },
@@ -299,5 +320,12 @@ mod tests {
         // As earlier versions wrote it.
         let old = r#"{"fact":"copied","table":{"schema":"public","name":"t"},"snapshot":"1:2:"}"#;
         assert_eq!(serde_json::from_str::<Fact>(old).unwrap(), fact);
+        for (old, new) in [
+            ("copy_began", Fact::CopyBegan { from: Side::Blue, until: None }),
+            ("way_back_armed", Fact::WayBackArmed { start: None }),
+        ] {
+            let old = format!(r#"{{"fact":"{old}"}}"#);
+            assert_eq!(serde_json::from_str::<Fact>(&old).unwrap(), new);
+        }
     }
 }

@@ -150,7 +150,13 @@ impl Worker {
         for until in self.config.handover.untils() {
             *until = source.rebase(until).await?;
         }
-        let Some(durable) = writer.progress().await? else { return Ok(None) };
+        let Some(durable) = writer.progress().await? else {
+            // A source that has forgotten anything since then was told that the sink holds it.
+            return match &self.config.start {
+                Some(start) => source.rebase(start).await.map(Some),
+                None => Ok(None),
+            };
+        };
         let now = source.rebase(&durable).await?;
         if now != durable {
             tracing::warn!(from = %self.config.from, position = %now,

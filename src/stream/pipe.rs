@@ -61,6 +61,9 @@ pub struct PipeConfig {
     pub routes: Vec<Route>,
     /// What is moved; excluded leaves are passed over.
     pub selection: Selection,
+    /// Where the stream starts as long as the sink holds nothing of it; `None`: wherever the source
+    /// keeps its log from.
+    pub start: Option<Position>,
     /// From copied rows to the stream; empty on the way back.
     pub handover: Handover,
     /// Bytes of one batch, and the size from which on a transaction is applied in pieces.

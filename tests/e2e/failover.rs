@@ -20,20 +20,20 @@ use crate::{
 const SYNCED_WITHIN: Duration = Duration::from_secs(90);
 
 /// A server and its standby.
-struct Guarded {
-    primary: Postgres,
-    standby: Postgres,
+pub(crate) struct Guarded {
+    pub(crate) primary: Postgres,
+    pub(crate) standby: Postgres,
 }
 
 impl Guarded {
-    async fn start(install: &PgInstall, on_standby: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(install: &PgInstall, on_standby: &[(&str, &str)]) -> Self {
         let mut primary = Postgres::start(install, PgOptions::new()).await.expect("a server");
         let standby = primary.standby(on_standby).await.expect("a standby");
         Self { primary, standby }
     }
 
     /// Clients are told of a commit when the standby has it, and so are we.
-    async fn loses_nothing(&self) {
+    pub(crate) async fn loses_nothing(&self) {
         let client = self.primary.connect("postgres").await.expect("a session");
         for setting in ["synchronous_standby_names", "synchronized_standby_slots"] {
             let sql = format!("ALTER SYSTEM SET {setting} = '{STANDBY_SLOT}'");
@@ -43,7 +43,7 @@ impl Guarded {
     }
 
     /// Waits until the standby has a copy of the run's slot that outlives a promotion.
-    async fn has_the_slot(&self, pair: &Pair) {
+    pub(crate) async fn has_the_slot(&self, pair: &Pair) {
         let sql = format!(
             "SELECT count(*) > 0 FROM pg_replication_slots \
              WHERE database = '{}' AND synced AND NOT temporary",
@@ -56,6 +56,20 @@ impl Guarded {
         })
         .await
         .expect("it is taken along");
+    }
+
+    /// The standby gets nothing more.
+    pub(crate) async fn falls_behind(&self) {
+        let client = self.standby.connect("postgres").await.expect("a session");
+        for sql in ["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"] {
+            client.batch_execute(sql).await.expect("a setting");
+        }
+        let alone = "SELECT count(*) = 0 FROM pg_stat_wal_receiver";
+        wait_until("the standby to be alone", COMMAND_WITHIN, async || {
+            client.query_one(alone, &[]).await.expect("an answer").get(0)
+        })
+        .await
+        .expect("it is");
     }
 
     /// The standby is one, and its primary's slots stay where they are.
@@ -73,10 +87,20 @@ impl Guarded {
         Self { primary, standby }
     }
 
-    async fn fails_over(&mut self) {
+    pub(crate) async fn fails_over(&mut self) {
+        self.primary_dies().await;
+        self.standby_is_promoted().await;
+    }
+
+    /// The standby answers where the primary did, and takes no writes yet.
+    pub(crate) async fn primary_dies(&mut self) {
         let port = self.primary.port();
         self.primary.kill9().await.expect("the primary ends");
-        self.standby.take_over(port).await.expect("the standby takes over");
+        self.standby.answer_at(port).await.expect("the standby answers");
+    }
+
+    pub(crate) async fn standby_is_promoted(&self) {
+        self.standby.promote().await.expect("the standby takes over");
         // It has no standby of its own that its slots and commits could wait for.
         if self.standby.major() < 17 {
             return;

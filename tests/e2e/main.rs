@@ -14,6 +14,7 @@ mod ddl_told;
 mod ends;
 mod failed_switch;
 mod failover;
+mod failover_copy;
 mod killed_before_moves;
 mod killed_in_moves;
 mod lessons;

@@ -86,11 +86,17 @@ impl Desk {
     /// A transaction that is held open on purpose, for however long that takes on a busy machine, is
     /// part of the estimate of a pause, and no reason to refuse the move.
     pub(crate) fn waits_for_open_transactions(&self) {
-        let path = self.folder().join("cutover.yaml");
         let (short, long) = ("pause_budget: 3s", "pause_budget: 20s");
+        self.reconfigure(|yaml| yaml.replace(short, long));
+    }
+
+    /// Changes the configuration.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        let path = self.folder().join("cutover.yaml");
         let yaml = read(&path);
-        assert!(yaml.contains(short), "{yaml}");
-        fs::write(&path, yaml.replace(short, long)).expect("cutover.yaml is written");
+        let changed = change(&yaml);
+        assert_ne!(yaml, changed, "nothing to change");
+        fs::write(&path, changed).expect("cutover.yaml is written");
     }
 
     /// Moves the state of a run that is over away, as `CUT0506` says, so that a new one can begin.

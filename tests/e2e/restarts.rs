@@ -120,6 +120,7 @@ async fn reaches(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
     let mut world = World::new().await;
+    world.desk.waits_for_open_transactions();
     let load = world.load();
     let mut run = world.desk.run();
     let mut owner = Side::Blue;
@@ -173,6 +174,7 @@ async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_comparison_that_waited_for_a_move_does_not_take_lag_for_a_difference() {
     let world = World::new().await;
+    world.desk.waits_for_open_transactions();
     let load = world.load();
     let mut run = world.desk.run();
     run.ready().await;

@@ -1,5 +1,6 @@
 //! Large transactions are applied while they run: real servers, a pipe, and what others see.
 
+mod again;
 mod world;
 
 use cutover::stream::{HoldPoint, Mode};

@@ -13,6 +13,7 @@ use cutover::stream::{
 use cutover_core::{
     model::{
         event::{Change, Relation, TransactionId},
+        position::Position,
         run::RunId,
         schema::TableName,
         selection::Selection,
@@ -99,6 +100,8 @@ pub(crate) struct World {
     pub(crate) green: Client,
     pub(crate) eye: Arc<Eye>,
     sides: [Database; 2],
+    /// Where both streams start.
+    starts: Vec<Position>,
     spill: TempDir,
 }
 
@@ -126,12 +129,13 @@ impl World {
         for client in [&blue, &green] {
             client.batch_execute(TABLES).await.unwrap();
         }
+        let mut starts = Vec::new();
         for side in &sides {
             let tables = side.tables(&Selection::default()).await.unwrap();
-            side.capture(&run, &tables, false).await.unwrap();
+            starts.push(side.capture(&run, &tables, false).await.unwrap().start);
             side.prepare(&run).await.unwrap();
         }
-        Self { name, run, blue, green, eye: Arc::default(), sides, spill }
+        Self { name, run, blue, green, eye: Arc::default(), sides, starts, spill }
     }
 
     fn side(&self, side: Side) -> &Database {
@@ -140,6 +144,11 @@ impl World {
 
     /// A pipe that reads `from`.
     pub(crate) async fn pipe(&self, from: Side, mode: Mode) -> Pipe {
+        self.pipe_after(from, mode, Handover::default()).await
+    }
+
+    /// A pipe that reads `from` after a copy.
+    pub(crate) async fn pipe_after(&self, from: Side, mode: Mode, handover: Handover) -> Pipe {
         let tables = self.side(from.other()).tables(&Selection::default()).await.unwrap();
         let config = PipeConfig {
             run: self.run.clone(),
@@ -151,7 +160,8 @@ impl World {
                 .map(|target| Route { source: target.name.clone(), target })
                 .collect(),
             selection: Selection::default(),
-            handover: Handover::default(),
+            start: Some(self.starts[usize::from(from == Side::Green)].clone()),
+            handover,
             given_up: Vec::new(),
             batch_bytes: 64 << 10,
             witness: Arc::clone(&self.eye) as _,
@@ -169,6 +179,11 @@ impl World {
 
     pub(crate) fn on(&self, side: Side) -> &Client {
         if side == Side::Blue { &self.blue } else { &self.green }
+    }
+
+    /// Where the log of a side ends.
+    pub(crate) async fn head(&self, side: Side) -> Position {
+        self.side(side).head().await.unwrap()
     }
 
     /// Everything that `from` has committed is applied.

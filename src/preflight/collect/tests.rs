@@ -77,6 +77,9 @@ impl Source for Canned {
     async fn rebase(&self, _: &Position) -> Result<Position> {
         Err(refused())
     }
+    async fn contains(&self, _: &Position) -> Result<bool> {
+        Err(refused())
+    }
     async fn stream(&self, _: &RunId, _: Option<&Position>) -> Result<Box<dyn ChangeStream>> {
         Err(refused())
     }

@@ -149,12 +149,14 @@ pub trait Load: Send + Sync {
         rows: Box<dyn CopyStream>,
     ) -> Result<u64>;
 
-    /// Makes durable whatever was copied before this call.
+    /// Makes durable whatever was written to the target before this call. Returns a place in the
+    /// target's own log behind it, which a server that takes over from this one has exactly if it
+    /// has all of that; `None` when the target keeps no log.
     ///
     /// # Errors
     ///
     /// It is not known to be durable; so is everything that was copied since the last flush.
-    async fn flush(&self) -> Result<()>;
+    async fn flush(&self) -> Result<Option<Position>>;
 }
 
 /// Proof that this process is the only one that works on a run. Dropping it gives it back.

@@ -60,6 +60,10 @@ pub trait Source: Send + Sync {
     /// never happened here.
     async fn rebase(&self, position: &Position) -> Result<Position>;
 
+    /// Whether the history of the server that answers now has this place: not when a server took
+    /// over, or was restored, that had not received it.
+    async fn contains(&self, position: &Position) -> Result<bool>;
+
     /// Streams changes after `from`, or after the last confirmed position when `None`.
     ///
     /// Transactions that a sink of this run wrote on this database are left out; they still move

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use cutover_core::{
     model::{
+        position::Position,
         schema::{Table, TableName},
         value::{Tuple, Value},
     },
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     connect::{Session, is_about_encoding, port_error},
     database::Database,
+    source::place,
     sql,
 };
 
@@ -127,15 +129,19 @@ impl Load for BulkLoad {
         Ok(written)
     }
 
-    async fn flush(&self) -> Result<()> {
-        // A commit that has written something waits until it, and all before it, is on the disk.
-        let write = "SELECT pg_catalog.pg_logical_emit_message(true, $1, 'copied')";
-        self.witness.execute(write, &[&sql::MESSAGE_PREFIX]).await.map(drop).map_err(|e| {
-            port_error(
-                format!("waiting for copied rows to be on the disk of {}", self.database.side()),
-                e,
-            )
-        })
+    async fn flush(&self) -> Result<Option<Position>> {
+        let doing = format!("waiting for rows to be on the disk of {}", self.database.side());
+        // A commit that has written something waits until it, and all before it, is on the disk
+        // (and with a standby that is waited for). The place of the message is behind the others,
+        // and not behind what they write meanwhile.
+        let write = "SELECT lsn::text, pg_catalog.pg_walfile_name(lsn) \
+                     FROM pg_catalog.pg_logical_emit_message(true, $1, 'copied') AS lsn";
+        let row = self.witness.query_one(write, &[&sql::MESSAGE_PREFIX]).await;
+        let row = row.map_err(|e| port_error(doing.as_str(), e))?;
+        match place(row.get(0), row.get(1)) {
+            Some(behind) => Ok(Some(behind)),
+            None => Err(PortError::transient(doing, "the server gave no position")),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use cutover_core::{
     },
 };
 pub use live::LiveReader;
+use tokio_postgres::error::SqlState;
 
 use self::stream::PgCopyStream;
 use crate::{
@@ -112,7 +113,7 @@ impl View {
         warm.session
             .batch_execute(&format!("COMMIT; {}", self.begin()))
             .await
-            .map_err(|e| port_error(self.doing("joining a snapshot again"), e))?;
+            .map_err(|e| self.not_joined("joining a snapshot again", e))?;
         warm.held.clear();
         warm.reads = 0;
         Ok(())
@@ -134,8 +135,22 @@ impl View {
         session
             .batch_execute(&begin)
             .await
-            .map_err(|e| port_error(self.doing("joining a snapshot"), e))?;
+            .map_err(|e| self.not_joined("joining a snapshot", e))?;
         Ok(Warm::new(session))
+    }
+
+    /// A snapshot is gone with the session that exported it, as after a restart of the server: the
+    /// file of it is missing, or nobody is there to whom it belonged.
+    fn not_joined(&self, doing: &str, e: tokio_postgres::Error) -> PortError {
+        let gone = [
+            SqlState::INVALID_PARAMETER_VALUE,
+            SqlState::UNDEFINED_OBJECT,
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        ];
+        if e.code().is_some_and(|code| gone.contains(code)) {
+            return PortError::transient(self.doing(doing), "its session has ended");
+        }
+        port_error(self.doing(doing), e)
     }
 }
 

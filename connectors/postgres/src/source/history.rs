@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{database::Database, sql::Names};
 
-/// What a history says about a position on an earlier timeline.
+/// What a history says about a position.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// It happened here as well.
     Contained,
     /// The history left that timeline earlier, here.
@@ -42,30 +42,18 @@ fn judge(history: &str, timeline: u32, lsn: u64) -> Option<Verdict> {
 impl Database {
     /// See [`cutover_core::port::source::Source::rebase`].
     pub(super) async fn rebase_position(&self, position: &Position) -> Result<Position> {
-        let doing = || self.doing("looking for our place in the log");
+        let doing = || self.doing(LOOKING);
         let Position::Postgres { timeline, lsn } = *position;
-        let Position::Postgres { timeline: now, .. } = self.log_end().await?;
+        let (now, verdict) = self.look_back(position).await?;
         if now == timeline {
             return Ok(position.clone());
         }
-        if now < timeline {
-            return Err(stops::other_timeline(doing(), position, now));
-        }
-        let mut replication = self.replication("history").await?;
-        let rows = replication
-            .query(&format!("TIMELINE_HISTORY {now}"))
-            .await
-            .map_err(|e| e.into_port(doing()))?;
-        let history = rows.into_iter().next().and_then(|mut row| row.pop().flatten());
-        match judge(history.as_deref().unwrap_or_default(), timeline, lsn) {
-            Some(Verdict::Contained) => {}
-            Some(Verdict::PartedAt(at)) => {
+        match verdict {
+            Verdict::Contained => {}
+            Verdict::PartedAt(at) => {
                 return Err(stops::commits_lost(doing(), position, &lsn_text(at), now));
             }
-            Some(Verdict::Foreign) => return Err(stops::other_timeline(doing(), position, now)),
-            None => {
-                return Err(PortError::transient(doing(), "the server's history is not readable"));
-            }
+            Verdict::Foreign => return Err(stops::other_timeline(doing(), position, now)),
         }
         let session = self.control().await?;
         let names = Names::of(&self.run);
@@ -74,7 +62,35 @@ impl Database {
         }
         Ok(Position::Postgres { timeline: now, lsn })
     }
+
+    /// The timeline of the server now, and what its history says about a position.
+    pub(super) async fn look_back(&self, position: &Position) -> Result<(u32, Verdict)> {
+        let doing = || self.doing(LOOKING);
+        let Position::Postgres { timeline, lsn } = *position;
+        let Position::Postgres { timeline: now, lsn: end } = self.log_end().await?;
+        if now == timeline && lsn <= end {
+            return Ok((now, Verdict::Contained));
+        }
+        if now == timeline {
+            return Ok((now, Verdict::PartedAt(end)));
+        }
+        if now < timeline {
+            return Ok((now, Verdict::Foreign));
+        }
+        let mut replication = self.replication("history").await?;
+        let rows = replication
+            .query(&format!("TIMELINE_HISTORY {now}"))
+            .await
+            .map_err(|e| e.into_port(doing()))?;
+        let history = rows.into_iter().next().and_then(|mut row| row.pop().flatten());
+        let verdict = judge(history.as_deref().unwrap_or_default(), timeline, lsn);
+        let strange = || PortError::transient(doing(), "the server's history is not readable");
+        Ok((now, verdict.ok_or_else(strange)?))
+    }
 }
+
+/// What is done, for errors.
+const LOOKING: &str = "looking for our place in the log";
 
 #[cfg(test)]
 mod tests {

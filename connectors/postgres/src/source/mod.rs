@@ -41,6 +41,8 @@ use cutover_core::{
     },
 };
 
+use self::history::Verdict;
+pub(crate) use self::position::place;
 use crate::{
     catalog,
     connect::{Session, port_error},
@@ -119,6 +121,11 @@ impl Source for Database {
 
     async fn rebase(&self, position: &Position) -> Result<Position> {
         self.rebase_position(position).await
+    }
+
+    async fn contains(&self, position: &Position) -> Result<bool> {
+        let (_, verdict) = self.look_back(position).await?;
+        Ok(verdict == Verdict::Contained)
     }
 
     async fn stream(&self, run: &RunId, from: Option<&Position>) -> Result<Box<dyn ChangeStream>> {

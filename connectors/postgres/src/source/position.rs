@@ -41,6 +41,11 @@ fn end_of_record(insert: u64, block: u64, segment: u64) -> u64 {
     }
 }
 
+/// A place and the name of the log file that it is in → a position.
+pub(crate) fn place(lsn: &str, file: &str) -> Option<Position> {
+    Some(Position::Postgres { lsn: parse_lsn(lsn)?, timeline: timeline_of(file)? })
+}
+
 /// The timeline is the first third of the name of a log file.
 fn timeline_of(file: &str) -> Option<u32> {
     u32::from_str_radix(file.get(..8)?, 16).ok()
@@ -105,10 +110,7 @@ async fn flushed_position(
         .simple_query("SELECT lsn, pg_walfile_name(lsn) FROM pg_current_wal_flush_lsn() AS lsn")
         .await?;
     Ok(messages.iter().find_map(|m| match m {
-        tokio_postgres::SimpleQueryMessage::Row(row) => Some(Position::Postgres {
-            lsn: row.get(0).and_then(parse_lsn)?,
-            timeline: row.get(1).and_then(timeline_of)?,
-        }),
+        tokio_postgres::SimpleQueryMessage::Row(row) => place(row.get(0)?, row.get(1)?),
         _ => None,
     }))
 }

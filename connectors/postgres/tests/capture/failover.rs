@@ -42,12 +42,12 @@ impl Pair {
         let server = if self.primary.pid().is_some() { &self.primary } else { &self.standby };
         server.execute("postgres", &format!("insert into t values ({id})")).await.unwrap();
         let wanted = format!("+ public.t {id}");
+        let is_row = |e: &Event| show(std::slice::from_ref(e)).contains(&wanted);
         let mut events = Vec::new();
-        while !show(&events).contains(&wanted) {
-            events.extend(tap.next().await.unwrap());
-        }
         loop {
-            let end = events.iter().rev().find_map(|e| match e {
+            // What commits before the row is something else.
+            let row = events.iter().skip_while(|e| !is_row(e));
+            let end = row.into_iter().find_map(|e| match e {
                 Event::Commit { position } => Some(position.clone()),
                 _ => None,
             });
@@ -135,12 +135,22 @@ async fn a_standby_that_lost_what_the_other_side_holds_is_refused() {
     for install in since(14) {
         let mut pair = Pair::start(&install, &[]).await;
         let mut tap = pair.tap().await;
+        let load = pair.db.load(&pair.run).await.unwrap();
         let (_, held) = pair.row(&mut tap, 1).await;
+        let kept = load.flush().await.unwrap().unwrap();
         pair.standby.catch_up(&pair.primary).await.unwrap();
         pair.standby.stop(cutover_sandbox::StopMode::Fast).await.unwrap();
         let (_, lost) = pair.row(&mut tap, 2).await;
+        let gone = load.flush().await.unwrap().unwrap();
+        for place in [&held, &kept, &lost, &gone] {
+            assert!(pair.db.contains(place).await.unwrap(), "{place}");
+        }
         drop(tap);
         pair.fail_over().await;
+        // Needs no slot, and says the same of what we wrote there ourselves.
+        for (place, there) in [(&held, true), (&kept, true), (&lost, false), (&gone, false)] {
+            assert_eq!(pair.db.contains(place).await.unwrap(), there, "{}", install.version);
+        }
         let e = pair.db.rebase(&lost).await.unwrap_err();
         assert_eq!(e.code(), Some("CUT0216"), "PostgreSQL {}: {e}", install.version);
         // Without that row it would have been the slot's turn, which this old copy lacks.
@@ -159,6 +169,7 @@ async fn a_standby_before_its_promotion_is_waited_for() {
         let start = Position::Postgres { timeline: 1, lsn: 1 };
         for e in [
             db.rebase(&start).await.map(drop).unwrap_err(),
+            db.contains(&start).await.map(drop).unwrap_err(),
             db.stream(&pair.run, None).await.map(drop).unwrap_err(),
             db.writer(&pair.run, &[]).await.map(drop).unwrap_err(),
         ] {

@@ -238,3 +238,23 @@ async fn a_dropped_stream_harms_nobody() {
         assert_eq!(String::from_utf8(text).unwrap().lines().count(), 20_000);
     }
 }
+
+/// A new snapshot helps, so the copy may begin again with one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_server_was_restarted_is_no_reason_to_stop() {
+    for server in servers().await {
+        let home = Home::new(server, DDL).await;
+        let table = home.table("t").await;
+        let snapshot = home.db.snapshot().await.unwrap();
+        let ranges = snapshot.split(&table, 100_000).await.unwrap();
+        // As a restart does: no session is left, and what they exported is gone.
+        let end = "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        home.root.query_one(end, &[]).await.unwrap();
+        for _ in 0..3 {
+            let read = snapshot.read(&table, &ranges[0], CopyFormat::PostgresText).await;
+            let error = read.map(drop).unwrap_err();
+            assert!(error.is_transient(), "PostgreSQL {}: {error}", server.major());
+        }
+    }
+}

@@ -53,10 +53,28 @@ impl Postgres {
     ///
     /// When the address is taken, or the server does not start.
     pub async fn take_over(&mut self, port: u16) -> Result<(), SandboxError> {
+        self.answer_at(port).await?;
+        self.promote().await
+    }
+
+    /// The first half of it: the standby answers at the address of its dead primary.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken, or the server does not start.
+    pub async fn answer_at(&mut self, port: u16) -> Result<(), SandboxError> {
         self.stop(StopMode::Fast).await?;
         self.port = port;
         self.configure(&[("port", &port.to_string())])?;
-        self.start_again().await?;
+        self.start_again().await
+    }
+
+    /// The second half: it is promoted.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, or does not become a primary within a minute.
+    pub async fn promote(&self) -> Result<(), SandboxError> {
         self.execute("postgres", "select pg_promote(true)").await
     }
 
