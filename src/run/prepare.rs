@@ -103,16 +103,18 @@ pub(super) fn nothing_kept(side: Side) -> PortError {
 }
 
 impl Preparation {
-    /// Brings the run to the point where changes can be followed both ways.
+    /// Brings the run to the point where changes can be followed both ways. A stream waits for the
+    /// tables `waited_for`.
     ///
     /// # Errors
     ///
     /// The first failure; what was done stays done, and the call can be repeated.
-    pub async fn prepare(&self) -> Result<Prepared, RunError> {
+    pub async fn prepare(&self, waited_for: &[TableName]) -> Result<Prepared, RunError> {
         self.begin().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
-        let (blue, new) = self.look_for_new(blue).await?;
+        let (blue, mut new) = self.look_for_new(blue).await?;
+        new.extend(waited_for.iter().cloned());
         let capture = self.capture(&blue).await?;
         let Capture { definitions: told, since, snapshot, .. } = capture;
         self.add(&new, &since, told).await?;
@@ -267,16 +269,7 @@ impl Preparation {
         }
         let mapping = transform::map(&known, &green).map_err(|e| Failure::new(e.to_string()))?;
         let strays = standing.from_blue.strays(&mapping.forward, &known, &green);
-        // One that is there may be half made, when its rows have not come.
-        let half = |t: &Table| {
-            !standing.from_blue.targets.contains_key(&t.name)
-                && green.iter().any(|g| g.name == t.name)
-        };
-        let names = new
-            .iter()
-            .chain(known.iter().filter(|t| strays.contains(&t.name) || half(t)))
-            .map(|t| t.name.clone())
-            .collect();
+        let names = new.iter().map(|t| t.name.clone()).chain(strays).collect();
         Ok((known.into_iter().chain(new).collect(), names))
     }
 
@@ -284,7 +277,8 @@ impl Preparation {
     /// partitions.
     async fn add(&self, new: &[TableName], since: &Since, told: bool) -> Result<(), RunError> {
         let standing = self.book.standing();
-        if !self.may_copy(Side::Blue, &standing) {
+        let follows = standing.after_rows && self.policy == Policy::Apply;
+        if !follows || !self.may_copy(Side::Blue, &standing) {
             return Ok(());
         }
         // A table that was renamed is no new one.
@@ -296,8 +290,8 @@ impl Preparation {
             let missing = names.iter().filter(|name| !green.iter().any(|g| g.name == **name));
             self.are_gone(Side::Blue, missing.cloned())?;
             self.progress.say("creating new tables on green");
-            self.ports.schema.add(&names, !told).await?;
         }
+        self.ports.schema.add(&self.selection, &names, !told).await?;
         Ok(())
     }
 

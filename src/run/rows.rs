@@ -1,7 +1,7 @@
 //! The rows of a run: copied once, and again where the stream has not carried all of them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -152,6 +152,15 @@ impl Preparation {
             }
         } else {
             self.book.note(Fact::CopyBegan)?;
+        }
+        if late && from == Side::Blue {
+            // After the snapshot: no row in it is newer than a key that is not seen.
+            let top = |job: &Job| job.target.root.clone().unwrap_or(job.target.name.clone());
+            let held = all.iter().filter(|job| !owing.contains(&job.target.name)).map(top);
+            let held: BTreeSet<TableName> = held.collect();
+            let tops: BTreeSet<TableName> = todo.iter().map(top).collect();
+            let empty: Vec<TableName> = tops.difference(&held).cloned().collect();
+            self.ports.schema.inherit_keys(&empty).await?;
         }
         let noter = Arc::new(Noter {
             book: Arc::clone(&self.book),

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     change::{self, Context, Step},
-    message::{Definition, Item, Message, UserType},
+    message::{Definition, Item, Message, Partition, UserType},
     text,
 };
 use crate::{
@@ -86,9 +86,10 @@ pub(crate) async fn make(
     let words: Vec<&str> = found.steps.iter().map(|s| s.what.as_str()).collect();
     let safe = found.steps.iter().all(|s| s.statement.is_some());
     let why = words.join("; ");
-    let copied_first = found.steps.iter().all(|s| s.statement.is_some() || s.absent);
-    if !found.unfollowed.is_empty() && copied_first && !found.new {
-        let leaves = found.unfollowed;
+    let copied_first = found.steps.iter().all(|s| s.statement.is_some() || s.absent.is_some());
+    let absent = found.steps.iter().filter_map(|step| step.absent.clone());
+    let leaves: Vec<TableName> = found.unfollowed.iter().cloned().chain(absent).collect();
+    if !leaves.is_empty() && copied_first && !found.new {
         return Ok((Redefined::Unfollowed { what, why, tables, leaves }, Vec::new()));
     }
     if found.steps.is_empty() {
@@ -181,11 +182,14 @@ impl Here<'_> {
                     Some(mut here) => {
                         if *created {
                             // Made ahead of the stream, which will tell of those.
-                            here.partitions.clear();
+                            let told = |p: &Partition| {
+                                there.partitions.iter().any(|t| t.table() == p.table())
+                            };
+                            here.partitions.retain(told);
                         }
                         let mut tables = BTreeSet::new();
                         for part in &there.partitions {
-                            let part = TableName::new(&part.schema, &part.name);
+                            let part = part.table();
                             if self.table(&part).await?.is_some_and(|t| t.bound.is_none()) {
                                 tables.insert(part);
                             }
@@ -205,8 +209,10 @@ impl Here<'_> {
                             found.born_whole.extend(born(name, root, since));
                         }
                     }
+                    // Nobody has followed it so far.
+                    None if !created && since.is_none() => found.new = true,
                     None if !created => found.steps.push(Step::unsafe_(format!(
-                        "there is no {name} here: it was renamed, moved, or not followed before"
+                        "there is no {name} here: it was renamed, or moved"
                     ))),
                     None => self.created(there, since, found).await?,
                 }

@@ -2,10 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use cutover_core::{
-    model::schema::TableName,
-    port::{Result, error::PortError},
-};
+use cutover_core::port::{Result, error::PortError};
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
@@ -83,6 +80,23 @@ pub(super) async fn in_order(
         }
     }
     settle(db, green).await
+}
+
+/// Creates entries one after the other, all of them or none.
+pub(super) async fn at_once(db: &Database, green: &Session, entries: &[Entry]) -> Result<()> {
+    let doing = format!("creating definitions on {}", db.side);
+    let failed = |e| port_error(doing.as_str(), e);
+    let begin = "BEGIN; SET LOCAL check_function_bodies = off; SET LOCAL default_tablespace = ''";
+    green.batch_execute(begin).await.map_err(failed)?;
+    for entry in entries.iter().filter(|entry| !entry.is_schema()) {
+        if let Err(e) = green.batch_execute(&entry.text).await {
+            if !green.is_closed() {
+                green.batch_execute("ROLLBACK").await.map_err(failed)?;
+            }
+            return Err(refused(&doing, &entry.label(), e));
+        }
+    }
+    green.batch_execute("COMMIT").await.map_err(failed)
 }
 
 /// Creates indexes and constraints beside each other, then foreign keys, then the rest in order.
@@ -256,38 +270,6 @@ async fn open_entries<'a>(
         .map(|row| row.get(0))
         .collect();
     Ok(entries.iter().filter(|e| !e.is_schema() && !done.contains(&e.mark(section))).collect())
-}
-
-/// Whether the definition of a table is marked as done.
-pub(super) async fn is_begun(
-    db: &Database,
-    green: &Session,
-    entries: &[Entry],
-    table: &TableName,
-) -> Result<bool> {
-    prepare(db, green).await?;
-    let is_table =
-        |e: &&Entry| e.kind == "TABLE" && e.name == table.name && e.schema == table.schema;
-    let open = open_entries(db, green, Section::PreData, entries).await?;
-    Ok(entries.iter().find(is_table).is_some_and(|entry| !open.contains(&entry)))
-}
-
-/// Takes the marks of entries away.
-pub(super) async fn forget(
-    db: &Database,
-    green: &Session,
-    section: Section,
-    entries: &[Entry],
-) -> Result<()> {
-    prepare(db, green).await?;
-    let marked: Vec<String> = entries.iter().map(|e| e.mark(section)).collect();
-    let statement =
-        format!("DELETE FROM {} WHERE entry = ANY ($1::text[])", marks(&Names::of(&db.run)));
-    green
-        .execute(&statement, &[&marked])
-        .await
-        .map(drop)
-        .map_err(|e| port_error(format!("preparing {} for definitions", db.side), e))
 }
 
 /// Something that the entry needs does not exist (yet).

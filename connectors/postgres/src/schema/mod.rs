@@ -97,7 +97,7 @@ impl PgSchemaCopy {
         if section == Section::PreData {
             self.refuse_ways_out(blue, &scope.selected).await?;
         }
-        let text = program.dump(&self.blue, section, &scope.arguments).await?;
+        let text = program.dump(&self.blue, &[section], &scope.arguments).await?;
         Ok(script::entries(&text).into_iter().filter(Entry::travels).collect())
     }
 
@@ -172,8 +172,12 @@ impl SchemaCopy for PgSchemaCopy {
         self.analyze(workers).await
     }
 
-    async fn add(&self, tables: &[TableName], attach: bool) -> Result<()> {
-        self.add_some(tables, attach).await
+    async fn add(&self, selection: &Selection, tables: &[TableName], attach: bool) -> Result<()> {
+        self.add_some(selection, tables, attach).await
+    }
+
+    async fn inherit_keys(&self, tables: &[TableName]) -> Result<()> {
+        self.keys(tables).await
     }
 
     async fn analyze(&self, workers: usize) -> Result<()> {
