@@ -146,6 +146,7 @@ impl Preparation {
             Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
             _ => Arc::from(here.source.snapshot().await?),
         };
+        self.as_read(from, &todo).await?;
         if standing.copy_began {
             for job in &todo {
                 there.sink.clear(&self.run, &job.target).await?;
@@ -185,6 +186,23 @@ impl Preparation {
         };
         self.book.note(Fact::CopyEnded { until, from, there: written })?;
         Ok(())
+    }
+
+    /// Whether the tables of a copy are as they were read, after its snapshot was opened: what the
+    /// snapshot contains of a column that nobody had seen comes neither with the copy nor in the
+    /// stream.
+    async fn as_read(&self, from: Side, todo: &[Job]) -> Result<(), RunError> {
+        let now = self.ports.side(from).source.definitions(&self.selection).await?;
+        let now: HashMap<&TableName, &Table> = now.iter().map(|t| (&t.name, t)).collect();
+        let same = |t: &Table| now.get(&t.name).is_some_and(|now| now.columns == t.columns);
+        match todo.iter().flat_map(|job| &job.sources).find(|table| !same(table)) {
+            None => Ok(()),
+            Some(table) => Err(PortError::transient(
+                format!("copying {} from {from}", table.name),
+                "its definition has changed since it was read",
+            )
+            .into()),
+        }
     }
 
     /// Says that targets will be emptied, before they are. What holds them all is not theirs any

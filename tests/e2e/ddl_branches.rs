@@ -6,7 +6,7 @@ use crate::{
     ddl_partitions::{looks, verify},
     ddl_partitions_told::{BEFORE, Does, both, ddl, ends, play, rows, servers},
     pair::{Pair, oldest_and_newest},
-    program::COMMAND_WITHIN,
+    program::{COMMAND_WITHIN, Run},
 };
 
 const GROWS: &[(&str, &[Does])] = &[
@@ -153,6 +153,9 @@ async fn branches(policy: &str) {
             assert_eq!(stops, 0, "{name} needs nobody");
         }
     }
+    if policy == "apply" {
+        a_column_comes_before_the_copy(&pair, &mut run).await;
+    }
     for (name, story) in FALLS {
         play(&pair, &mut run, Side::Blue, (name, story)).await;
     }
@@ -171,6 +174,26 @@ async fn branches_grow_by_themselves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn branches_grow_with_an_operator() {
     branches("stop").await;
+}
+
+/// A transaction stays open, so that the copy of a new table waits after its columns were read. Rows
+/// are never copied without a column; the remedy works.
+async fn a_column_comes_before_the_copy(pair: &Pair, run: &mut Run) {
+    let holder = pair.direct(Side::Blue).await;
+    holder.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("a transaction");
+    let late = "CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1), (2), (3)";
+    pair.does(Side::Blue, late).await;
+    pair.holds(Side::Green, "SELECT to_regclass('late') IS NOT NULL").await;
+    let add = "ALTER TABLE late ADD extra text DEFAULT 'all'";
+    pair.does(Side::Blue, add).await;
+    pair.does(Side::Blue, "UPDATE late SET extra = 'one' WHERE id = 1").await;
+    holder.batch_execute("COMMIT").await.expect("the end");
+    assert_eq!(run.ended(COMMAND_WITHIN).await.code(), Some(3));
+    assert!(pair.desk.log().contains("CUT0407"), "{}", pair.desk.log());
+    pair.does(Side::Green, add).await;
+    *run = pair.desk.run();
+    let stops = play(pair, run, Side::Blue, ("a column comes before the copy", &[])).await;
+    assert_eq!(stops, 0);
 }
 
 /// Nobody may watch statements: what an operator repeats, or what `apply` makes by itself after a
@@ -202,8 +225,37 @@ async fn branches_untold(policy: &str) {
         assert_eq!(verify(&pair, &["verify"]).await, 0);
         assert_eq!(looks(&pair, Side::Blue).await, looks(&pair, Side::Green).await);
     }
+    if policy == "apply" {
+        default_in_the_way(&pair, &mut run).await;
+    }
     pair.desk.moves("rehearse").await.exits(0);
     ends(&pair, &mut run).await;
+}
+
+/// A default partition gives its rows away, and holds them still on green: the remedy works.
+async fn default_in_the_way(pair: &Pair, run: &mut Run) {
+    for sql in [
+        "ALTER TABLE parts DETACH PARTITION parts_rest",
+        "CREATE TABLE parts_8 PARTITION OF parts FOR VALUES IN (8)",
+        "WITH moved AS (DELETE FROM parts_rest WHERE k = 8 RETURNING *) \
+         INSERT INTO parts SELECT * FROM moved",
+        "ALTER TABLE parts ATTACH PARTITION parts_rest DEFAULT",
+    ] {
+        pair.does(Side::Blue, sql).await;
+    }
+    assert!(run.terminate().await.success());
+    *run = pair.desk.run();
+    assert_eq!(run.ended(COMMAND_WITHIN).await.code(), Some(3));
+    assert!(pair.desk.log().contains("CUT0305"), "{}", pair.desk.log());
+    pair.does(Side::Green, "ALTER TABLE parts DETACH PARTITION parts_rest").await;
+    *run = pair.desk.run();
+    run.streams().await;
+    pair.does(Side::Green, "ALTER TABLE parts ATTACH PARTITION parts_rest DEFAULT").await;
+    assert!(run.terminate().await.success());
+    *run = pair.desk.run();
+    run.ready().await;
+    assert_eq!(verify(pair, &["verify"]).await, 0);
+    assert_eq!(looks(pair, Side::Blue).await, looks(pair, Side::Green).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

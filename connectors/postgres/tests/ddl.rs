@@ -301,6 +301,19 @@ async fn what_is_safe_is_made_in_its_place() {
             "{said:?}"
         );
         stage.equal("in one transaction").await;
+        // What comes and goes again in one transaction.
+        stage
+            .on_blue(
+                "BEGIN; ALTER TABLE p ADD passing int DEFAULT 1; ALTER TABLE t ADD passing int; \
+                 INSERT INTO p (id, k, passing) VALUES (2, 7, 2); UPDATE t SET passing = 3; \
+                 CREATE TABLE p8 PARTITION OF p FOR VALUES IN (8); INSERT INTO p VALUES (3, 8); \
+                 DROP TABLE p8; ALTER TABLE p DROP passing; ALTER TABLE t DROP passing; COMMIT; \
+                 INSERT INTO p VALUES (4, 7); UPDATE t SET n = 4 WHERE id = 13",
+            )
+            .await;
+        let said = stage.follow(true).await;
+        assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
+        stage.equal("come and gone").await;
         // A table that is new stays so, whatever is done to it before anybody has looked.
         stage
             .on_blue(

@@ -51,16 +51,27 @@ impl Followed<'_> {
 /// Where the rows of tables go that a change is about.
 pub(crate) type Places = Vec<(TableName, TableName)>;
 
-/// Looks at what a message says, and makes it here if asked to and if it is safe. `filled`
-/// remembers, from one message of a transaction to the next, that rows were computed anew. `now`
-/// says what the source's tables are like by now, when that is to be looked at instead.
+/// What a transaction did so far, from one message of it to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// Rows were computed anew.
+    filled: bool,
+    /// Columns that were added here, with the topmost table.
+    columns: BTreeSet<(TableName, String)>,
+    /// Partitions that were created here.
+    tables: BTreeSet<TableName>,
+    /// Those of them that have gone again.
+    pub(crate) gone: BTreeSet<TableName>,
+}
+
+/// Looks at what a message says, and makes it here if asked to and if it is safe. `now` says what the source's tables are like by now, when that is to be looked at instead.
 pub(crate) async fn make(
     session: &Session,
     at: &str,
     (content, now): (&[u8], Option<&[u8]>),
     followed: Followed<'_>,
     make: bool,
-    filled: &mut bool,
+    course: &mut Course,
 ) -> Result<(Redefined, Places)> {
     let here = Here { session, at };
     let mut message = here.parse(content)?;
@@ -74,7 +85,7 @@ pub(crate) async fn make(
     }
     let mut found = Found::default();
     for item in &message.items {
-        here.look(item, &message, followed, filled, &mut found).await?;
+        here.look(item, &message, followed, course, &mut found).await?;
     }
     if found.concerned.is_empty() {
         return Ok((Redefined::Unconcerned, Vec::new()));
@@ -107,6 +118,10 @@ pub(crate) async fn make(
         let Some(statement) = &step.statement else { continue };
         session.batch_execute(statement).await.map_err(|e| here.refused(&step.what, e))?;
     }
+    course.columns.extend(found.columns);
+    course.gone.retain(|table| !found.created.contains(table));
+    course.gone.extend(found.gone);
+    course.tables.extend(found.created);
     let born = found.born_whole.into_iter().chain(found.born_here).collect();
     Ok((Redefined::Made { what: format!("{what}: {why}"), tables, born }, found_places))
 }
@@ -123,6 +138,10 @@ struct Found {
     born_whole: Vec<Born>,
     /// Partitions that are created here as well.
     born_here: Vec<Born>,
+    /// What becomes part of the [`Course`] when it is made.
+    columns: Vec<(TableName, String)>,
+    created: Vec<TableName>,
+    gone: Vec<TableName>,
     places: Places,
 }
 
@@ -154,11 +173,11 @@ impl Here<'_> {
         item: &Item,
         message: &Message,
         followed: Followed<'_>,
-        filled: &mut bool,
+        course: &mut Course,
         found: &mut Found,
     ) -> Result<()> {
         match item {
-            Item::Rewrite { reason, .. } => *filled |= reason & FOR_A_DEFAULT != 0,
+            Item::Rewrite { reason, .. } => course.filled |= reason & FOR_A_DEFAULT != 0,
             Item::Table { created, since, table: there } => {
                 let selection = followed.selection;
                 let name = there.table();
@@ -177,7 +196,8 @@ impl Here<'_> {
                 let unfollowed =
                     |leaf: &&TableName| !selection.excludes(leaf) && !followed.carries(leaf);
                 found.unfollowed.extend(there.leaves.iter().filter(unfollowed).cloned());
-                let context = Context { plain: message.plain, filled: std::mem::take(filled) };
+                let context =
+                    Context { plain: message.plain, filled: std::mem::take(&mut course.filled) };
                 match self.table(&name).await? {
                     Some(mut here) => {
                         if *created {
@@ -194,6 +214,8 @@ impl Here<'_> {
                                 tables.insert(part);
                             }
                         }
+                        let added = there.columns.iter().filter(|c| here.column(&c.name).is_none());
+                        found.columns.extend(added.map(|c| (root.clone(), c.name.clone())));
                         let is_table = |t: &TableName| tables.contains(t);
                         found.steps.extend(change::steps(there, &here, context, is_table, is_ours));
                         // Made ahead of the stream, for its rows to be copied.
@@ -233,8 +255,8 @@ impl Here<'_> {
                 }
             }
             Item::Dropped { kind, schema, name, part } => {
-                self.dropped(kind, &TableName::new(schema, name), part.as_deref(), followed, found)
-                    .await?;
+                let name = TableName::new(schema, name);
+                self.dropped(kind, &name, part.as_deref(), followed, course, found).await?;
             }
         }
         Ok(())
@@ -256,6 +278,7 @@ impl Here<'_> {
             Some(here) if here.kind != "p" => {}
             Some(_) => {
                 found.steps.push(change::new_partition(there, parent, bound));
+                found.created.push(there.table());
                 if there.kind == "r" {
                     found.born_here.extend(born(there.table(), there.table(), since));
                 }
@@ -272,6 +295,7 @@ impl Here<'_> {
         name: &TableName,
         part: Option<&str>,
         followed: Followed<'_>,
+        course: &Course,
         found: &mut Found,
     ) -> Result<()> {
         let selection = followed.selection;
@@ -279,7 +303,8 @@ impl Here<'_> {
             let Some(table) = self.index(name).await? else { return Ok(()) };
             if selection.selects_any(&table.0, table.1.as_ref()) {
                 found.concerned.insert(table.0);
-                let drop = format!("DROP INDEX {}", sql::table(name));
+                // It may have gone with its table.
+                let drop = format!("DROP INDEX IF EXISTS {}", sql::table(name));
                 found.steps.push(Step::safe(format!("there is no index {name}"), drop));
             }
             return Ok(());
@@ -299,6 +324,19 @@ impl Here<'_> {
         match kind {
             "table column" if here.column(part).is_none() => {}
             "table constraint" if !here.constraints.contains_key(part) => {}
+            // It goes from the partitions together with it.
+            "table column" if course.columns.contains(&(here.whole(), part.to_owned())) => {
+                if here.bound.is_none() {
+                    let drop = format!("DROP COLUMN IF EXISTS {}", sql::ident(part));
+                    let drop = format!("ALTER TABLE {} {drop}", sql::table(name));
+                    found.steps.push(Step::safe(format!("{name} has no column {part}"), drop));
+                }
+            }
+            "table" if course.tables.contains(name) => {
+                let drop = format!("DROP TABLE IF EXISTS {}", sql::table(name));
+                found.steps.push(Step::safe(format!("there is no table {name}"), drop));
+                found.gone.push(name.clone());
+            }
             "table" => found.steps.push(Step::unsafe_(format!("table {name} was dropped"))),
             _ => {
                 let kind = kind.trim_start_matches("table ");

@@ -93,7 +93,12 @@ pub(super) async fn at_once(db: &Database, green: &Session, entries: &[Entry]) -
             if !green.is_closed() {
                 green.batch_execute("ROLLBACK").await.map_err(failed)?;
             }
-            return Err(refused(&doing, &entry.label(), e));
+            return Err(match e.code() {
+                Some(&SqlState::CHECK_VIOLATION) if entry.is_attachment() => {
+                    holds_its_rows(&doing, &entry.label(), e)
+                }
+                _ => refused(&doing, &entry.label(), e),
+            });
         }
     }
     green.batch_execute("COMMIT").await.map_err(failed)
@@ -285,6 +290,18 @@ fn is_too_early(e: &tokio_postgres::Error) -> bool {
     )
 }
 
+/// A table cannot become a partition.
+fn holds_its_rows(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
+    PortError::definite(
+        REFUSED,
+        doing,
+        format!("{label}: its rows are in the default partition (SQLSTATE 23514)"),
+        "detach the default partition on green, and start `cutover run`; once changes are followed, \
+         attach it as it is on blue, then stop and start; see docs/errors/CUT0305.md",
+    )
+    .caused_by(e)
+}
+
 /// What the server says about an entry, without row values.
 fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
     let remedy = match e.code() {
@@ -300,7 +317,7 @@ fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
         }
         Some(&SqlState::UNDEFINED_OBJECT) => {
             "create what is missing on green (roles: CREATE ROLE ...; extensions: install their \
-             package), then start again"
+             package; types that are new: as they are on blue), then start again"
         }
         Some(c) if c.code().starts_with("23") => {
             "the rows of blue break this constraint: mend them there, then start again"

@@ -65,8 +65,8 @@ pub(super) struct Writer {
     detours: Vec<Detour>,
     /// Where rows go, for when tables change.
     routes: Vec<Route>,
-    /// The open transaction of the source computed rows anew.
-    filled: bool,
+    /// What the open transaction of the source did to definitions.
+    course: ddl::Course,
 }
 
 /// What the progress table says, as far as the writers of a run know: one commits for both.
@@ -147,7 +147,7 @@ impl Writer {
             broken: false,
             detours,
             routes: routes.to_vec(),
-            filled: false,
+            course: ddl::Course::default(),
         })
     }
 
@@ -160,6 +160,7 @@ impl Writer {
         if cut.discard_open {
             self.command("ROLLBACK").await?;
             self.open = None;
+            self.course = ddl::Course::default();
         }
         let mut stored = None;
         let closed = &events[cut.skip..cut.closed];
@@ -168,7 +169,7 @@ impl Writer {
         {
             self.write(events, cut.skip..cut.closed, Some(&position), None).await?;
             self.open = None;
-            self.filled = false;
+            self.course = ddl::Course::default();
             self.durable.set(Some(position.clone()));
             stored = Some(position);
         }
@@ -264,6 +265,7 @@ impl Writer {
                 self.routes.push(Route { source: source.clone(), target });
             }
         }
+        self.routes.retain(|route| !self.course.gone.contains(&route.target.name));
         self.router = Router::new(&self.session, &self.routes).await?;
         self.cache = Cache::default();
         self.detours = vec![Detour::default(); self.router.len()];
@@ -309,7 +311,7 @@ impl SinkWriter for Writer {
         }
         let followed = ddl::Followed { selection, routes: &self.routes };
         let (made, places) =
-            ddl::make(&self.session, &self.at, (content, now), followed, make, &mut self.filled)
+            ddl::make(&self.session, &self.at, (content, now), followed, make, &mut self.course)
                 .await?;
         if let Redefined::Made { .. } | Redefined::Alike { .. } = &made {
             self.learn(selection, &places).await?;
