@@ -8,7 +8,7 @@
 //! - `program`: which `pg_dump`, and running it.
 //! - `script`: its text as entries. Pure.
 //! - `apply`: creating them on the target.
-//! - `add`: tables that came into being during the run.
+//! - `add`: tables that came into being during the run, all of them or none.
 //! - `after`: materialized views and statistics.
 
 mod add;
