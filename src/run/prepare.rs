@@ -106,13 +106,14 @@ pub(super) fn nothing_kept(side: Side) -> PortError {
 }
 
 impl Preparation {
-    /// Brings the run to the point where changes can be followed both ways.
+    /// Brings the run to the point where changes can be followed both ways. A stream waits for the
+    /// tables `waited_for`.
     ///
     /// # Errors
     ///
     /// The first failure; what was done stays done, and the call can be repeated.
-    pub async fn prepare(&self) -> Result<Prepared, RunError> {
-        let result = self.steps().await;
+    pub async fn prepare(&self, waited_for: &[TableName]) -> Result<Prepared, RunError> {
+        let result = self.steps(waited_for).await;
         let last_word = |e: &RunError| e.is_transient() || matches!(e, RunError::Journal(_));
         if result.as_ref().is_err_and(|e| !last_word(e))
             && self.book.standing().start.is_some()
@@ -125,7 +126,7 @@ impl Preparation {
         result
     }
 
-    async fn steps(&self) -> Result<Prepared, RunError> {
+    async fn steps(&self, waited_for: &[TableName]) -> Result<Prepared, RunError> {
         self.begin().await?;
         if self.book.standing().start.is_some() {
             self.primaries().await?;
@@ -133,7 +134,8 @@ impl Preparation {
         self.keep_what_was_given().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
-        let (blue, new) = self.look_for_new(blue).await?;
+        let (blue, mut new) = self.look_for_new(blue).await?;
+        new.extend(waited_for.iter().cloned());
         let capture = self.capture(&blue).await?;
         let Capture { definitions: told, since, snapshot, .. } = capture;
         self.add(&new, &since, told).await?;
@@ -296,16 +298,7 @@ impl Preparation {
         }
         let mapping = transform::map(&known, &green).map_err(|e| Failure::new(e.to_string()))?;
         let strays = standing.from_blue.strays(&mapping.forward, &known, &green);
-        // One that is there may be half made, when its rows have not come.
-        let half = |t: &Table| {
-            !standing.from_blue.targets.contains_key(&t.name)
-                && green.iter().any(|g| g.name == t.name)
-        };
-        let names = new
-            .iter()
-            .chain(known.iter().filter(|t| strays.contains(&t.name) || half(t)))
-            .map(|t| t.name.clone())
-            .collect();
+        let names = new.iter().map(|t| t.name.clone()).chain(strays).collect();
         Ok((known.into_iter().chain(new).collect(), names))
     }
 
@@ -313,7 +306,8 @@ impl Preparation {
     /// partitions.
     async fn add(&self, new: &[TableName], since: &Since, told: bool) -> Result<(), RunError> {
         let standing = self.book.standing();
-        if !self.may_copy(Side::Blue, &standing) {
+        let follows = standing.after_rows && self.policy == Policy::Apply;
+        if !follows || !self.may_copy(Side::Blue, &standing) {
             return Ok(());
         }
         // A table that was renamed is no new one.
@@ -325,8 +319,8 @@ impl Preparation {
             let missing = names.iter().filter(|name| !green.iter().any(|g| g.name == **name));
             self.are_gone(Side::Blue, missing.cloned())?;
             self.progress.say("creating new tables on green");
-            self.ports.schema.add(&names, !told).await?;
         }
+        self.ports.schema.add(&self.selection, &names, !told).await?;
         Ok(())
     }
 

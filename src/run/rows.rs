@@ -1,7 +1,7 @@
 //! The rows of a run: copied once, and again where the stream has not carried all of them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -147,6 +147,7 @@ impl Preparation {
             Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
             _ => Arc::from(here.source.snapshot().await?),
         };
+        self.as_read(from, &todo).await?;
         // Whatever a snapshot contains was in the log before others could see it.
         let until = here.source.head().await?;
         self.book.note(Fact::CopyBegan { from, until: Some(until.clone()) })?;
@@ -154,6 +155,15 @@ impl Preparation {
             for job in &todo {
                 there.sink.clear(&self.run, &job.target).await?;
             }
+        }
+        if late && from == Side::Blue {
+            // After the snapshot: no row in it is newer than a key that is not seen.
+            let top = |job: &Job| job.target.root.clone().unwrap_or(job.target.name.clone());
+            let held = all.iter().filter(|job| !owing.contains(&job.target.name)).map(top);
+            let held: BTreeSet<TableName> = held.collect();
+            let tops: BTreeSet<TableName> = todo.iter().map(top).collect();
+            let empty: Vec<TableName> = tops.difference(&held).cloned().collect();
+            self.ports.schema.inherit_keys(&empty).await?;
         }
         let noter = Arc::new(Noter {
             book: Arc::clone(&self.book),
@@ -176,6 +186,23 @@ impl Preparation {
         };
         self.book.note(Fact::CopyEnded { until, from, there: written })?;
         Ok(())
+    }
+
+    /// Whether the tables of a copy are as they were read, after its snapshot was opened: what the
+    /// snapshot contains of a column that nobody had seen comes neither with the copy nor in the
+    /// stream.
+    async fn as_read(&self, from: Side, todo: &[Job]) -> Result<(), RunError> {
+        let now = self.ports.side(from).source.definitions(&self.selection).await?;
+        let now: HashMap<&TableName, &Table> = now.iter().map(|t| (&t.name, t)).collect();
+        let same = |t: &Table| now.get(&t.name).is_some_and(|now| now.columns == t.columns);
+        match todo.iter().flat_map(|job| &job.sources).find(|table| !same(table)) {
+            None => Ok(()),
+            Some(table) => Err(PortError::transient(
+                format!("copying {} from {from}", table.name),
+                "its definition has changed since it was read",
+            )
+            .into()),
+        }
     }
 
     /// Says that targets will be emptied, before they are. What holds them all is not theirs any

@@ -116,7 +116,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
 
     let mut unfollowed = Vec::new();
     loop {
-        let prepared = match prepare(&start, &mut inbox).await? {
+        let prepared = match prepare(&start, &unfollowed, &mut inbox).await? {
             Ok(prepared) => prepared,
             Err(Interrupted::Stop(responder)) => {
                 answer_stop(responder);
@@ -262,12 +262,13 @@ fn early(incoming: Incoming, board: &Board) {
 
 async fn prepare(
     start: &Start,
+    unfollowed: &[TableName],
     inbox: &mut mpsc::Receiver<Incoming>,
 ) -> Result<Result<Prepared, Interrupted>, Failure> {
     let mut backoff = BACKOFF.0;
     loop {
         let began = Instant::now();
-        let work = start.preparation.prepare();
+        let work = start.preparation.prepare(unfollowed);
         tokio::pin!(work);
         let error = loop {
             tokio::select! {

@@ -8,6 +8,7 @@ mod bad_input;
 mod bypass;
 mod computed;
 mod ddl;
+mod ddl_branches;
 mod ddl_partitions;
 mod ddl_partitions_told;
 mod ddl_told;

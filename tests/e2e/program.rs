@@ -362,6 +362,20 @@ impl Run {
         self.status("the streams", READY_WITHIN, |s| s["streams"].is_object()).await
     }
 
+    /// The same, or how it ended before.
+    pub(crate) async fn ended_or_streams(&mut self) -> Option<ExitStatus> {
+        let desk = self.desk.clone();
+        wait_for("the streams, or the end", READY_WITHIN, async || {
+            if let Some(ended) = self.exit() {
+                return Some(Some(ended));
+            }
+            let status = desk.ask(&["status"]).await;
+            (status.exit == 0 && status.value["streams"].is_object()).then_some(None)
+        })
+        .await
+        .expect("either")
+    }
+
     /// `kill -9` as soon as `now` says yes to the facts that `journal` gained since this call.
     /// Looks at it much more often than a step of a move takes. Returns those facts.
     pub(crate) async fn kill_when(

@@ -278,6 +278,55 @@ async fn what_is_safe_is_made_in_its_place() {
             "{said:?}"
         );
         stage.equal("several").await;
+        // All that is safe in one transaction, with rows between.
+        stage
+            .on_blue(
+                "BEGIN; INSERT INTO t (id) VALUES (10); ALTER TABLE t ADD e1 int DEFAULT 5; \
+                 INSERT INTO t (id, e1) VALUES (11, 6); ALTER TABLE t ALTER d1 TYPE bigint; \
+                 ALTER TABLE t ADD w varchar(5); ALTER TABLE t ALTER w TYPE varchar(9); \
+                 INSERT INTO t (id, d1, w) VALUES (12, 5000000000, 'ninechars'); \
+                 DROP INDEX t_d; CREATE INDEX t_e ON t (e1, w); \
+                 CREATE TABLE p7 PARTITION OF p FOR VALUES IN (7) PARTITION BY RANGE (id); \
+                 CREATE TABLE p7a PARTITION OF p7 FOR VALUES FROM (0) TO (9); \
+                 INSERT INTO p VALUES (1, 7); ALTER TYPE mood ADD VALUE 'best' AFTER 'good'; \
+                 UPDATE t SET e1 = 7 WHERE id < 12; COMMIT; \
+                 UPDATE t SET m = 'best' WHERE id = 11; \
+                 ALTER TYPE mood ADD VALUE IF NOT EXISTS 'best'; UPDATE p SET more = 'n' WHERE k = 7",
+            )
+            .await;
+        let said = stage.follow(true).await;
+        assert_eq!(
+            said.iter().filter(|s| matches!(s, Redefined::Made { .. })).count(),
+            9,
+            "{said:?}"
+        );
+        stage.equal("in one transaction").await;
+        // What comes and goes again in one transaction.
+        stage
+            .on_blue(
+                "BEGIN; ALTER TABLE p ADD passing int DEFAULT 1; ALTER TABLE t ADD passing int; \
+                 INSERT INTO p (id, k, passing) VALUES (2, 7, 2); UPDATE t SET passing = 3; \
+                 CREATE TABLE p8 PARTITION OF p FOR VALUES IN (8); INSERT INTO p VALUES (3, 8); \
+                 DROP TABLE p8; ALTER TABLE p DROP passing; ALTER TABLE t DROP passing; COMMIT; \
+                 INSERT INTO p VALUES (4, 7); UPDATE t SET n = 4 WHERE id = 13",
+            )
+            .await;
+        let said = stage.follow(true).await;
+        assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
+        stage.equal("come and gone").await;
+        // A table that is new stays so, whatever is done to it before anybody has looked.
+        stage
+            .on_blue(
+                "BEGIN; CREATE TABLE fresh (id int PRIMARY KEY); CREATE INDEX ON fresh (id); \
+                 INSERT INTO fresh VALUES (1); ALTER TABLE fresh ADD more text; \
+                 ALTER TABLE fresh RENAME TO stale; INSERT INTO t (id) VALUES (13); COMMIT; \
+                 CREATE INDEX ON stale (more); DROP TABLE stale",
+            )
+            .await;
+        let said = stage.follow(true).await;
+        let new = |s: &Redefined| matches!(s, Redefined::New { .. } | Redefined::Unconcerned);
+        assert!(said.iter().all(new), "{said:?}");
+        stage.equal("a new table").await;
         // Also where blue does it without holding up writers.
         stage.on_blue("CREATE INDEX CONCURRENTLY t_c ON t (d2)").await;
         assert!(matches!(stage.follow(true).await[..], [Redefined::Made { .. }]));

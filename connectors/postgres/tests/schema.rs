@@ -2,10 +2,10 @@
 
 mod home;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _};
 
 use cutover_core::{
-    model::{selection::Selection, side::Side},
+    model::{schema::TableName, selection::Selection, side::Side},
     port::{primary::Primary, schema::SchemaCopy, source::Source},
 };
 use cutover_postgres::{Database, schema::PgSchemaCopy};
@@ -76,9 +76,13 @@ const PICTURE: &[&str] = &[
 ];
 
 async fn picture(client: &Client) -> BTreeSet<String> {
+    picture_of(client, PICTURE).await
+}
+
+async fn picture_of(client: &Client, list: &[&str]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     client.batch_execute("SET search_path = ''").await.unwrap();
-    for sql in PICTURE {
+    for sql in list {
         let sql =
             sql.replace("FROM rich", "FROM public.rich").replace("FROM above", "FROM public.above");
         for message in client.simple_query(&sql).await.unwrap() {
@@ -282,4 +286,114 @@ async fn what_cannot_be_created_is_a_named_stop_without_values() {
     let nothing = tempfile::tempdir().unwrap();
     let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&taken)).with_programs(nothing.path());
     assert_eq!(copy.program().await.unwrap_err().code(), Some("CUT0303"));
+}
+
+const TREE: &str = "CREATE TABLE refs (id int PRIMARY KEY);
+    CREATE TABLE tree (id int, k int, ref int REFERENCES refs, v text, PRIMARY KEY (id, k))
+        PARTITION BY LIST (k);
+    CREATE INDEX tree_v ON tree (v);
+    CREATE TABLE tree_1 PARTITION OF tree FOR VALUES IN (1)";
+
+/// A branch, in pieces; the last one has no partition with rows yet.
+const BRANCH: &str = "SET ROLE app;
+    CREATE TABLE branch (LIKE tree INCLUDING ALL) PARTITION BY RANGE (id);
+    CREATE TABLE branch_a PARTITION OF branch FOR VALUES FROM (0) TO (10);
+    CREATE TABLE branch_b PARTITION OF branch FOR VALUES FROM (10) TO (20) PARTITION BY LIST (k);
+    CREATE TABLE \"Bare\" (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+    CREATE TABLE bare_1 PARTITION OF \"Bare\" FOR VALUES IN (1) PARTITION BY LIST (k);";
+const HANG_IN: &str =
+    "SET ROLE app; ALTER TABLE tree ATTACH PARTITION branch FOR VALUES IN (2); RESET ROLE";
+
+/// Both sides have the tree, and blue a branch beside it.
+async fn tree_and_branch() -> (Home, Home) {
+    let (blue_server, green_server) = pairs().await.pop().unwrap();
+    let blue = Home::new(blue_server, TREE).await;
+    let green = Home::new(green_server, TREE).await;
+    blue.root.batch_execute(&format!("{BRANCH} RESET ROLE")).await.unwrap();
+    (blue, green)
+}
+
+/// Tables, their indexes and constraints, and what is a part of what.
+async fn same(blue: &Home, green: &Home) {
+    let views = PICTURE.len() - 2;
+    let want = picture_of(&blue.root, &PICTURE[..views]).await;
+    let have = picture_of(&green.root, &PICTURE[..views]).await;
+    let lost: Vec<&String> = want.difference(&have).collect();
+    let extra: Vec<&String> = have.difference(&want).collect();
+    assert!(lost.is_empty() && extra.is_empty(), "lost {lost:#?}, extra {extra:#?}");
+}
+
+fn leaf() -> [TableName; 1] {
+    [TableName::new("public", "branch_a")]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_new_is_made_with_all_that_is_below() {
+    let (blue, green) = tree_and_branch().await;
+    let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+    let all = Selection::default();
+    for _ in 0..2 {
+        copy.add(&all, &leaf(), false).await.unwrap();
+        same(&blue, &green).await;
+    }
+    // What belongs to something that is there is told by the stream, or attached at once.
+    blue.root
+        .batch_execute(
+            "SET ROLE app; CREATE TABLE tree_2 PARTITION OF tree FOR VALUES IN (2); \
+             CREATE TABLE branch_c PARTITION OF branch_b DEFAULT; RESET ROLE",
+        )
+        .await
+        .unwrap();
+    let new = ["tree_2", "branch_c"].map(|name| TableName::new("public", name));
+    copy.add(&only(&["public.*"], &["*.branch_c"]), &[], false).await.unwrap();
+    assert_eq!(green.tables().await.len(), 3, "nobody asked");
+    copy.add(&only(&["public.*"], &["*.branch_c"]), &new, false).await.unwrap();
+    let green_has = async |name: &str| green.table(name).await.root.map(|root| root.name);
+    assert_eq!(green_has("tree_2").await, None);
+    copy.inherit_keys(&new).await.unwrap();
+    green
+        .root
+        .batch_execute("ALTER TABLE tree ATTACH PARTITION tree_2 FOR VALUES IN (2)")
+        .await
+        .unwrap();
+    copy.add(&all, &new, true).await.unwrap();
+    same(&blue, &green).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_is_made_whole_whether_it_was_hung_in_before_or_meanwhile() {
+    for (attach, meanwhile) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (blue, green) = tree_and_branch().await;
+        let all = Selection::default();
+        let mut copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        let folder = tempfile::tempdir().unwrap();
+        if meanwhile {
+            // Between the look at blue's tables and the definitions that are read of them.
+            let (program, _) = copy.program().await.unwrap();
+            let script = format!(
+                "#!/bin/sh\n[ \"$*\" = --version ] || env -i {} -qc '{HANG_IN}' '{}' || exit 1\n\
+                 exec {} \"$@\"\n",
+                program.with_file_name("psql").display(),
+                blue.server.url(&blue.name),
+                program.display()
+            );
+            let path = folder.path().join("pg_dump");
+            std::fs::write(&path, script).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            copy = copy.with_programs(folder.path());
+        } else {
+            blue.root.batch_execute(HANG_IN).await.unwrap();
+        }
+        copy.add(&all, &leaf(), attach).await.unwrap();
+        if !attach {
+            // At its place in the stream; its rows have been copied, and their keys compared.
+            let branch = TableName::new("public", "branch");
+            copy.inherit_keys(std::slice::from_ref(&branch)).await.unwrap();
+            let row = "SET session_replication_role = replica; \
+                       INSERT INTO branch VALUES (1, 2, 77, 'ahead'); RESET session_replication_role";
+            green.root.batch_execute(row).await.unwrap();
+            green.root.batch_execute(HANG_IN).await.unwrap();
+        }
+        same(&blue, &green).await;
+    }
 }

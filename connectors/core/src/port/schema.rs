@@ -23,11 +23,17 @@ pub trait SchemaCopy: Send + Sync {
     /// error.
     async fn complete(&self) -> Result<()>;
 
-    /// Creates these tables, and what they are partitions of, with everything that belongs to them,
-    /// when they came into being during the run. Those that somebody else has created there stay as
-    /// they are. Without `attach` a partition of a table that is there already is made as a table
-    /// of its own: the stream will tell when it becomes one. Repeating it after a crash is harmless.
-    async fn add(&self, tables: &[TableName], attach: bool) -> Result<()>;
+    /// Creates these tables, what they are partitions of, and what is selected below those, with
+    /// everything that belongs to them, when they came into being during the run; so are partitioned
+    /// tables below which there are no rows. Tables that are there stay as they are. Without
+    /// `attach` a partition of a table that is there already is made as a table of its own: the
+    /// stream will tell when it becomes one. All of it is there, or nothing.
+    async fn add(&self, selection: &Selection, tables: &[TableName], attach: bool) -> Result<()>;
+
+    /// Adds the foreign keys that these tables have on the source from what they are partitions of,
+    /// where they are no partitions yet. Called while they are empty: when the stream makes them
+    /// partitions, their rows would be compared with tables that may be behind.
+    async fn inherit_keys(&self, tables: &[TableName]) -> Result<()>;
 
     /// Gathers planner statistics of the target (also after `provided` schemas).
     async fn analyze(&self, workers: usize) -> Result<()>;

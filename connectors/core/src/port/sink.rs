@@ -67,7 +67,7 @@ pub enum Redefined {
         why: String,
         /// Followed tables that it is about.
         tables: Vec<TableName>,
-        /// The tables that have not been followed.
+        /// The tables that have not been followed, or are not here.
         leaves: Vec<TableName>,
     },
     /// Tables are new on the source. None of their rows is in the stream yet.

@@ -1,6 +1,6 @@
 //! Tables: ordinary ones and leaf partitions, with columns and identity.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cutover_core::{
     model::{
@@ -104,6 +104,59 @@ pub(crate) async fn families(
             name: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),
         })
         .collect())
+}
+
+/// A table of a tree of partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Branch {
+    /// Its name.
+    pub(crate) name: TableName,
+    /// What it is a partition of, the nearest first.
+    pub(crate) above: Vec<TableName>,
+    /// It was asked for, or leads to what was.
+    pub(crate) asked: bool,
+}
+
+/// The named tables, everything that they are partitions of, and everything below that; so of
+/// partitioned tables below which there are none with rows, as if they had been asked for. Sorted
+/// by name.
+pub(crate) async fn trees(
+    session: &Session,
+    names: &[TableName],
+) -> std::result::Result<Vec<Branch>, Error> {
+    let relations = relations(session).await?;
+    let rows = session
+        .query(
+            "SELECT i.inhrelid, i.inhparent FROM pg_inherits i \
+             JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relispartition",
+            &[],
+        )
+        .await?;
+    let parents: HashMap<u32, u32> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let line = |oid: &u32| std::iter::successors(Some(*oid), |at| parents.get(at).copied());
+    let with_rows: HashSet<u32> =
+        relations.iter().filter(|(_, r)| !r.partitioned).flat_map(|(oid, _)| line(oid)).collect();
+    let asked: HashSet<u32> = relations
+        .iter()
+        .filter(|(oid, r)| {
+            names.contains(&r.name) || (r.partitioned && !r.partition && !with_rows.contains(oid))
+        })
+        .flat_map(|(oid, _)| line(oid))
+        .collect();
+    let mut found: Vec<Branch> = relations
+        .iter()
+        .filter(|(oid, _)| line(oid).any(|at| asked.contains(&at)))
+        .map(|(oid, relation)| Branch {
+            name: relation.name.clone(),
+            above: line(oid)
+                .skip(1)
+                .filter_map(|at| Some(relations.get(&at)?.name.clone()))
+                .collect(),
+            asked: asked.contains(oid),
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
 }
 
 /// A relation that holds rows, or the partitioned parent of such.

@@ -16,21 +16,21 @@ pub(super) struct Step {
     /// What makes this side equal without touching what a row says; `None`: nobody but an operator
     /// can tell.
     pub(super) statement: Option<String>,
-    /// A table is missing that can be made, and its rows copied, before the stream goes on.
-    pub(super) absent: bool,
+    /// This table is missing; it can be made, and its rows copied, before the stream goes on.
+    pub(super) absent: Option<TableName>,
 }
 
 impl Step {
     pub(super) fn safe(what: impl Into<String>, statement: String) -> Self {
-        Self { what: what.into(), statement: Some(statement), absent: false }
+        Self { what: what.into(), statement: Some(statement), absent: None }
     }
 
     pub(super) fn unsafe_(what: impl Into<String>) -> Self {
-        Self { what: what.into(), statement: None, absent: false }
+        Self { what: what.into(), statement: None, absent: None }
     }
 
-    fn absent(what: impl Into<String>) -> Self {
-        Self { what: what.into(), statement: None, absent: true }
+    fn absent(what: impl Into<String>, table: TableName) -> Self {
+        Self { what: what.into(), statement: None, absent: Some(table) }
     }
 }
 
@@ -127,7 +127,7 @@ fn alter(
         let safe = context.plain && widens(&here.type_name, &there.type_name);
         let action = format!("{column} TYPE {}", there.type_name);
         let statement = safe.then(|| alter_table(table, &action));
-        steps.push(Step { what, statement, absent: false });
+        steps.push(Step { what, statement, absent: None });
     }
     match (there.not_null, here.not_null) {
         (true, false) => steps.push(Step::unsafe_(format!("{label} is NOT NULL"))),
@@ -205,26 +205,20 @@ fn partitions(
 ) {
     let table = there.table();
     for part in &there.partitions {
-        if !is_ours(&TableName::new(&part.schema, &part.name)) {
+        let name = part.table();
+        if !is_ours(&name) || here.partitions.iter().any(|p| p.table() == name) {
             continue;
         }
-        if here.partitions.iter().any(|p| (&p.schema, &p.name) == (&part.schema, &part.name)) {
-            continue;
-        }
-        let name = TableName::new(&part.schema, &part.name);
         let what = format!("{name} is a partition of {table}");
         steps.push(if is_table(&name) {
             attach(&table, &name, &part.bound)
         } else {
-            Step::absent(format!("{what}, and is not here"))
+            Step::absent(format!("{what}, and is not here"), name)
         });
     }
     for part in &here.partitions {
-        if !is_ours(&TableName::new(&part.schema, &part.name)) {
-            continue;
-        }
-        if !there.partitions.iter().any(|p| (&p.schema, &p.name) == (&part.schema, &part.name)) {
-            let name = TableName::new(&part.schema, &part.name);
+        let name = part.table();
+        if is_ours(&name) && !there.partitions.iter().any(|p| p.table() == name) {
             steps.push(Step::unsafe_(format!("{name} is no partition of {table}")));
         }
     }
@@ -469,7 +463,10 @@ mod tests {
             Some("ALTER TABLE \"s\".\"t\" ATTACH PARTITION \"s\".\"p1\" FOR VALUES IN (1)")
         );
         let absent = steps(&there, &here, PLAIN, |_| false, |_| true);
-        assert!(absent[0].absent && absent[0].statement.is_none(), "its rows are not here");
+        assert!(
+            absent[0].absent.is_some() && absent[0].statement.is_none(),
+            "its rows are not here"
+        );
         assert!(steps(&there, &here, PLAIN, |_| false, |_| false).is_empty(), "not ours");
         assert_eq!(statements(&here, &there, PLAIN), [None], "detached");
     }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     change::{self, Context, Step},
-    message::{Definition, Item, Message, UserType},
+    message::{Definition, Item, Message, Partition, UserType},
     text,
 };
 use crate::{
@@ -51,16 +51,27 @@ impl Followed<'_> {
 /// Where the rows of tables go that a change is about.
 pub(crate) type Places = Vec<(TableName, TableName)>;
 
-/// Looks at what a message says, and makes it here if asked to and if it is safe. `filled`
-/// remembers, from one message of a transaction to the next, that rows were computed anew. `now`
-/// says what the source's tables are like by now, when that is to be looked at instead.
+/// What a transaction did so far, from one message of it to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// Rows were computed anew.
+    filled: bool,
+    /// Columns that were added here, with the topmost table.
+    columns: BTreeSet<(TableName, String)>,
+    /// Partitions that were created here.
+    tables: BTreeSet<TableName>,
+    /// Those of them that have gone again.
+    pub(crate) gone: BTreeSet<TableName>,
+}
+
+/// Looks at what a message says, and makes it here if asked to and if it is safe. `now` says what the source's tables are like by now, when that is to be looked at instead.
 pub(crate) async fn make(
     session: &Session,
     at: &str,
     (content, now): (&[u8], Option<&[u8]>),
     followed: Followed<'_>,
     make: bool,
-    filled: &mut bool,
+    course: &mut Course,
 ) -> Result<(Redefined, Places)> {
     let here = Here { session, at };
     let mut message = here.parse(content)?;
@@ -74,7 +85,7 @@ pub(crate) async fn make(
     }
     let mut found = Found::default();
     for item in &message.items {
-        here.look(item, &message, followed, filled, &mut found).await?;
+        here.look(item, &message, followed, course, &mut found).await?;
     }
     if found.concerned.is_empty() {
         return Ok((Redefined::Unconcerned, Vec::new()));
@@ -86,9 +97,10 @@ pub(crate) async fn make(
     let words: Vec<&str> = found.steps.iter().map(|s| s.what.as_str()).collect();
     let safe = found.steps.iter().all(|s| s.statement.is_some());
     let why = words.join("; ");
-    let copied_first = found.steps.iter().all(|s| s.statement.is_some() || s.absent);
-    if !found.unfollowed.is_empty() && copied_first && !found.new {
-        let leaves = found.unfollowed;
+    let copied_first = found.steps.iter().all(|s| s.statement.is_some() || s.absent.is_some());
+    let absent = found.steps.iter().filter_map(|step| step.absent.clone());
+    let leaves: Vec<TableName> = found.unfollowed.iter().cloned().chain(absent).collect();
+    if !leaves.is_empty() && copied_first && !found.new {
         return Ok((Redefined::Unfollowed { what, why, tables, leaves }, Vec::new()));
     }
     if found.steps.is_empty() {
@@ -106,6 +118,10 @@ pub(crate) async fn make(
         let Some(statement) = &step.statement else { continue };
         session.batch_execute(statement).await.map_err(|e| here.refused(&step.what, e))?;
     }
+    course.columns.extend(found.columns);
+    course.gone.retain(|table| !found.created.contains(table));
+    course.gone.extend(found.gone);
+    course.tables.extend(found.created);
     let born = found.born_whole.into_iter().chain(found.born_here).collect();
     Ok((Redefined::Made { what: format!("{what}: {why}"), tables, born }, found_places))
 }
@@ -122,6 +138,10 @@ struct Found {
     born_whole: Vec<Born>,
     /// Partitions that are created here as well.
     born_here: Vec<Born>,
+    /// What becomes part of the [`Course`] when it is made.
+    columns: Vec<(TableName, String)>,
+    created: Vec<TableName>,
+    gone: Vec<TableName>,
     places: Places,
 }
 
@@ -153,11 +173,11 @@ impl Here<'_> {
         item: &Item,
         message: &Message,
         followed: Followed<'_>,
-        filled: &mut bool,
+        course: &mut Course,
         found: &mut Found,
     ) -> Result<()> {
         match item {
-            Item::Rewrite { reason, .. } => *filled |= reason & FOR_A_DEFAULT != 0,
+            Item::Rewrite { reason, .. } => course.filled |= reason & FOR_A_DEFAULT != 0,
             Item::Table { created, since, table: there } => {
                 let selection = followed.selection;
                 let name = there.table();
@@ -177,20 +197,26 @@ impl Here<'_> {
                 let unfollowed =
                     |leaf: &&TableName| !selection.excludes(leaf) && !followed.carries(leaf);
                 found.unfollowed.extend(there.leaves.iter().filter(unfollowed).cloned());
-                let context = Context { plain: message.plain, filled: std::mem::take(filled) };
+                let context =
+                    Context { plain: message.plain, filled: std::mem::take(&mut course.filled) };
                 match self.table(&name).await? {
                     Some(mut here) => {
                         if *created {
                             // Made ahead of the stream, which will tell of those.
-                            here.partitions.clear();
+                            let told = |p: &Partition| {
+                                there.partitions.iter().any(|t| t.table() == p.table())
+                            };
+                            here.partitions.retain(told);
                         }
                         let mut tables = BTreeSet::new();
                         for part in &there.partitions {
-                            let part = TableName::new(&part.schema, &part.name);
+                            let part = part.table();
                             if self.table(&part).await?.is_some_and(|t| t.bound.is_none()) {
                                 tables.insert(part);
                             }
                         }
+                        let added = there.columns.iter().filter(|c| here.column(&c.name).is_none());
+                        found.columns.extend(added.map(|c| (root.clone(), c.name.clone())));
                         let is_table = |t: &TableName| tables.contains(t);
                         found.steps.extend(change::steps(there, &here, context, is_table, is_ours));
                         // Made ahead of the stream, for its rows to be copied.
@@ -206,8 +232,10 @@ impl Here<'_> {
                             found.born_whole.extend(born(name, root, since));
                         }
                     }
+                    // Nobody has followed it so far.
+                    None if !created && since.is_none() => found.new = true,
                     None if !created => found.steps.push(Step::unsafe_(format!(
-                        "there is no {name} here: it was renamed, moved, or not followed before"
+                        "there is no {name} here: it was renamed, or moved"
                     ))),
                     None => self.created(there, since, found).await?,
                 }
@@ -228,8 +256,8 @@ impl Here<'_> {
                 }
             }
             Item::Dropped { kind, schema, name, part } => {
-                self.dropped(kind, &TableName::new(schema, name), part.as_deref(), followed, found)
-                    .await?;
+                let name = TableName::new(schema, name);
+                self.dropped(kind, &name, part.as_deref(), followed, course, found).await?;
             }
         }
         Ok(())
@@ -251,6 +279,7 @@ impl Here<'_> {
             Some(here) if here.kind != "p" => {}
             Some(_) => {
                 found.steps.push(change::new_partition(there, parent, bound));
+                found.created.push(there.table());
                 if there.kind == "r" {
                     found.born_here.extend(born(there.table(), there.table(), since));
                 }
@@ -267,6 +296,7 @@ impl Here<'_> {
         name: &TableName,
         part: Option<&str>,
         followed: Followed<'_>,
+        course: &Course,
         found: &mut Found,
     ) -> Result<()> {
         let selection = followed.selection;
@@ -274,7 +304,8 @@ impl Here<'_> {
             let Some(table) = self.index(name).await? else { return Ok(()) };
             if selection.selects_any(&table.0, table.1.as_ref()) {
                 found.concerned.insert(table.0);
-                let drop = format!("DROP INDEX {}", sql::table(name));
+                // It may have gone with its table.
+                let drop = format!("DROP INDEX IF EXISTS {}", sql::table(name));
                 found.steps.push(Step::safe(format!("there is no index {name}"), drop));
             }
             return Ok(());
@@ -294,6 +325,19 @@ impl Here<'_> {
         match kind {
             "table column" if here.column(part).is_none() => {}
             "table constraint" if !here.constraints.contains_key(part) => {}
+            // It goes from the partitions together with it.
+            "table column" if course.columns.contains(&(here.whole(), part.to_owned())) => {
+                if here.bound.is_none() {
+                    let drop = format!("DROP COLUMN IF EXISTS {}", sql::ident(part));
+                    let drop = format!("ALTER TABLE {} {drop}", sql::table(name));
+                    found.steps.push(Step::safe(format!("{name} has no column {part}"), drop));
+                }
+            }
+            "table" if course.tables.contains(name) => {
+                let drop = format!("DROP TABLE IF EXISTS {}", sql::table(name));
+                found.steps.push(Step::safe(format!("there is no table {name}"), drop));
+                found.gone.push(name.clone());
+            }
             "table" => found.steps.push(Step::unsafe_(format!("table {name} was dropped"))),
             _ => {
                 let kind = kind.trim_start_matches("table ");

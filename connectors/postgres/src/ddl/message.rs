@@ -45,7 +45,7 @@ pub(super) enum Item {
     /// A table as it is now.
     Table {
         created: bool,
-        /// Since when it is carried; only of one that was created just now.
+        /// Since when it is carried.
         #[serde(default)]
         since: Option<String>,
         table: Box<Definition>,
@@ -129,6 +129,12 @@ pub(super) struct Partition {
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) bound: String,
+}
+
+impl Partition {
+    pub(super) fn table(&self) -> TableName {
+        TableName::new(&self.schema, &self.name)
+    }
 }
 
 /// A column.

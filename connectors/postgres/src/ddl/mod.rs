@@ -25,4 +25,4 @@ mod message;
 mod text;
 
 pub(crate) use arm::{arm, armed, describe, disarm};
-pub(crate) use make::{Followed, Places, make};
+pub(crate) use make::{Course, Followed, Places, make};

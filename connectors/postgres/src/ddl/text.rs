@@ -111,8 +111,7 @@ fn items(event: &str, names: &Names) -> String {
         "ddl_command_end" => format!(
             "SELECT jsonb_agg(i.item ORDER BY i.n) FROM (
       SELECT 1 AS n, jsonb_build_object('what', 'table', 'created', w.created,
-                                        'since', CASE WHEN w.created THEN {since} END,
-                                        'table', {image}) AS item
+                                        'since', {since}, 'table', {image}) AS item
         FROM (SELECT coalesce(x.indrelid, k.oid) AS oid,
                      bool_or(x.indrelid IS NULL
                              AND d.command_tag ~ '^(CREATE TABLE|SELECT INTO)') AS created

@@ -2,102 +2,74 @@
 
 use std::collections::HashSet;
 
-use cutover_core::{model::schema::TableName, port::Result};
+use cutover_core::{
+    model::{schema::TableName, selection::Selection},
+    port::Result,
+};
 
 use super::{
     PgSchemaCopy, apply, owned_schemas,
-    program::PgDump,
     script::{self, Entry, Section},
 };
 use crate::{
-    catalog,
+    catalog::{self, Branch},
     connect::{Session, port_error},
     sql,
 };
 
 impl PgSchemaCopy {
-    /// Makes tables and what they are partitions of, where they are not there; goes on with those
-    /// that were begun here.
-    pub(super) async fn add_some(&self, tables: &[TableName], attach: bool) -> Result<()> {
+    /// Makes tables, what they are partitions of, and what is below those, where it is not there;
+    /// also partitioned tables that have no partition with rows. All of it in one transaction.
+    ///
+    /// Whatever is made here has all parts that it has on blue: the stream may have told of them
+    /// already. What becomes a part of something that is there, the stream tells later.
+    pub(super) async fn add_some(
+        &self,
+        selection: &Selection,
+        tables: &[TableName],
+        attach: bool,
+    ) -> Result<()> {
         let doing = "looking for new tables on blue";
         let blue = self.blue.session("schema").await?;
         let green = self.green.session("schema").await?;
-        let names: Vec<&TableName> = tables.iter().collect();
-        let wanted: Vec<TableName> = catalog::families(&blue, &names)
-            .await
-            .map_err(|e| port_error(doing, e))?
-            .into_iter()
-            .map(|family| family.name)
+        let trees = catalog::trees(&blue, tables).await.map_err(|e| port_error(doing, e))?;
+        let missing = missing(&green, &trees).await?;
+        let missing: Vec<&TableName> = trees
+            .iter()
+            .filter(|t| missing.contains(&t.name) && selection.selects_any(&t.name, t.above.last()))
+            .filter(|t| t.asked || t.above.iter().any(|above| missing.contains(above)))
+            .map(|t| &t.name)
             .collect();
-        let (there, missing): (Vec<TableName>, Vec<TableName>) = {
-            let there = existing(&green, &wanted).await?;
-            wanted.into_iter().partition(|table| there.contains(table))
-        };
-        let program = self.pg_dump(&blue, &green).await?;
-        let alone = match attach {
-            true => HashSet::new(),
-            false => partitions_of(&blue, &there).await?,
-        };
-        // Those that are half made first: an entry of theirs is marked, and those of users have none.
-        for table in there.iter().filter(|table| tables.contains(table)) {
-            let [before, after] = self.said(&program, std::slice::from_ref(table)).await?;
-            if apply::is_begun(&self.green, &green, &before, table).await? {
-                self.make(&green, [before, after], &alone).await?;
-            }
-            self.keys(&blue, &green, std::slice::from_ref(table)).await?;
-        }
         if missing.is_empty() {
             return Ok(());
         }
-        let said = self.said(&program, &missing).await?;
-        let schemas = owned_schemas(&blue, &said[0]).await?;
-        apply::schemas(&self.green, &green, &schemas).await?;
-        // Tables of the same names may have been made before, and dropped since.
-        apply::forget(&self.green, &green, Section::PreData, &said[0]).await?;
-        apply::forget(&self.green, &green, Section::PostData, &said[1]).await?;
-        self.make(&green, said, &alone).await?;
-        self.keys(&blue, &green, &missing).await
-    }
-
-    /// Both halves of what `pg_dump` says of tables.
-    async fn said(&self, program: &PgDump, tables: &[TableName]) -> Result<[Vec<Entry>; 2]> {
         let arguments: Vec<String> =
-            tables.iter().map(|t| format!("--table={}", sql::table(t))).collect();
-        let mut halves = [Vec::new(), Vec::new()];
-        for (half, section) in halves.iter_mut().zip([Section::PreData, Section::PostData]) {
-            let text = program.dump(&self.blue, section, &arguments).await?;
-            *half = script::entries(&text).into_iter().filter(Entry::travels).collect();
+            missing.iter().map(|t| format!("--table={}", sql::table(t))).collect();
+        let program = self.pg_dump(&blue, &green).await?;
+        let sections = [Section::PreData, Section::PostData];
+        let text = program.dump(&self.blue, &sections, &arguments).await?;
+        let said: Vec<Entry> = script::entries(&text).into_iter().filter(Entry::travels).collect();
+        let schemas = owned_schemas(&blue, &said).await?;
+        apply::schemas(&self.green, &green, &schemas).await?;
+        let (mut all, outside): (Vec<Entry>, Vec<Entry>) =
+            said.iter().cloned().partition(|entry| is_inside(entry, &said));
+        if attach {
+            // Its indexes are there by now, and become parts of those above by themselves.
+            all.extend(outside.into_iter().filter(|entry| entry.kind == TABLE_ATTACH));
         }
-        Ok(halves)
+        apply::at_once(&self.green, &green, &all).await
     }
 
-    /// Makes it all; what is to be `alone` is made a part of nothing.
-    async fn make(
-        &self,
-        green: &Session,
-        said: [Vec<Entry>; 2],
-        alone: &HashSet<TableName>,
-    ) -> Result<()> {
-        let stays = |entry: &Entry| {
-            let name = TableName::new(&entry.schema, &entry.name);
-            !entry.is_attachment() || !alone.contains(&name)
-        };
-        for (entries, section) in said.into_iter().zip([Section::PreData, Section::PostData]) {
-            let entries: Vec<Entry> = entries.into_iter().filter(stays).collect();
-            apply::in_order(&self.green, green, section, &entries).await?;
-        }
-        Ok(())
-    }
-
-    /// Foreign keys that partitions have from what they belong to, before there are rows: those
-    /// would be compared when the stream makes them partitions, with tables that may be behind.
-    async fn keys(&self, blue: &Session, green: &Session, tables: &[TableName]) -> Result<()> {
+    /// Adds foreign keys that partitions have from what they belong to on blue.
+    pub(super) async fn keys(&self, tables: &[TableName]) -> Result<()> {
         let keys = "SELECT k.conname::text, pg_get_constraintdef(k.oid) FROM pg_constraint k \
                     WHERE k.conrelid = to_regclass($1::text) AND k.contype = 'f' \
                       AND k.conparentid <> 0 AND k.confrelid <> k.conrelid";
         let alone = "SELECT NOT c.relispartition AND NOT EXISTS (SELECT FROM pg_constraint k \
                      WHERE k.conrelid = c.oid AND k.conname = $2) \
                      FROM pg_class c WHERE c.oid = to_regclass($1::text)";
+        let blue = self.blue.session("schema").await?;
+        let green = self.green.session("schema").await?;
         for table in tables {
             let name = sql::table(table);
             let failed = |e| port_error(format!("adding foreign keys to {table} on green"), e);
@@ -115,30 +87,25 @@ impl PgSchemaCopy {
     }
 }
 
-/// Direct partitions of these tables on blue, and their indexes.
-async fn partitions_of(blue: &Session, tables: &[TableName]) -> Result<HashSet<TableName>> {
-    let names: Vec<String> = tables.iter().map(sql::table).collect();
-    let query = "WITH parts AS (SELECT i.inhrelid AS oid FROM pg_inherits i \
-                   JOIN unnest($1::text[]) AS w(name) ON i.inhparent = to_regclass(w.name)) \
-                 SELECT n.nspname::text, c.relname::text FROM pg_class c \
-                 JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE c.oid IN (SELECT oid FROM parts) OR c.oid IN (SELECT x.indexrelid \
-                   FROM pg_index x WHERE x.indrelid IN (SELECT oid FROM parts))";
-    let rows = blue
-        .query(query, &[&names])
-        .await
-        .map_err(|e| port_error("looking for new tables on blue", e))?;
-    let name =
-        |row: &tokio_postgres::Row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
-    Ok(rows.iter().map(name).collect())
+const TABLE_ATTACH: &str = "TABLE ATTACH";
+
+/// Whether what the entry makes a part of something is a part of what the same script makes. Where
+/// the other end is there already, it has indexes and rows of its own.
+fn is_inside(entry: &Entry, said: &[Entry]) -> bool {
+    if !entry.is_attachment() {
+        return true;
+    }
+    let Some(above) = entry.is_part_of() else { return false };
+    said.iter().any(|other| other.makes(&above))
 }
 
-/// Those of the tables that exist.
-async fn existing(session: &Session, tables: &[TableName]) -> Result<HashSet<TableName>> {
-    let names: Vec<String> = tables.iter().map(sql::table).collect();
+/// Those of the tables that do not exist.
+async fn missing(session: &Session, tables: &[Branch]) -> Result<HashSet<TableName>> {
+    let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
     let rows = session
-        .query("SELECT to_regclass(n) IS NOT NULL FROM unnest($1::text[]) AS n", &[&names])
+        .query("SELECT to_regclass(n) IS NULL FROM unnest($1::text[]) AS n", &[&names])
         .await
         .map_err(|e| port_error("looking for new tables on green", e))?;
-    Ok(tables.iter().zip(rows).filter(|(_, row)| row.get(0)).map(|(t, _)| t.clone()).collect())
+    let missing = tables.iter().zip(rows).filter(|(_, row)| row.get(0));
+    Ok(missing.map(|(table, _)| table.name.clone()).collect())
 }

@@ -2,10 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use cutover_core::{
-    model::schema::TableName,
-    port::{Result, error::PortError},
-};
+use cutover_core::port::{Result, error::PortError};
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
@@ -95,6 +92,28 @@ pub(super) async fn in_order(
         }
     }
     settle(db, green).await
+}
+
+/// Creates entries one after the other, all of them or none.
+pub(super) async fn at_once(db: &Database, green: &Session, entries: &[Entry]) -> Result<()> {
+    let doing = format!("creating definitions on {}", db.side);
+    let failed = |e| port_error(doing.as_str(), e);
+    let begin = "BEGIN; SET LOCAL check_function_bodies = off; SET LOCAL default_tablespace = ''";
+    green.batch_execute(begin).await.map_err(failed)?;
+    for entry in entries.iter().filter(|entry| !entry.is_schema()) {
+        if let Err(e) = green.batch_execute(&entry.text).await {
+            if !green.is_closed() {
+                green.batch_execute("ROLLBACK").await.map_err(failed)?;
+            }
+            return Err(match e.code() {
+                Some(&SqlState::CHECK_VIOLATION) if entry.is_attachment() => {
+                    holds_its_rows(&doing, &entry.label(), e)
+                }
+                _ => refused(&doing, &entry.label(), e),
+            });
+        }
+    }
+    green.batch_execute("COMMIT").await.map_err(failed)
 }
 
 /// Creates indexes and constraints beside each other, then foreign keys, then the rest in order.
@@ -294,38 +313,6 @@ async fn open_entries<'a>(
     Ok(entries.iter().filter(|e| !e.is_schema() && !done.contains(&e.mark(section))).collect())
 }
 
-/// Whether the definition of a table is marked as done.
-pub(super) async fn is_begun(
-    db: &Database,
-    green: &Session,
-    entries: &[Entry],
-    table: &TableName,
-) -> Result<bool> {
-    prepare(db, green).await?;
-    let is_table =
-        |e: &&Entry| e.kind == "TABLE" && e.name == table.name && e.schema == table.schema;
-    let open = open_entries(db, green, Section::PreData, entries).await?;
-    Ok(entries.iter().find(is_table).is_some_and(|entry| !open.contains(&entry)))
-}
-
-/// Takes the marks of entries away.
-pub(super) async fn forget(
-    db: &Database,
-    green: &Session,
-    section: Section,
-    entries: &[Entry],
-) -> Result<()> {
-    prepare(db, green).await?;
-    let marked: Vec<String> = entries.iter().map(|e| e.mark(section)).collect();
-    let statement =
-        format!("DELETE FROM {} WHERE entry = ANY ($1::text[])", marks(&Names::of(&db.run)));
-    green
-        .execute(&statement, &[&marked])
-        .await
-        .map(drop)
-        .map_err(|e| port_error(format!("preparing {} for definitions", db.side), e))
-}
-
 /// Something that the entry needs does not exist (yet).
 fn is_too_early(e: &tokio_postgres::Error) -> bool {
     matches!(
@@ -337,6 +324,18 @@ fn is_too_early(e: &tokio_postgres::Error) -> bool {
                 | &SqlState::INVALID_FOREIGN_KEY
         )
     )
+}
+
+/// A table cannot become a partition.
+fn holds_its_rows(doing: &str, label: &str, e: tokio_postgres::Error) -> PortError {
+    PortError::definite(
+        REFUSED,
+        doing,
+        format!("{label}: its rows are in the default partition (SQLSTATE 23514)"),
+        "detach the default partition on green, and start `cutover run`; once changes are followed, \
+         attach it as it is on blue, then stop and start; see docs/errors/CUT0305.md",
+    )
+    .caused_by(e)
 }
 
 /// What the server says about an entry, without row values.
@@ -354,7 +353,7 @@ pub(super) fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> Por
         }
         Some(&SqlState::UNDEFINED_OBJECT) => {
             "create what is missing on green (roles: CREATE ROLE ...; extensions: install their \
-             package), then start again"
+             package; types that are new: as they are on blue), then start again"
         }
         Some(c) if c.code().starts_with("23") => {
             "the rows of blue break this constraint: mend them there, then start again"

@@ -9,7 +9,7 @@
 //! - `script`: its text as entries. Pure.
 //! - `apply`: creating them on the target.
 //! - `owed`: foreign keys that wait for the stream.
-//! - `add`: tables that came into being during the run.
+//! - `add`: tables that came into being during the run, all of them or none.
 //! - `after`: materialized views and statistics.
 
 mod add;
@@ -100,7 +100,7 @@ impl PgSchemaCopy {
         if section == Section::PreData {
             self.refuse_ways_out(blue, &scope.selected).await?;
         }
-        let text = program.dump(&self.blue, section, &scope.arguments).await?;
+        let text = program.dump(&self.blue, &[section], &scope.arguments).await?;
         Ok(script::entries(&text).into_iter().filter(Entry::travels).collect())
     }
 
@@ -186,8 +186,12 @@ impl SchemaCopy for PgSchemaCopy {
         owed::create(&self.green).await
     }
 
-    async fn add(&self, tables: &[TableName], attach: bool) -> Result<()> {
-        self.add_some(tables, attach).await
+    async fn add(&self, selection: &Selection, tables: &[TableName], attach: bool) -> Result<()> {
+        self.add_some(selection, tables, attach).await
+    }
+
+    async fn inherit_keys(&self, tables: &[TableName]) -> Result<()> {
+        self.keys(tables).await
     }
 
     async fn analyze(&self, workers: usize) -> Result<()> {

@@ -128,11 +128,11 @@ fn version_of(text: &str) -> Option<(String, u32)> {
 }
 
 impl PgDump {
-    /// One half of the definitions as a script. The credentials travel in the environment only.
+    /// Sections of the definitions as a script. The credentials travel in the environment only.
     pub(super) async fn dump(
         &self,
         blue: &Database,
-        section: Section,
+        sections: &[Section],
         arguments: &[String],
     ) -> Result<String> {
         let doing =
@@ -148,7 +148,7 @@ impl PgDump {
             .args(["--format=plain", "--encoding=UTF8", "--schema-only", "--no-tablespaces"])
             .args(["--no-publications", "--no-subscriptions", "--no-password"])
             .arg("--lock-wait-timeout=60000")
-            .arg(format!("--section={}", section.word()))
+            .args(sections.iter().map(|section| format!("--section={}", section.word())))
             .args(arguments)
             .envs(blue.config.child_env())
             .env("PGAPPNAME", blue.application("schema"))
@@ -177,7 +177,13 @@ impl PgDump {
 fn failure(doing: &str, said: &str) -> PortError {
     let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
     let tail = lines[lines.len().saturating_sub(4)..].join(" / ");
-    let passing = ["connection to server", "could not connect", "server closed the connection"];
+    // The last: they were dropped since their names were read.
+    let passing = [
+        "connection to server",
+        "could not connect",
+        "server closed the connection",
+        "no matching tables were found",
+    ];
     if passing.iter().any(|p| tail.contains(p)) && !tail.contains("FATAL") {
         return PortError::transient(doing, tail);
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use cutover_core::model::schema::TableName;
+
 /// One half of the definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
@@ -82,6 +84,31 @@ impl Entry {
     /// Whether it makes a partition, or the index of one, a part of what it belongs to.
     pub(super) fn is_attachment(&self) -> bool {
         matches!(self.kind.as_str(), "TABLE ATTACH" | "INDEX ATTACH")
+    }
+
+    /// What an attachment makes it a part of.
+    pub(super) fn is_part_of(&self) -> Option<TableName> {
+        self.text.lines().find_map(|line| {
+            let rest = line
+                .strip_prefix("ALTER TABLE ONLY ")
+                .or_else(|| line.strip_prefix("ALTER INDEX "))?;
+            let (schema, rest) = identifier(rest)?;
+            let (name, rest) = identifier(rest.strip_prefix('.')?)?;
+            rest.starts_with(" ATTACH PARTITION ").then(|| TableName::new(&schema, &name))
+        })
+    }
+
+    /// Whether it makes the table or the index of this name.
+    pub(super) fn makes(&self, relation: &TableName) -> bool {
+        self.schema == relation.schema
+            && match self.kind.as_str() {
+                "TABLE" | "INDEX" => self.name == relation.name,
+                // On a table, whose name comes first.
+                "CONSTRAINT" => {
+                    self.name.strip_suffix(&relation.name).is_some_and(|table| table.ends_with(' '))
+                }
+                _ => false,
+            }
     }
 
     /// Whether it takes long and may be made beside others of its kind.
@@ -191,6 +218,24 @@ fn without_versions(line: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(format!("{head}{});", rest.join(", "))))
 }
 
+/// The identifier that a text begins with, without its quotes, and what follows.
+fn identifier(text: &str) -> Option<(String, &str)> {
+    let Some(mut rest) = text.strip_prefix('"') else {
+        let end = text.find(['.', ' '])?;
+        return Some((text[..end].to_owned(), &text[end..]));
+    };
+    let mut name = String::new();
+    loop {
+        let (part, behind) = rest.split_once('"')?;
+        name.push_str(part);
+        match behind.strip_prefix('"') {
+            Some(more) => rest = more,
+            None => return Some((name, behind)),
+        }
+        name.push('"');
+    }
+}
+
 fn heading_of(line: &str) -> Option<Entry> {
     let rest = line.strip_prefix("-- Name: ")?;
     // From the right: names may hold anything but a line break.
@@ -222,6 +267,29 @@ mod tests {
         let script = "--\n-- Name: t; Type: TABLE; Schema: s; Owner: a\n--\n\nCREATE TABLE s.t (\n    \
                       c int\n);\nALTER TABLE ONLY s.t ALTER COLUMN c SET (pg_attver=1);\n";
         assert_eq!(entries(script)[0].text, "CREATE TABLE s.t (\n    c int\n);\n");
+    }
+
+    #[test]
+    fn what_an_attachment_is_about() {
+        let entry = |kind: &str, name: &str, text: &str| Entry {
+            kind: kind.into(),
+            name: name.into(),
+            schema: "s".into(),
+            text: text.into(),
+        };
+        for (text, want) in [
+            ("SET x = y;\nALTER TABLE ONLY s.p ATTACH PARTITION s.q DEFAULT;\n", Some("p")),
+            ("ALTER INDEX s.\"a.b \"\"c\" ATTACH PARTITION s.q;\n", Some("a.b \"c")),
+            ("ALTER TABLE ONLY s.p REPLICA IDENTITY FULL;\n", None),
+        ] {
+            let above = entry("TABLE ATTACH", "q", text).is_part_of();
+            assert_eq!(above, want.map(|name| TableName::new("s", name)), "{text}");
+        }
+        let index = TableName::new("s", "t_pkey");
+        assert!(entry("CONSTRAINT", "t t_pkey", "").makes(&index));
+        assert!(entry("INDEX", "t_pkey", "").makes(&index));
+        assert!(!entry("CONSTRAINT", "t at_pkey", "").makes(&index));
+        assert!(!entry("INDEX ATTACH", "t_pkey", "").makes(&index));
     }
 
     const SCRIPT: &str = "--

@@ -72,8 +72,8 @@ pub(super) struct Writer {
     detours: Vec<Detour>,
     /// Where rows go, for when tables change.
     routes: Vec<Route>,
-    /// The open transaction of the source computed rows anew.
-    filled: bool,
+    /// What the open transaction of the source did to definitions.
+    course: ddl::Course,
 }
 
 /// What the progress table says, as far as the writers of a run know: one commits for both.
@@ -188,7 +188,7 @@ impl Writer {
             broken: false,
             detours,
             routes: routes.to_vec(),
-            filled: false,
+            course: ddl::Course::default(),
         })
     }
 
@@ -205,6 +205,7 @@ impl Writer {
         if cut.discard_open {
             self.command("ROLLBACK").await?;
             self.open = None;
+            self.course = ddl::Course::default();
         }
         let mut stored = None;
         let closed = &events[cut.skip..cut.closed];
@@ -213,7 +214,7 @@ impl Writer {
         {
             self.write(events, cut.skip..cut.closed, Some(&position), None, soon).await?;
             self.open = None;
-            self.filled = false;
+            self.course = ddl::Course::default();
             if soon {
                 self.progress.committed(position);
             } else {
@@ -334,6 +335,7 @@ impl Writer {
                 self.routes.push(Route { source: source.clone(), target });
             }
         }
+        self.routes.retain(|route| !self.course.gone.contains(&route.target.name));
         self.router = Router::new(&self.session, &self.routes).await?;
         self.cache = Cache::default();
         self.detours = vec![Detour::default(); self.router.len()];
@@ -390,7 +392,7 @@ impl SinkWriter for Writer {
         }
         let followed = ddl::Followed { selection, routes: &self.routes };
         let (made, places) =
-            ddl::make(&self.session, &self.at, (content, now), followed, make, &mut self.filled)
+            ddl::make(&self.session, &self.at, (content, now), followed, make, &mut self.course)
                 .await?;
         if let Redefined::Made { .. } | Redefined::Alike { .. } = &made {
             self.learn(selection, &places).await?;

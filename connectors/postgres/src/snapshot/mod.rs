@@ -226,8 +226,13 @@ impl Snapshot for PgSnapshot {
         };
         let warm = self.view.holding(&[(table, range::is_place(range))]).await?;
         let statement = stream::copy_statement(table, range, options);
-        let rows =
-            warm.session.copy_out(&statement).await.map_err(|e| port_error(doing.as_str(), e))?;
+        let rows = warm.session.copy_out(&statement).await.map_err(|e| match e.code() {
+            // Whoever looks again finds what there is by now.
+            Some(&SqlState::UNDEFINED_COLUMN | &SqlState::UNDEFINED_TABLE) => {
+                PortError::transient(doing.as_str(), "its definition has changed")
+            }
+            _ => port_error(doing.as_str(), e),
+        })?;
         Ok(Box::new(PgCopyStream::new(rows, warm, Arc::clone(&self.view), doing)))
     }
 }
