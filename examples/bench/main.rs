@@ -31,7 +31,8 @@ bench copy   [SCALE] [WORKERS] [ROUNDS] [several|one]
                                                  pg_dump and pg_restore
 bench drain  [TRANSACTIONS] [tpcb|mixed|both]    backlog, beside CREATE SUBSCRIPTION
 bench large  [ROWS]                              one large transaction, beside the same
-bench steady [TX/S] [SECONDS]                    lag, cost on blue and memory under load
+bench steady [TX/S] [SECONDS] [followed|compared|subscription]
+                                                 lag, cost on blue and memory under load
 bench verify [SCALE] [WORKERS]                   full comparison
 With $BENCH_PLOTS, a folder, moves and steady draw their times there. Servers: the oldest and the newest complete PostgreSQL here, or $BENCH_BLUE and $BENCH_GREEN \
 (major versions).";

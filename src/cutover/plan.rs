@@ -115,7 +115,7 @@ impl Step {
             Self::Recheck => format!(
                 "ask both databases and every switch again; refuse unless {to} is close behind \
                  {from}, the comparison is nearly complete and the estimated pause is within the \
-                 budget; open every connection the pause needs"
+                 budget; open every connection the pause needs, and wake {from}'s fence"
             ),
             Self::ArmReverse => format!(
                 "make sure that {to} keeps its changes for the way back to {from}; its replication \
