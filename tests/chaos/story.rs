@@ -230,6 +230,25 @@ impl<'a> Story<'a> {
         panic!("no move from {owner} succeeds: {said:#?}");
     }
 
+    /// The first rehearsal or move waits for writers before it pauses anybody; later ones meet them
+    /// in the pause.
+    async fn wake_the_fence(&mut self, side: Side) {
+        if side == Side::Green {
+            return;
+        }
+        let mut said = Vec::new();
+        for _ in 0..AGAIN {
+            self.ready().await;
+            let asked = self.arena.world.desk.ask(&["rehearse"]).await;
+            if asked.exit == 0 {
+                self.ready().await;
+                return;
+            }
+            said.push(asked.said);
+        }
+        panic!("no rehearsal succeeds: {said:#?}");
+    }
+
     /// An operator's word, when one is asked for: what the pooler says.
     async fn resolve(&mut self, asked: &Ended) {
         assert!(matches!(asked.exit, 0 | 1 | 3 | 4), "{}", asked.said);
@@ -284,7 +303,10 @@ impl<'a> Story<'a> {
                 }
                 self.ready().await;
                 let writer = match plan.writer {
-                    Some(lasting) => Some((self.hold_a_write(side).await, lasting)),
+                    Some(lasting) => {
+                        self.wake_the_fence(side).await;
+                        Some((self.hold_a_write(side).await, lasting))
+                    }
                     None => None,
                 };
                 let since = desk.length(MOVES);

@@ -144,6 +144,9 @@ async fn a_transaction_that_never_ends_stops_the_switch_and_not_the_clients() {
     open.batch_execute("BEGIN; INSERT INTO receipts VALUES (950, 1)").await.expect("a write");
     refused_within_budget(&world, &load).await;
     open.batch_execute("ROLLBACK").await.expect("an end");
+    // The first one met a fence that has to be woken, the second one meets it awake.
+    run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
     let prepare = "BEGIN; INSERT INTO receipts VALUES (951, 1); PREPARE TRANSACTION 'forgotten'";
     open.batch_execute(prepare).await.expect("a prepared transaction");
     refused_within_budget(&world, &load).await;

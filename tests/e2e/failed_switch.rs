@@ -176,6 +176,7 @@ async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
     run.ready().await;
 
     // In the pause: blue takes writes again at once, and the pooler is told so when it is back.
+    world.desk.wakes_the_fence(&mut run).await;
     let writer = world.direct(Side::Blue).await;
     writer
         .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
@@ -218,6 +219,7 @@ async fn a_full_disk_before_the_decision_lets_clients_go_on_blue() {
     let load = world.load();
     let mut run = world.desk.run();
     run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
     let writer = world.direct(Side::Blue).await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
     writer.batch_execute(write).await.expect("a write");

@@ -152,6 +152,7 @@ async fn both_sides_fail_over_and_the_run_goes_on_without_loss() {
     // Green first: it holds the position of the stream, and the slot of the way back.
     green.fails_over().await;
     goes_on(&pair, &mut run, &load, 1).await;
+    pair.desk.wakes_the_fence(&mut run).await;
     // Blue in the middle of a move, which waits for a client that is writing.
     let writer = pair.direct(Side::Blue).await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";

@@ -166,6 +166,7 @@ async fn a_run_that_hangs_in_the_pause_is_ended_by_the_guard() {
     let load = world.load();
     let mut run = world.desk.run();
     run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
     // The fence waits for whoever is writing, so that the run is met in the pause for certain.
     let writer = world.direct(Side::Blue).await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";

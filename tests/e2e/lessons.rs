@@ -89,6 +89,7 @@ async fn the_final_position_is_gathered_after_writes_in_flight_are_done() {
     let world = World::new().await;
     let mut run = world.desk.run();
     run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
     let writer = writer(&world, Side::Blue).await;
     let switch = world.desk.begin(&["switch"]);
     comes_to(&world.desk, at_step("fence")).await;
@@ -147,6 +148,7 @@ async fn a_cancellation_waits_for_the_move_it_would_cancel() {
     let world = World::new().await;
     let mut run = world.desk.run();
     run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
     let writer = writer(&world, Side::Blue).await;
     let switch = world.desk.begin(&["switch"]);
     comes_to(&world.desk, at_step("fence")).await;

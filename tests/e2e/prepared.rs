@@ -128,6 +128,7 @@ async fn what_is_prepared_is_carried_over_once_or_stands_in_the_way_of_a_move() 
     arrive(&pair, Side::Green, &[1, 2, 3, 4]).await;
     run.ready().await;
 
+    pair.desk.wakes_the_fence(&mut run).await;
     run = stands_in_the_way(&pair, run, &["switch"], Side::Blue, 6).await;
     ends(&pair, Side::Blue, "COMMIT", 6).await;
     run.ready().await;

@@ -167,6 +167,13 @@ impl Desk {
         }
     }
 
+    /// Rehearses, so that the fence is awake and a client that writes is met in the pause, and not
+    /// before it.
+    pub(crate) async fn wakes_the_fence(&self, run: &mut Run) {
+        self.moves("rehearse").await.exits(0);
+        run.ready().await;
+    }
+
     /// Gives a command that others are waited for meanwhile.
     pub(crate) fn begin(
         &self,

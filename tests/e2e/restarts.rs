@@ -124,6 +124,8 @@ async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
     let load = world.load();
     let mut run = world.desk.run();
     let mut owner = Side::Blue;
+    run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
     for part in PARTS {
         run.ready().await;
         assert_eq!(owner, Side::Blue);
