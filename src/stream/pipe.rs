@@ -379,11 +379,17 @@ impl Worker {
             return Ok(());
         }
         let mode = self.state.mode();
-        self.check_shapes(batch.events.iter().filter_map(|event| match event {
+        let fit = self.check_shapes(batch.events.iter().filter_map(|event| match event {
             Event::Row { relation, .. } => Some(relation),
             _ => None,
-        }))
-        .await?;
+        }));
+        if let Err(error) = fit.await {
+            // What is before it must not come again: its tables may be gone by then.
+            if let Err(e) = self.settle(open).await {
+                tracing::debug!(error = %e, "what was passed is not stored");
+            }
+            return Err(error);
+        }
         self.witness(&batch, mode == Mode::Watch);
         // A piece without rows begins a transaction that changes definitions.
         if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {

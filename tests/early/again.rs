@@ -40,6 +40,8 @@ async fn what_comes_first_after_a_copy_into_its_own_side_counts() {
     }
     // While nobody may write there, it is an alarm.
     pipe.set_mode(Mode::Watch).await.unwrap();
+    // Through the stream of a watcher, which it opens by itself.
+    w.arrives(&pipe).await;
     settled(&w).await;
     run(&w.green, &[&format!("{END_AND_WRITE}(603, 'foreign')")]).await;
     w.arrives(&pipe).await;
