@@ -56,7 +56,7 @@ impl Open {
         self.flush_at = None;
     }
 
-    /// Applies a batch that need not be durable at once, and confirms what is.
+    /// Applies a batch, which need not be durable at once when `soon` does; confirms what is.
     pub(super) async fn apply(&mut self, batch: &Batch, soon: bool) -> Result<()> {
         let durable = if soon {
             self.writer.apply_soon(&batch.events).await?
