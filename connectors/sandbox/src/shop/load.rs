@@ -205,14 +205,14 @@ struct One {
 impl One {
     async fn run(mut self) {
         let period = Duration::from_secs_f64(self.options.clients as f64 / self.options.rate);
-        // Clients do not start in step.
-        let first = tokio::time::Instant::now()
-            + period.mul_f64(self.number as f64 / self.options.clients as f64);
-        let mut timer = tokio::time::interval_at(first, period);
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut due = tokio::time::Instant::now();
         let mut client: Option<Client> = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            timer.tick().await;
+            // Arrivals are independent of one another (a Poisson process, as those of `pgbench
+            // --rate`). At a fixed interval all who were held once would come together from then
+            // on, and be under way together whenever a pause begins.
+            due = (due + period.mul_f64(self.exponential())).max(tokio::time::Instant::now());
+            tokio::time::sleep_until(due).await;
             // Counted before it looks, so that whoever holds and then finds nobody at work is right.
             let _at_work = AtWork::new(&self.shared);
             if self.shared.held.load(Ordering::SeqCst) {
@@ -288,6 +288,12 @@ impl One {
             let cause = std::error::Error::source(e).map(ToString::to_string).unwrap_or_default();
             format!("{e}: {cause}")
         });
+    }
+
+    /// A time between two arrivals, in units of its mean.
+    fn exponential(&mut self) -> f64 {
+        const STEPS: u32 = 1 << 24;
+        -(f64::from(self.pick(STEPS) + 1) / f64::from(STEPS)).ln()
     }
 
     /// A number below `bound`, xorshift64*.
