@@ -28,6 +28,7 @@ use crate::{
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
     stream::Health,
+    verify::pace,
 };
 
 /// How often positions are sampled.
@@ -545,10 +546,19 @@ impl Live {
                 verdict = ?report.verdict, "full comparison at {}", report.position
             );
         }
-        // A move compares what is left by itself, and must find it in the ledger.
-        let Some(_still) = self.pipes.try_still() else { return Ok(()) };
         let until = Instant::now() + VERIFY_EVERY;
-        while Instant::now() < until && self.proof.step(&BothLogs(&self.pipes)).await? {}
+        while Instant::now() < until {
+            let took = {
+                // A move compares what is left by itself, and must find it in the ledger.
+                let Some(_still) = self.pipes.try_still() else { return Ok(()) };
+                let began = Instant::now();
+                if !self.proof.step(&BothLogs(&self.pipes)).await? {
+                    return Ok(());
+                }
+                began.elapsed()
+            };
+            tokio::time::sleep(pace::rest(took, self.proof.filled())).await;
+        }
         Ok(())
     }
 }

@@ -335,6 +335,12 @@ impl Proof {
         Ok(())
     }
 
+    /// How full the ledger of changed rows is, from 0 to 1.
+    #[must_use]
+    pub fn filled(&self) -> f64 {
+        self.ledger.filled()
+    }
+
     /// Changed rows compared per second, as last measured.
     #[must_use]
     pub fn rate(&self) -> Option<f64> {

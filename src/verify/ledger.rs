@@ -158,6 +158,12 @@ impl Ledger {
         Pass { ledger: self, pairs: pairs.to_vec(), finished: false }
     }
 
+    /// How much of the budget is used, from 0 to 1.
+    #[must_use]
+    pub fn filled(&self) -> f64 {
+        self.lock().bytes as f64 / self.budget.max(1) as f64
+    }
+
     /// Keys that wait for a comparison.
     #[must_use]
     pub fn pending(&self) -> usize {

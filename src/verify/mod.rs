@@ -3,6 +3,7 @@
 //! - [`full`]: every row at one position, by digests computed in the servers.
 //! - [`ledger`]: the keys that changed since.
 //! - [`recent`]: compares those keys again, all the time and behind the fence.
+//! - [`pace`]: how often.
 //! - [`compare`], pure.
 //!
 //! Both together are a [`Certificate`]: every row was equal at the position of the full pass, and
@@ -12,6 +13,7 @@
 pub mod compare;
 pub mod full;
 pub mod ledger;
+pub mod pace;
 pub mod recent;
 
 use cutover_core::model::{digest::RowKey, position::Position, schema::TableName};

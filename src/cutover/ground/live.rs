@@ -30,6 +30,9 @@ use crate::{
     verify::Verdict,
 };
 
+/// How long everything rests between the preparations and the pause.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// How long the guard may take to say goodbye before it is left alone.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -214,6 +217,9 @@ impl Ground for LiveGround {
         let handle = Handle::start(summons, within).await?;
         let process = handle.id();
         *self.guard.lock().await = Some(handle);
+        // Checks and a new process took processor time from the clients. PAUSE waits for the
+        // transactions that are under way, so let them get as fast as they were.
+        tokio::time::sleep(SETTLE).await;
         // The last step before clients wait: what changed during the preparations is compared now.
         // Whatever fails here is compared behind the fence.
         if let Some(work) = &self.parts.work
