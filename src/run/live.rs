@@ -44,8 +44,6 @@ const DEFINITIONS_EVERY: Duration = Duration::from_secs(5);
 /// What is asked for all the time, and takes longer the more tables there are, takes at most this
 /// part of it.
 const SELDOM: u32 = 50;
-/// How often tables that changed and have no key are read whole again.
-const WHOLE_EVERY: Duration = Duration::from_secs(30);
 /// How often a failed or empty comparison is tried again.
 const VERIFY_EVERY: Duration = Duration::from_millis(500);
 /// Lag, in seconds, up to which a full pass may begin.
@@ -529,7 +527,8 @@ impl Live {
             return Ok(());
         }
         let owner = self.owner();
-        let chosen = if self.proof.passed() {
+        let again = self.proof.passed();
+        let chosen = if again {
             // A table without a key needs it again as soon as it changes.
             let due = self.state().whole_again.is_none_or(|at| Instant::now() >= at);
             if due { self.proof.whole() } else { Vec::new() }
@@ -538,9 +537,13 @@ impl Live {
         };
         if !chosen.is_empty() {
             self.progress.say("comparing every row");
-            let report = self.proof.full(&self.pipes, owner, &chosen, self.wishes.workers).await?;
+            // The first time somebody waits for it; later the clients' work comes first.
+            let workers = if again { 1 } else { self.wishes.workers };
+            let began = Instant::now();
+            let report = self.proof.full(&self.pipes, owner, &chosen, workers).await?;
             self.progress.say("following changes");
-            self.state().whole_again = Some(Instant::now() + WHOLE_EVERY);
+            let rest = pace::rest_of_passes(began.elapsed());
+            self.state().whole_again = Some(Instant::now() + rest);
             tracing::info!(
                 rows = report.rows(), tables = report.tables.len(), took_ms = report.took_ms,
                 verdict = ?report.verdict, "full comparison at {}", report.position
