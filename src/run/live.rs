@@ -12,9 +12,12 @@ use cutover_core::{
     port::Result,
 };
 
+use tokio::sync::Notify;
+
 use super::{
     book::Book,
     command::Answer,
+    every::every,
     moves,
     pipes::Pipes,
     ports::Ports,
@@ -33,6 +36,10 @@ use crate::{
 
 /// How often positions are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// How often what is not known yet is looked for, and how long after the beginning and after a
+/// change of direction: until then somebody may wait for nothing else.
+const SOON: Duration = Duration::from_millis(50);
+const SOON_FOR: Duration = Duration::from_secs(2);
 /// How often a marker keeps a quiet log moving and measures the drain.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// How long a marker may take before the measurement is given up.
@@ -83,10 +90,14 @@ pub struct Live {
     /// Why this process has to end: a journal has failed, and nothing may happen without it.
     pub(super) broken: OnceLock<Failure>,
     began: Instant,
+    /// Says that nothing is known about the lag any more.
+    forgotten: Notify,
     state: Mutex<State>,
 }
 
 struct State {
+    /// Since when streams flow in the present direction.
+    since: Instant,
     lag: LagView,
     retained: Option<u64>,
     alarms: BTreeMap<String, Alarm>,
@@ -152,7 +163,9 @@ impl Live {
             config_file: parts.config_file,
             broken: OnceLock::new(),
             began: Instant::now(),
+            forgotten: Notify::new(),
             state: Mutex::new(State {
+                since: Instant::now(),
                 lag: LagView::default(),
                 retained: None,
                 alarms: BTreeMap::new(),
@@ -282,6 +295,8 @@ impl Live {
         state.heads.clear();
         state.applied = None;
         state.lag = LagView::default();
+        state.since = Instant::now();
+        self.forgotten.notify_one();
     }
 
     /// Everything was compared and is equal: what others wrote before does no harm any more.
@@ -334,12 +349,20 @@ impl Live {
 
     /// Everything that goes on while nobody asks for anything. Never returns.
     pub async fn background(&self) {
+        let sampled = || self.soon_unless(self.lag().seconds.is_some(), SAMPLE_EVERY);
+        let passed = || self.soon_unless(self.proof.passed(), VERIFY_EVERY);
+        let nobody = Notify::new();
         tokio::join!(
-            every(SAMPLE_EVERY, || self.sample()),
-            every(MEASURE_EVERY, || self.measure()),
-            every(DEFINITIONS_EVERY, || self.watch_definitions()),
-            every(VERIFY_EVERY, || self.compare()),
+            every(&self.forgotten, sampled, || self.sample()),
+            every(&nobody, || MEASURE_EVERY, || self.measure()),
+            every(&nobody, || DEFINITIONS_EVERY, || self.watch_definitions()),
+            every(&nobody, passed, || self.compare()),
         );
+    }
+
+    /// When something is looked at again that is `known` by now, or is not.
+    fn soon_unless(&self, known: bool, every: Duration) -> Duration {
+        if known || self.state().since.elapsed() > SOON_FOR { every } else { SOON }
     }
 
     pub(super) async fn sample(&self) -> Result<()> {
@@ -563,27 +586,5 @@ impl Live {
             tokio::time::sleep(pace::rest(took, self.proof.filled())).await;
         }
         Ok(())
-    }
-}
-
-/// Calls `work` again and again; a failure is logged once until it succeeds again.
-async fn every<F>(period: Duration, work: impl Fn() -> F)
-where
-    F: Future<Output = Result<()>>,
-{
-    let mut failing = false;
-    let mut timer = tokio::time::interval(period);
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        timer.tick().await;
-        match work().await {
-            Ok(()) => failing = false,
-            Err(e) => {
-                if !std::mem::replace(&mut failing, true) {
-                    let failure = Failure::from(e);
-                    tracing::warn!("{failure}; it is tried again");
-                }
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@ pub mod book;
 pub mod command;
 pub mod ends;
 pub mod error;
+mod every;
 pub mod fact;
 mod given;
 mod history;

@@ -45,7 +45,7 @@ impl Story<'_> {
             accounts: SIZE.accounts,
             dice: plan.large,
         };
-        while aim != Aim::Written && !large.is_wanted() {
+        while large.is_half() || aim != Aim::Written && !large.is_wanted() {
             large.dice = large.dice.wrapping_add(1);
         }
         let client = connect(&self.arena.world.shop.pooler_url()).await;

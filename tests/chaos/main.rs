@@ -1,7 +1,7 @@
 //! A seeded campaign of faults against the real program with real servers and clients at work.
 //!
 //! `make chaos SEED=7 RUNS=500` makes that many runs; `make chaos SEED=7 ONLY=123` repeats one.
-//! Without `RUNS` as many are made as fit into `SECONDS` (360), on `LANES` (3) pairs of servers.
+//! Without `RUNS` as many are made as fit into `SECONDS` (400), on `LANES` (3) pairs of servers.
 //! Each run is what `plan` draws from its seed; `docs/CHAOS.md` says what is struck, what must hold
 //! and what long campaigns found.
 #![allow(clippy::print_stderr, reason = "a campaign says how it goes")]
@@ -70,7 +70,7 @@ impl Wanted {
             (Some(only), _) => (only, Some(1)),
             (None, runs) => (0, runs),
         };
-        let seconds = number("SECONDS").unwrap_or(360);
+        let seconds = number("SECONDS").unwrap_or(400);
         let until = runs.is_none().then(|| Instant::now() + Duration::from_secs(seconds));
         let runs = runs.unwrap_or(u64::MAX - first);
         Self { seed, first, runs, until, lanes: number("LANES").unwrap_or(3).clamp(1, runs) }
@@ -103,7 +103,7 @@ struct Seen {
     failed: Vec<String>,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeded_campaign_of_faults() {
     let wanted = Wanted::read();
     eprintln!("{wanted:?}");

@@ -1,25 +1,27 @@
-//! Every row of every table of a side, by a hash of its text: a comparison of our own, which knows
+//! Every row of every table of a side, by a hash of its texts: a comparison of our own, which knows
 //! nothing of the program's.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use cutover_core::model::side::Side;
-
-use crate::world::World;
+use tokio_postgres::Client;
 
 /// Hashes of the rows of each table, sorted.
 pub(crate) type Rows = BTreeMap<String, Vec<String>>;
 
+/// Tables, and what is hashed of a row `t`: the texts of its columns, each on its own, since a long
+/// one is dear as part of the text of a row.
 const TABLES: &str = "
-    SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT c.oid::regclass::text, (
+        SELECT string_agg(format('md5(t.%I::text)', attname), ', ' ORDER BY attnum)
+        FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|cutover_|information_schema)'";
 
-pub(crate) async fn of(world: &World, side: Side) -> Rows {
-    let client = world.superuser(side).await;
+pub(crate) async fn of(client: &Client) -> Rows {
     let mut rows = Rows::new();
     for table in client.query(TABLES, &[]).await.expect("tables") {
-        let table: String = table.get(0);
-        let sql = format!("SELECT md5(t::text) FROM {table} t ORDER BY 1");
+        let (table, columns): (String, String) = (table.get(0), table.get(1));
+        let sql = format!("SELECT md5(ROW({columns})::text) FROM {table} t ORDER BY 1");
         let hashes = client.query(&sql, &[]).await.expect("rows");
         rows.insert(table, hashes.iter().map(|row| row.get(0)).collect());
     }

@@ -2,13 +2,16 @@
 #![allow(clippy::print_stderr, reason = "a failed story shows what the program said")]
 
 use std::{
+    ffi::CStr,
     fs::{self, File, OpenOptions},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use cutover::run::{command::Request, socket};
 use cutover_sandbox::wait_for;
 use serde_json::Value;
 
@@ -147,6 +150,16 @@ impl Desk {
         }
     }
 
+    /// What `cutover status --json` prints, over the same socket and without a process for each
+    /// look; nothing when nobody answers.
+    pub(crate) async fn status(&self) -> Option<Value> {
+        let state = self.folder().join("state");
+        let within = Some(Duration::from_secs(10));
+        let answer = socket::ask(&state, &Request::Status, within, |_| ()).await.ok()?;
+        self.keeps_secrets("status", &answer.value.to_string());
+        (answer.exit == 0).then_some(answer.value)
+    }
+
     /// Makes a move. On a machine that has other things to do it may be refused, or taken back with
     /// the traffic where it was; both are fair, and it is asked for again.
     pub(crate) async fn moves(&self, command: &str) -> Ended {
@@ -222,9 +235,9 @@ impl Desk {
     ) -> bool {
         let desk = self.clone();
         let watching = tokio::task::spawn_blocking(move || {
-            let (began, mut seen) = (Instant::now(), usize::MAX);
+            let (began, mut seen) = (Instant::now(), since);
             while began.elapsed() < within {
-                let now = desk.length(journal);
+                let now = desk.length_from(journal, seen);
                 if now != seen && enough(&desk.facts_since(journal, since)) {
                     return true;
                 }
@@ -244,8 +257,8 @@ impl Desk {
 
     /// The same without the first `bytes` of the file.
     pub(crate) fn facts_since(&self, journal: &str, bytes: usize) -> Vec<Value> {
-        let text = fs::read(self.state(journal)).unwrap_or_default();
-        let text = String::from_utf8_lossy(text.get(bytes..).unwrap_or_default());
+        let text = self.journal(journal, bytes);
+        let text = String::from_utf8_lossy(&text);
         text.split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))
             // A checksum comes first; the header is no array.
@@ -256,8 +269,29 @@ impl Desk {
 
     /// Bytes of a journal so far.
     pub(crate) fn length(&self, journal: &str) -> usize {
-        let text = fs::read(self.state(journal)).unwrap_or_default();
-        text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+        self.length_from(journal, 0)
+    }
+
+    /// The same when it has at least `known` bytes.
+    fn length_from(&self, journal: &str, known: usize) -> usize {
+        let text = self.journal(journal, known);
+        known + text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+    }
+
+    /// What is written in a journal from byte `from` on. Zeros behind it are reserved space.
+    fn journal(&self, journal: &str, from: usize) -> Vec<u8> {
+        let mut text = Vec::new();
+        let Ok(file) = File::open(self.state(journal)) else { return text };
+        let mut piece = [0; 4096];
+        while let Ok(read) = file.read_at(&mut piece, (from + text.len()) as u64) {
+            let written = CStr::from_bytes_until_nul(&piece[..read]);
+            let reserved = written.is_ok();
+            text.extend_from_slice(written.map_or(&piece[..read], CStr::to_bytes));
+            if read == 0 || reserved {
+                break;
+            }
+        }
+        text
     }
 
     /// Everything the program has written or said is free of secrets.
@@ -338,17 +372,16 @@ impl Run {
         good: impl Fn(&Value) -> bool,
     ) -> Value {
         let desk = self.desk.clone();
-        let mut last = String::new();
+        let mut last = None;
         let found = wait_for(what, within, async || {
             if let Some(status) = self.exit() {
                 panic!("`cutover run` ended ({status}) instead of: {what}");
             }
-            let status = desk.ask(&["status"]).await;
-            last = status.said;
-            (status.exit == 0 && good(&status.value)).then_some(status.value)
+            last = desk.status().await;
+            last.clone().filter(&good)
         })
         .await;
-        found.unwrap_or_else(|e| panic!("{e}; the last status: {last}"))
+        found.unwrap_or_else(|e| panic!("{e}; the last status: {last:?}"))
     }
 
     /// Waits until a move would be accepted.
@@ -376,8 +409,7 @@ impl Run {
             if let Some(ended) = self.exit() {
                 return Some(Some(ended));
             }
-            let status = desk.ask(&["status"]).await;
-            (status.exit == 0 && status.value["streams"].is_object()).then_some(None)
+            desk.status().await.is_some_and(|s| s["streams"].is_object()).then_some(None)
         })
         .await
         .expect("either")

@@ -325,7 +325,9 @@ async fn write(
     let link = shared.link(direction).subscribe();
     let now = || *link.borrow();
     while let Some(piece) = receive.recv().await {
-        sleep_until(piece.arrived + now().delay).await;
+        if !now().delay.is_zero() {
+            sleep_until(piece.arrived + now().delay).await;
+        }
         let size = now().slice.unwrap_or(usize::MAX).max(1);
         for part in piece.bytes.chunks(size) {
             if let Some(rate) = now().bytes_per_second {
@@ -335,7 +337,9 @@ async fn write(
             shared.passed(direction).fetch_add(part.len() as u64, Ordering::SeqCst);
             to.write_all(part).await?;
             // Gives the receiver a chance to see the parts apart.
-            tokio::task::yield_now().await;
+            if size < piece.bytes.len() {
+                tokio::task::yield_now().await;
+            }
         }
     }
     to.shutdown().await

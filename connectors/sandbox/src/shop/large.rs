@@ -12,9 +12,9 @@ const ROW: u32 = 40_000;
 /// How long the client thinks between two statements, in milliseconds, at most.
 const THINKS_MS: u64 = 40;
 
-/// Some hundred documents in several statements, and money that moves. Some of it is written
-/// behind a savepoint and taken back again, and some clients do not want the whole of it in the
-/// end. The documents of the one before go with it, so that the shop does not grow.
+/// Some hundred documents in several statements, and money that moves; every fourth is half as
+/// large. Some of it is written behind a savepoint and taken back again, and some clients do not
+/// want the whole of it in the end. The documents of the one before go with it, so that the shop does not grow.
 ///
 /// What was taken back holds the receipt with the number negated: nobody may ever see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,12 @@ impl LargeTransaction {
         self.draw(0, 4) > 0
     }
 
+    /// Whether it is one of the smaller ones.
+    #[must_use]
+    pub fn is_half(&self) -> bool {
+        self.draw(3, 4) == 0
+    }
+
     /// Statements from BEGIN to before the end, one after the other.
     #[must_use]
     pub fn statements(&self) -> Vec<String> {
@@ -57,8 +63,8 @@ impl LargeTransaction {
         }
         all.push(format!("DELETE FROM documents WHERE views = {}", self.mark()));
         let parts = 2 + self.draw(2, 3);
+        let rows = (110 + self.draw(4, 30)) / parts / if self.is_half() { 2 } else { 1 } + 1;
         for part in 0..parts {
-            let rows = 25 + self.draw(3 + part, 50);
             match self.draw(20 + part, 3) {
                 0 => {
                     // A receipt that must never be seen, and money that nobody has.

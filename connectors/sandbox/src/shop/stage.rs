@@ -104,14 +104,18 @@ pub fn old_and_new() -> Option<(PgInstall, PgInstall)> {
 ///
 /// A server says no.
 pub async fn roles(servers: &[&Postgres]) -> Result<(), SandboxError> {
-    let mut shared: Option<String> = None;
-    for server in servers {
-        // The same SCRAM secret everywhere: with it PgBouncer need not compute one from the
-        // password at every login, which is most of what a login costs.
-        let password = shared.as_deref().unwrap_or(SHOP_PASSWORD);
-        server.create_role("shop", password, "").await?;
-        shared = Some(secret(server).await?);
-        server.create_role("cutover", CUTOVER_PASSWORD, "REPLICATION").await?;
+    let mut newest_first = servers.to_vec();
+    newest_first.sort_by_key(|server| std::cmp::Reverse(server.major()));
+    let mut shared: Option<[String; 2]> = None;
+    for server in newest_first {
+        // The same SCRAM secrets everywhere: with one PgBouncer need not compute it from the
+        // password at every login, which is most of what a login costs, and those of newer servers
+        // are cheap for everybody.
+        let [shop, cutover] =
+            shared.as_ref().map_or([SHOP_PASSWORD, CUTOVER_PASSWORD], |s| [&s[0], &s[1]]);
+        server.create_role("shop", shop, "").await?;
+        server.create_role("cutover", cutover, "REPLICATION").await?;
+        shared = Some([secret(server, "shop").await?, secret(server, "cutover").await?]);
         let replica_role = if server.major() >= 15 {
             "GRANT SET ON PARAMETER session_replication_role TO cutover"
         } else {
@@ -123,10 +127,10 @@ pub async fn roles(servers: &[&Postgres]) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// The password of the shop as the server keeps it.
-async fn secret(server: &Postgres) -> Result<String, SandboxError> {
-    let sql = "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = 'shop'";
-    Ok(server.query_text("postgres", sql).await?.unwrap_or_default())
+/// The password of a role as the server keeps it.
+async fn secret(server: &Postgres, role: &str) -> Result<String, SandboxError> {
+    let sql = format!("SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = '{role}'");
+    Ok(server.query_text("postgres", &sql).await?.unwrap_or_default())
 }
 
 /// Opens a shop on servers that know its roles: a database of that name on both (`made` is what
@@ -148,7 +152,7 @@ pub async fn open(
     fill(&shop, size).await?;
     let options = PgBouncerOptions::new()
         .database(database, blue.host(), blue.port(), database)
-        .user("shop", &secret(blue).await?);
+        .user("shop", &secret(blue, "shop").await?);
     PgBouncer::start(options).await
 }
 
