@@ -175,7 +175,17 @@ async fn a_standby_that_is_promoted_ends_the_run_by_name() {
     let (pair, desk) = (&readers.pair, readers.pair.desk.clone());
     let mut run = desk.run();
     run.ready().await;
-    readers.blue.standby.promote().await.expect("a promotion");
+    // What the standby lags is what the run lags, and no client is made to wait for it.
+    let standby = &readers.blue.standby;
+    standby.execute("postgres", "SELECT pg_wal_replay_pause()").await.expect("it pauses");
+    pair.does(Side::Blue, "INSERT INTO receipts VALUES (77, 1)").await;
+    run.status("the lag", READY_WITHIN, |s| s["ready"]["state"] != "ready").await;
+    desk.ask(&["switch"]).await.exits(1);
+    let held = |f: &Value| f["step"] == "pause";
+    assert!(!desk.facts("moves.journal").iter().any(held), "clients were held");
+    standby.execute("postgres", "SELECT pg_wal_replay_resume()").await.expect("it goes on");
+    run.ready().await;
+    standby.promote().await.expect("a promotion");
     let stopped = |s: &Value| {
         s["streams"]["forward"]["health"]["stopped"]["code"] == "CUT0218"
             && s["ready"]["state"] != "ready"
@@ -184,7 +194,7 @@ async fn a_standby_that_is_promoted_ends_the_run_by_name() {
     desk.ask(&["switch"]).await.exits(1);
     desk.ask(&["check"]).await.exits(1).says("CUT0178");
     // Clients have what they had, and the run is given up by a process that only does that.
-    pair.does(Side::Blue, "INSERT INTO receipts VALUES (77, 1)").await;
+    pair.does(Side::Blue, "INSERT INTO receipts VALUES (77, 2)").await;
     assert!(run.terminate().await.success());
     // Another server to read from is another run.
     let port = readers.blue.standby.port();

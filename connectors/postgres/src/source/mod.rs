@@ -183,7 +183,9 @@ impl Database {
         let Position::Postgres { timeline, .. } = self.log_end().await?;
         let reader = self.reader_side();
         self.standby_follows().await?;
-        let there = reader.slot(&reader.session("capture").await?, Names::of(run).slot()).await?;
+        let (session, names) = (reader.session("capture").await?, Names::of(run));
+        reader.forget_unfinished(&session, names.slot()).await?;
+        let there = reader.slot(&session, names.slot()).await?;
         Ok(there.map(|lsn| Position::Postgres { timeline, lsn }))
     }
 

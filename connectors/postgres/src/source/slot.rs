@@ -200,6 +200,18 @@ impl Database {
         Ok(Created { lsn, snapshot: field(2).filter(|s| !s.is_empty()), keeper })
     }
 
+    /// Drops a slot that somebody is still creating: a process of this run that is gone, since one
+    /// at a time works on it. The server does not notice, and without new log it waits for ever.
+    pub(super) async fn forget_unfinished(&self, session: &Session, name: &str) -> Result<()> {
+        let row = read(session, name)
+            .await
+            .map_err(|e| port_error(self.doing("looking at the replication slot"), e))?;
+        match row {
+            Some(SlotRow { confirmed: None, active_pid: Some(_), .. }) => self.drop_slot(name).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Drops the slot, whoever reads it.
     pub(super) async fn drop_slot(&self, name: &str) -> Result<()> {
         let doing = || self.doing("dropping the replication slot");

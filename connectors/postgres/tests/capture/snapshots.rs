@@ -219,3 +219,42 @@ async fn a_slot_waits_for_transactions_that_are_open() {
     assert_eq!(copied.len() + followed.len(), 2);
     w.release().await;
 }
+
+/// A process died while its slot waited for an open transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_that_was_cut_off_is_begun_again() {
+    let mut worlds = World::standbys("cutoff").await;
+    worlds.push(World::newest("cutoff").await);
+    for w in worlds {
+        w.sql("create table t (id int primary key)").await;
+        let client = w.client().await;
+        client.batch_execute("begin; insert into t values (1)").await.unwrap();
+        let (db, run, tables) = (w.db.clone(), w.run.clone(), w.tables().await);
+        let again = tables.clone();
+        let first = tokio::spawn(async move { db.capture(&run, &tables, true).await.map(drop) });
+        let creator = "select active_pid from pg_replication_slots where slot_name = 'cutover_cutoff'";
+        let mut pid = String::new();
+        cutover_sandbox::wait_until("the slot", crate::world::PATIENCE, async || {
+            pid = w.text_of_reader(creator).await;
+            !pid.is_empty()
+        })
+        .await
+        .unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let second = w.db.capture(&w.run, &again, true);
+        let commit = async {
+            cutover_sandbox::wait_until("another one", crate::world::PATIENCE, async || {
+                let now = w.text_of_reader(creator).await;
+                !now.is_empty() && now != pid
+            })
+            .await
+            .unwrap();
+            client.batch_execute("commit").await.unwrap();
+        };
+        let (second, ()) = tokio::join!(second, commit);
+        let copied = ids(&w, &*second.unwrap().snapshot.expect("it is a new one")).await;
+        assert_eq!(copied, [1].into(), "PostgreSQL {}", w.server.major());
+        w.release().await;
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use cutover_core::{
     model::{
         event::{Change, Event},
+        position::Position,
         run::RunId,
         side::Side,
         value::Value,
@@ -49,11 +50,20 @@ impl Own {
     }
 
     /// Commits a row on the primary and reads up to it.
-    async fn row(&self, tap: &mut Tap, id: i32) {
+    async fn row(&self, tap: &mut Tap, id: i32) -> Position {
         let sql = format!("insert into t values ({id})");
         self.primary.execute("postgres", &sql).await.unwrap();
         let wanted = format!("+ public.t {id}");
-        while !show(&tap.next().await.unwrap()).contains(&wanted) {}
+        let mut seen = false;
+        loop {
+            for event in tap.next().await.unwrap() {
+                seen |= show(std::slice::from_ref(&event)).contains(&wanted);
+                match event {
+                    Event::Commit { position } if seen => return position,
+                    _ => {}
+                }
+            }
+        }
     }
 }
 
@@ -213,6 +223,68 @@ async fn a_slot_in_conflict_ends_the_stream_by_name() {
         let left = own.standby.query_text("postgres", SLOTS).await.unwrap();
         assert_eq!(left.as_deref(), Some("0"));
     }
+}
+
+/// The standby of a standby that takes over follows it, and places have other names then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_of_the_primary_is_followed_by_the_standby_that_is_read() {
+    let newest = find_postgres().pop().expect("PostgreSQL");
+    let (mut primary, mut heir) = with_standby(&newest, &[]).await;
+    let mut standby = heir.standby(&[]).await.unwrap();
+    primary.execute("postgres", "create table t (id int primary key)").await.unwrap();
+    let spill = tempfile::tempdir().unwrap();
+    let run = RunId::new("own").unwrap();
+    let db = reading(&primary, &standby, &run, &spill);
+    let own = Own { primary, standby, run, db, _spill: spill };
+    let mut tap = own.tap().await;
+    let held = own.row(&mut tap, 1).await;
+    let Own { primary: mut dead, standby: reader, run, db, _spill } = own;
+    (primary, standby) = (heir, reader);
+    let port = dead.port();
+    primary.catch_up(&dead).await.unwrap();
+    dead.kill9().await.unwrap();
+    let e = tap.error().await;
+    assert_eq!(e.code(), None, "{e}");
+    drop(tap);
+    primary.take_over(port).await.unwrap();
+    let own = Own { primary, standby, run, db, _spill };
+    own.primary.execute("postgres", "insert into t values (2)").await.unwrap();
+    // It does not know where the new primary is, and nobody takes that for an end.
+    let waits = own.db.stream(&own.run, None).await.map(drop).unwrap_err();
+    assert_eq!(waits.code(), None, "{waits}");
+    follow(&own.standby, &own.primary).await;
+    let now = own.db.rebase(&held).await.unwrap();
+    assert!(now.renames(&held), "{held} became {now}");
+    let mut stream = None;
+    wait_until("the standby to follow", PATIENCE, async || {
+        match own.db.stream(&own.run, Some(&now)).await {
+            Ok(open) => stream = Some(open),
+            Err(e) => assert_eq!(e.code(), None, "{e}"),
+        }
+        stream.is_some()
+    })
+    .await
+    .unwrap();
+    let mut tap = Tap { stream: stream.unwrap() };
+    let mut seen = Vec::new();
+    while !seen.contains(&"+ public.t 2".to_owned()) {
+        seen.extend(show(&tap.next().await.unwrap()));
+    }
+    assert!(!seen.contains(&"+ public.t 1".to_owned()), "{seen:?}");
+    own.row(&mut tap, 3).await;
+}
+
+/// A standby looks for its primary at another address.
+async fn follow(standby: &Postgres, primary: &Postgres) {
+    let to = format!(
+        "host={} port={} user={} password={} dbname=postgres",
+        primary.host(),
+        primary.port(),
+        primary.user(),
+        primary.password()
+    );
+    standby.configure(&[("primary_conninfo", &to)]).unwrap();
+    standby.execute("postgres", "select pg_reload_conf()").await.unwrap();
 }
 
 /// A standby may follow whoever takes over, without a break of its own.
