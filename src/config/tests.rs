@@ -128,10 +128,15 @@ fn a_standby_has_the_form_of_an_address_and_is_another_one() {
     let config = read(&with("postgres://u:hunter2@s/d")).unwrap();
     assert_eq!(config.blue.read_from.as_ref().unwrap().expose(), "postgres://u:hunter2@s/d");
     assert_eq!(config.public()["blue"]["read_from"], "postgres://u:***@s/d");
-    assert!(config.green.read_from.is_none() && config.public()["green"].get("read_from").is_none());
+    assert!(
+        config.green.read_from.is_none() && config.public()["green"].get("read_from").is_none()
+    );
     for (given, what) in [
         ("postgres://u@a/d", "blue.read_from is the address in `url`"),
-        ("mysql://u@s/d", "blue.read_from has the scheme `mysql`, which this version does not speak"),
+        (
+            "mysql://u@s/d",
+            "blue.read_from has the scheme `mysql`, which this version does not speak",
+        ),
     ] {
         assert_eq!(problems(&with(given))[0].what, what);
     }

@@ -59,7 +59,11 @@ impl Database {
 
     /// What messages call it.
     pub(crate) fn name(&self) -> String {
-        if self.is_standby { format!("the standby of {}", self.side) } else { self.side.to_string() }
+        if self.is_standby {
+            format!("the standby of {}", self.side)
+        } else {
+            self.side.to_string()
+        }
     }
 
     /// The side this database is.

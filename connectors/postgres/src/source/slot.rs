@@ -207,7 +207,9 @@ impl Database {
             .await
             .map_err(|e| port_error(self.doing("looking at the replication slot"), e))?;
         match row {
-            Some(SlotRow { confirmed: None, active_pid: Some(_), .. }) => self.drop_slot(name).await,
+            Some(SlotRow { confirmed: None, active_pid: Some(_), .. }) => {
+                self.drop_slot(name).await
+            }
             _ => Ok(()),
         }
     }

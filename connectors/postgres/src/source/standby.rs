@@ -155,19 +155,25 @@ impl Database {
     ///
     /// A promoted standby goes on sending, and it is not this server's log any more. And when this
     /// server ends, the standby may follow another one without a break: places have other names
-    /// then, so that the stream has to be opened anew.
-    pub(super) async fn look_at_standby(self, here: Arc<Session>, shared: Arc<Shared>) {
+    /// then than those of `timeline`, so that the stream has to be opened anew.
+    pub(super) async fn look_at_standby(
+        self,
+        here: Arc<Session>,
+        timeline: u32,
+        shared: Arc<Shared>,
+    ) {
         let Some(standby) = &self.standby else { return };
         let names = Names::of(&self.run);
         loop {
             sleep(LOOK).await;
-            if here.is_closed() {
-                let doing = self.doing("following changes through its standby");
-                shared.stop(PortError::transient(doing, "the primary has ended our session"));
+            let follows = standby.follows_still(names.slot(), timeline).await;
+            if here.is_closed() || matches!(follows, Ok(false)) {
+                let doing = self.doing("following changes through a standby");
+                shared.stop(PortError::transient(doing, "it may have another primary now"));
                 return;
             }
-            match standby.is_still_read(names.slot()).await {
-                Ok(()) => {}
+            match follows {
+                Ok(_) => {}
                 Err(why @ PortError::Definite { .. }) => {
                     shared.stop(why);
                     return;
@@ -177,14 +183,22 @@ impl Database {
         }
     }
 
-    /// It is a standby, and its slot can be read.
-    async fn is_still_read(&self, slot: &str) -> Result<()> {
+    /// Whether this standby receives that timeline still, as far as we may know.
+    ///
+    /// # Errors
+    ///
+    /// Definite when it is no standby any more, or its slot cannot be read.
+    async fn follows_still(&self, slot: &str, timeline: u32) -> Result<bool> {
+        let doing = || self.doing("following changes");
         let session = self.control().await?;
         if !self.in_recovery(&session).await? {
-            let doing = self.doing("following changes");
-            return Err(stops::not_our_standby(doing, "it was promoted"));
+            return Err(stops::not_our_standby(doing(), "it was promoted"));
         }
-        self.slot(&session, slot).await.map(drop)
+        self.slot(&session, slot).await?;
+        let received = "SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver \
+                        WHERE received_tli IS NOT NULL";
+        let row = session.query_opt(received, &[]).await.map_err(|e| port_error(doing(), e))?;
+        Ok(row.is_none_or(|row| u32::try_from(row.get::<_, i32>(0)) == Ok(timeline)))
     }
 }
 

@@ -179,7 +179,8 @@ impl Database {
             name: name.to_owned(),
             received: start,
         };
-        let standby = self.clone().look_at_standby(Arc::clone(&session), Arc::clone(&shared));
+        let standby =
+            self.clone().look_at_standby(Arc::clone(&session), timeline, Arc::clone(&shared));
         let look = self.clone().look(session, run.clone(), Arc::clone(&shared));
         let looks = async move {
             tokio::join!(look, standby);

@@ -232,7 +232,8 @@ async fn a_creation_that_was_cut_off_is_begun_again() {
         let (db, run, tables) = (w.db.clone(), w.run.clone(), w.tables().await);
         let again = tables.clone();
         let first = tokio::spawn(async move { db.capture(&run, &tables, true).await.map(drop) });
-        let creator = "select active_pid from pg_replication_slots where slot_name = 'cutover_cutoff'";
+        let creator =
+            "select active_pid from pg_replication_slots where slot_name = 'cutover_cutoff'";
         let mut pid = String::new();
         cutover_sandbox::wait_until("the slot", crate::world::PATIENCE, async || {
             pid = w.text_of_reader(creator).await;
