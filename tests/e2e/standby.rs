@@ -3,7 +3,7 @@
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{
-    PgInstall, Postgres, find_postgres,
+    PgInstall, Postgres, StopMode, find_postgres,
     shop::{self, Load},
     wait_until,
 };
@@ -16,7 +16,8 @@ use crate::{
 };
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
-const SENDERS: &str = "SELECT count(*) FROM pg_stat_replication WHERE application_name ~ '^cutover'";
+const SENDERS: &str =
+    "SELECT count(*) FROM pg_stat_replication WHERE application_name ~ '^cutover'";
 
 /// Two servers with standbys, and a run between them that reads there.
 struct Readers {
@@ -168,15 +169,16 @@ async fn a_copy_that_was_cut_off_is_taken_up_through_the_standby() {
     readers.nothing_is_left().await;
 }
 
+/// The standby lags, is promoted, and is gone for good.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_that_is_promoted_ends_the_run_by_name() {
     let (_, new) = versions();
-    let readers = Readers::start("promoted", &new, &new, "").await;
-    let (pair, desk) = (&readers.pair, readers.pair.desk.clone());
+    let Readers { mut blue, green, pair } = Readers::start("promoted", &new, &new, "").await;
+    let desk = pair.desk.clone();
     let mut run = desk.run();
     run.ready().await;
     // What the standby lags is what the run lags, and no client is made to wait for it.
-    let standby = &readers.blue.standby;
+    let standby = &blue.standby;
     standby.execute("postgres", "SELECT pg_wal_replay_pause()").await.expect("it pauses");
     pair.does(Side::Blue, "INSERT INTO receipts VALUES (77, 1)").await;
     run.status("the lag", READY_WITHIN, |s| s["ready"]["state"] != "ready").await;
@@ -185,6 +187,7 @@ async fn a_standby_that_is_promoted_ends_the_run_by_name() {
     assert!(!desk.facts("moves.journal").iter().any(held), "clients were held");
     standby.execute("postgres", "SELECT pg_wal_replay_resume()").await.expect("it goes on");
     run.ready().await;
+
     standby.promote().await.expect("a promotion");
     let stopped = |s: &Value| {
         s["streams"]["forward"]["health"]["stopped"]["code"] == "CUT0218"
@@ -193,14 +196,26 @@ async fn a_standby_that_is_promoted_ends_the_run_by_name() {
     run.status("the stop", READY_WITHIN, stopped).await;
     desk.ask(&["switch"]).await.exits(1);
     desk.ask(&["check"]).await.exits(1).says("CUT0178");
-    // Clients have what they had, and the run is given up by a process that only does that.
+    // Clients have what they had.
     pair.does(Side::Blue, "INSERT INTO receipts VALUES (77, 2)").await;
     assert!(run.terminate().await.success());
-    // Another server to read from is another run.
-    let port = readers.blue.standby.port();
-    desk.reconfigure(|yaml| yaml.replace(&format!(":{port}/"), ":1/"));
+
+    // The slot of the run is there and nowhere else, so that nothing but giving up is possible
+    // without that very standby; and that is.
+    let read_from = format!(
+        ", read_from: \"postgres://cutover@127.0.0.1:{}/{}\"",
+        blue.standby.port(),
+        pair.name
+    );
+    let with = std::fs::read_to_string(desk.folder().join("cutover.yaml")).expect("a file");
+    desk.configure(&with.replace(&read_from, ""));
     desk.ask(&["run", "--yes"]).await.exits(2).says("CUT0504");
-    desk.reconfigure(|yaml| yaml.replace(":1/", &format!(":{port}/")));
+    desk.configure(&with);
+    blue.standby.stop(StopMode::Fast).await.expect("it stops");
+    desk.ask(&["abort", "--yes"]).await.exits(3);
+    desk.configure(&with.replace(&read_from, ""));
     desk.ask(&["abort", "--yes"]).await.exits(0);
-    readers.nothing_is_left().await;
+    pair.nothing_is_left().await;
+    let left = green.standby.query_text("postgres", SLOTS).await.expect("an answer");
+    assert_eq!(left.as_deref(), Some("0"));
 }
