@@ -10,7 +10,7 @@ use cutover_core::{
         side::Side,
         value::Value,
     },
-    port::source::Source,
+    port::{PortError, reader::Part, source::Source},
 };
 use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{Postgres, StopMode, find_postgres, wait_until};
@@ -225,6 +225,29 @@ async fn a_slot_in_conflict_ends_the_stream_by_name() {
     }
 }
 
+/// What is read is in the way of what is replayed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_the_standby_cancels_is_worth_repeating() {
+    let newest = find_postgres().last().expect("PostgreSQL").major;
+    let own = Own::start(newest, &[("max_standby_streaming_delay", "0")]).await.unwrap();
+    own.primary.execute("postgres", "insert into t values (1)").await.unwrap();
+    let table = own.db.tables(&Default::default()).await.unwrap().remove(0);
+    let snapshot = own.db.snapshot().await.unwrap();
+    let range = snapshot.split(&table, 1 << 20).await.unwrap().remove(0);
+    // From here on it holds the table.
+    drop(snapshot.digests(&[Part { table: &table, range: &range, buckets: 1 }]).await.unwrap());
+    own.primary.execute("postgres", "alter table t rename to u").await.unwrap();
+    let mut why = None;
+    wait_until("the read to be cancelled", PATIENCE, async || {
+        let read = snapshot.digests(&[Part { table: &table, range: &range, buckets: 1 }]).await;
+        why = read.err();
+        why.is_some()
+    })
+    .await
+    .unwrap();
+    assert!(why.as_ref().is_some_and(PortError::is_transient), "{why:?}");
+}
+
 /// The standby of a standby that takes over follows it, and places have other names then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_of_the_primary_is_followed_by_the_standby_that_is_read() {
@@ -242,16 +265,19 @@ async fn a_failover_of_the_primary_is_followed_by_the_standby_that_is_read() {
     (primary, standby) = (heir, reader);
     let port = dead.port();
     primary.catch_up(&dead).await.unwrap();
-    dead.kill9().await.unwrap();
+    // Nobody closes our sessions there.
+    dead.pause().unwrap();
+    primary.promote().await.unwrap();
     let e = tap.error().await;
     assert_eq!(e.code(), None, "{e}");
     drop(tap);
-    primary.take_over(port).await.unwrap();
+    dead.kill9().await.unwrap();
+    primary.answer_at(port).await.unwrap();
     let own = Own { primary, standby, run, db, _spill };
     own.primary.execute("postgres", "insert into t values (2)").await.unwrap();
-    // It does not know where the new primary is, and nobody takes that for an end.
-    let waits = own.db.stream(&own.run, None).await.map(drop).unwrap_err();
-    assert_eq!(waits.code(), None, "{waits}");
+    // Under its old name nobody takes that place for another one, or for an end.
+    let early = own.db.stream(&own.run, Some(&held)).await.map(drop).unwrap_err();
+    assert_eq!(early.code(), None, "{early}");
     follow(&own.standby, &own.primary).await;
     let now = own.db.rebase(&held).await.unwrap();
     assert!(now.renames(&held), "{held} became {now}");
