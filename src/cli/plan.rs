@@ -69,9 +69,14 @@ fn run_steps(config: &Config) -> Vec<String> {
         }
     };
     let rate = config.copy.rate.map(|r| format!(", at most {} per second", format_size(r)));
+    let reads = |side| match config.database(side).read_from {
+        Some(_) => format!("create publication on {side} and slot on its standby"),
+        None => format!("create publication and slot on {side}"),
+    };
+    let keeper = if config.blue.read_from.is_some() { "the standby" } else { "blue" };
     vec![
         "preflight: stop on any error".into(),
-        "create publication and slot on blue; blue keeps its log from here on".into(),
+        format!("{}; {keeper} keeps its log from here on", reads(Side::Blue)),
         definitions,
         "fence green: nobody but us writes there".into(),
         format!(
@@ -81,7 +86,7 @@ fn run_steps(config: &Config) -> Vec<String> {
             rate.unwrap_or_default()
         ),
         "build indexes and constraints, gather statistics".into(),
-        "create publication and slot on green for the way back; install blue's fence, open".into(),
+        format!("{} for the way back; install blue's fence, open", reads(Side::Green)),
         "follow blue's changes; watch green for writes of others".into(),
         if config.verify.continuous {
             "compare every row at one position, then every changed row again and again".into()

@@ -49,7 +49,9 @@ pub struct Config {
 pub struct Database {
     /// Its address, maybe with a password in it.
     pub url: Address,
-    /// The password that wins over the one in the address.
+    /// A standby of it that is read in its place; never of an admin console.
+    pub read_from: Option<Address>,
+    /// The password that wins over those in the addresses.
     pub password: Option<Credential>,
 }
 

@@ -70,8 +70,13 @@ section! {
         /// works and is masked wherever the address is shown. Name the server itself and not the
         /// pooler in front of it.
         url ("url"): Text, "address", required, since "0.1";
+        /// A physical standby of that server (PostgreSQL 16 or later), in the form of `url`, that is
+        /// read in its place: its slot, the rows of the copy and full comparisons. Everything else
+        /// stays with `url`. What the standby lags is part of every pause. It is part of the run
+        /// like `url`: another one cannot take its place.
+        read_from ("read_from"): Text, "address", otherwise "`url` is read", since "0.1";
         /// The password: `{env: NAME}`, `{file: PATH}` (relative to this file; a final line break
-        /// does not belong to it) or the text itself. It wins over one in `url`.
+        /// does not belong to it) or the text itself. It wins over one in `url` or `read_from`.
         password ("password"): Spanned<Password>, "`{env: NAME}`, `{file: PATH}` or text", otherwise "the one in `url`, if any", since "0.1";
     }
 }

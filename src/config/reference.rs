@@ -56,10 +56,14 @@ impl Config {
 }
 
 fn database(database: &Database) -> Value {
-    json!({
+    let mut value = json!({
         "url": database.url.redacted(),
         "password": database.password.as_ref().map(credential),
-    })
+    });
+    if let Some(read_from) = &database.read_from {
+        value["read_from"] = read_from.redacted().into();
+    }
+    value
 }
 
 fn credential(credential: &Credential) -> String {

@@ -132,7 +132,16 @@ impl Reader<'_> {
             self.missing(path);
             return None;
         };
-        self.endpoint(path, "url", raw.url.as_ref(), raw.password.as_ref())
+        let database = self.endpoint(path, "url", raw.url.as_ref(), raw.password.as_ref());
+        let given = raw.read_from.as_ref();
+        let read_from = given.map(|text| self.address(&format!("{path}.read_from"), Some(text)));
+        let (database, read_from) = (database?, read_from.flatten());
+        if read_from.as_ref() == Some(&database.url) {
+            let path = format!("{path}.read_from");
+            let remedy = "name a standby of it, or leave `read_from` out";
+            self.refuse(&path, raw.read_from.as_ref(), "is the address in `url`", remedy);
+        }
+        Some(Database { read_from, ..database })
     }
 
     fn endpoint(
@@ -143,30 +152,33 @@ impl Reader<'_> {
         password: Option<&Spanned<raw::Password>>,
     ) -> Option<Database> {
         let password = password.map(|p| self.credential(&format!("{path}.password"), p));
-        let path = format!("{path}.{key}");
-        let text = self.required(&path, url)?;
+        let url = self.address(&format!("{path}.{key}"), url)?;
+        match password {
+            None => Some(Database { url, read_from: None, password: None }),
+            Some(None) => None,
+            Some(password) => Some(Database { url, read_from: None, password }),
+        }
+    }
+
+    fn address(&mut self, path: &str, url: Option<&Text>) -> Option<Address> {
+        let text = self.required(path, url)?;
         let address = Address::new(text);
         match address.scheme().as_str() {
-            "postgres" | "postgresql" => {}
+            "postgres" | "postgresql" => Some(address),
             "" => {
                 self.refuse(
-                    &path,
+                    path,
                     url,
                     "is no address",
                     "write it as postgres://user@host:5432/dbname",
                 );
-                return None;
+                None
             }
             other => {
                 let what = format!("has the scheme `{other}`, which this version does not speak");
-                self.refuse(&path, url, &what, "use postgres://user@host:5432/dbname");
-                return None;
+                self.refuse(path, url, &what, "use postgres://user@host:5432/dbname");
+                None
             }
-        }
-        match password {
-            None => Some(Database { url: address, password: None }),
-            Some(None) => None,
-            Some(Some(password)) => Some(Database { url: address, password: Some(password) }),
         }
     }
 

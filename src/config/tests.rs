@@ -121,6 +121,28 @@ fn all_mistakes_are_told_at_once_with_their_places() {
 }
 
 #[test]
+fn a_standby_has_the_form_of_an_address_and_is_another_one() {
+    let with = |read_from: &str| {
+        SMALL.replace("@a/d\" }", &format!("@a/d\", read_from: \"{read_from}\" }}"))
+    };
+    let config = read(&with("postgres://u:hunter2@s/d")).unwrap();
+    assert_eq!(config.blue.read_from.as_ref().unwrap().expose(), "postgres://u:hunter2@s/d");
+    assert_eq!(config.public()["blue"]["read_from"], "postgres://u:***@s/d");
+    assert!(
+        config.green.read_from.is_none() && config.public()["green"].get("read_from").is_none()
+    );
+    for (given, what) in [
+        ("postgres://u@a/d", "blue.read_from is the address in `url`"),
+        (
+            "mysql://u@s/d",
+            "blue.read_from has the scheme `mysql`, which this version does not speak",
+        ),
+    ] {
+        assert_eq!(problems(&with(given))[0].what, what);
+    }
+}
+
+#[test]
 fn variables_are_substituted_or_refused() {
     let config = read(&SMALL.replace("@a/", "@${HOST}/")).unwrap();
     assert_eq!(config.blue.url.expose(), "postgres://u@db.example/d");

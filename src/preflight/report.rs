@@ -52,8 +52,8 @@ type Key<'a> = (std::cmp::Reverse<Severity>, u8, &'a str, &'a str, &'a str, &'a 
 fn key(finding: &Finding) -> Key<'_> {
     let room = match finding.place.as_str() {
         "config" => 0,
-        "blue" => 1,
-        "green" => 2,
+        "blue" | "blue.read_from" => 1,
+        "green" | "green.read_from" => 2,
         _ => 3,
     };
     (

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use cutover::{
-    config::Config,
+    config::{Address, Config},
     error::{Exit, Failure},
     run::ports,
 };
@@ -15,7 +15,13 @@ use cutover_postgres::{Database, connect::PgConfig, schema::PgSchemaCopy};
 
 /// Describes one side; connects to nothing.
 pub(super) fn open(config: &Config, side: Side, spill: &Path) -> Result<Database, Failure> {
-    Ok(Database::new(address(config, side)?, side, config.run.clone(), spill))
+    let here = address(config, side)?;
+    let standby = standby(config, side, &here)?;
+    let database = Database::new(here, side, config.run.clone(), spill);
+    Ok(match standby {
+        Some(standby) => database.reading_from(standby),
+        None => database,
+    })
 }
 
 pub(super) fn ports(database: &Database) -> ports::Database {
@@ -43,10 +49,27 @@ pub(super) fn child_environment(
 
 /// Address and credentials of one side.
 pub(super) fn address(config: &Config, side: Side) -> Result<PgConfig, Failure> {
-    let section = config.database(side);
-    let password = section.password.as_ref().map(|p| p.secret.expose().to_owned());
-    PgConfig::parse(section.url.expose(), password).map_err(|e| {
-        Failure::new(format!("`{side}.url`: {e}"))
+    read(config, side, "url", &config.database(side).url)
+}
+
+/// The same of the standby that is read in its place.
+fn standby(config: &Config, side: Side, here: &PgConfig) -> Result<Option<PgConfig>, Failure> {
+    let Some(given) = &config.database(side).read_from else { return Ok(None) };
+    let standby = read(config, side, "read_from", given)?.or_password_of(here);
+    if standby.dbname() != here.dbname() {
+        let what = "names another database than `url`";
+        return Err(Failure::new(format!("`{side}.read_from`: {what}"))
+            .code("CUT0010")
+            .remedy(format!("name the database {} there", here.dbname()))
+            .exit(Exit::Usage));
+    }
+    Ok(Some(standby))
+}
+
+fn read(config: &Config, side: Side, key: &str, given: &Address) -> Result<PgConfig, Failure> {
+    let password = config.database(side).password.as_ref().map(|p| p.secret.expose().to_owned());
+    PgConfig::parse(given.expose(), password).map_err(|e| {
+        Failure::new(format!("`{side}.{key}`: {e}"))
             .code("CUT0010")
             .remedy(e.remedy)
             .exit(Exit::Usage)

@@ -27,6 +27,7 @@ mod prepared;
 mod program;
 mod restarts;
 mod shapes;
+mod standby;
 mod tampered;
 mod unlike;
 mod versions;

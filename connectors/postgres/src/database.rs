@@ -17,6 +17,10 @@ pub struct Database {
     pub(crate) side: Side,
     pub(crate) run: RunId,
     pub(crate) spill: Arc<Path>,
+    /// A standby of this database, where rows and changes are read instead.
+    pub(crate) standby: Option<Arc<Database>>,
+    /// This is such a standby.
+    pub(crate) is_standby: bool,
     control: Arc<Mutex<Option<Arc<Session>>>>,
     pub(crate) copiers: crate::sink::Copiers,
     pub(crate) kept: Arc<crate::primary::Kept>,
@@ -32,9 +36,33 @@ impl Database {
             side,
             run,
             spill: Arc::from(spill),
+            standby: None,
+            is_standby: false,
             control: Arc::default(),
             copiers: crate::sink::Copiers::default(),
             kept: Arc::default(),
+        }
+    }
+
+    /// The same with a physical standby of it (PostgreSQL 16 and later), where rows and changes are
+    /// read. Everything that is written, and whatever says what is to be read, stays here.
+    #[must_use]
+    pub fn reading_from(self, config: PgConfig) -> Self {
+        let standby = Self::new(config, self.side, self.run.clone(), &self.spill);
+        Self { standby: Some(Arc::new(Self { is_standby: true, ..standby })), ..self }
+    }
+
+    /// Where rows and changes are read: the standby, or here.
+    pub(crate) fn reader_side(&self) -> &Self {
+        self.standby.as_deref().unwrap_or(self)
+    }
+
+    /// What messages call it.
+    pub(crate) fn name(&self) -> String {
+        if self.is_standby {
+            format!("the standby of {}", self.side)
+        } else {
+            self.side.to_string()
         }
     }
 
@@ -44,10 +72,14 @@ impl Database {
         self.side
     }
 
-    /// Its address without credentials, for messages.
+    /// Its address without credentials, and that of its standby, for messages.
     #[must_use]
     pub fn address(&self) -> String {
-        self.config.redacted()
+        let here = self.config.redacted();
+        match &self.standby {
+            Some(standby) => format!("{here} (read from {})", standby.address()),
+            None => here,
+        }
     }
 
     /// Host name, address, or folder of a Unix socket.

@@ -18,6 +18,8 @@ mod prepared;
 mod rate;
 #[path = "capture/snapshots.rs"]
 mod snapshots;
+#[path = "capture/standby.rs"]
+mod standby;
 #[path = "capture/stops.rs"]
 mod stops;
 #[path = "capture/streamed.rs"]

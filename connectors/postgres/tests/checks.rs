@@ -9,6 +9,8 @@ mod grants;
 mod green;
 #[path = "checks/place.rs"]
 mod place;
+#[path = "checks/standby.rs"]
+mod standby;
 
 use std::collections::BTreeSet;
 

@@ -21,7 +21,7 @@ pub struct Finding {
     pub code: String,
     /// How bad.
     pub severity: Severity,
-    /// Where: `blue`, `green`, a switch name, or `config`.
+    /// Where: `blue`, `green`, one of them with `.read_from`, a switch name, or `config`.
     pub place: String,
     /// What was found, without row values or credentials.
     pub what: String,

@@ -3,15 +3,12 @@
 //! A remedy is SQL that can be pasted into `psql` as it is, with hints as SQL comments, wherever
 //! SQL can do it; else plain words.
 
-use cutover_core::model::{
-    finding::{Finding, Severity},
-    side::Side,
-};
+use cutover_core::model::finding::{Finding, Severity};
 
 /// How many names a message spells out.
 const SHOWN: usize = 10;
 
-/// A finding that does not know yet on which side it was made.
+/// A finding that does not know yet where it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) code: &'static str,
@@ -21,11 +18,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    pub(super) fn at(self, side: Side) -> Finding {
+    pub(super) fn at(self, place: String) -> Finding {
         Finding {
             code: self.code.into(),
             severity: self.severity,
-            place: side.as_str().into(),
+            place,
             what: self.what,
             remedy: self.remedy,
         }

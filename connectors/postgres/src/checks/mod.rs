@@ -9,6 +9,7 @@ mod found;
 mod others;
 mod rights;
 mod server;
+mod standby;
 mod tables;
 
 use async_trait::async_trait;
@@ -49,10 +50,24 @@ impl From<PortError> for Failure {
     }
 }
 
+/// Which server is asked, where changes are read from a standby.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    /// The database itself.
+    Here,
+    /// Whoever is read.
+    Reader,
+    /// Both of them.
+    Each,
+    /// The database itself, and nobody when a standby is read.
+    Alone,
+}
+
 /// One reason.
 struct Check {
     name: &'static str,
     scopes: &'static [Scope],
+    place: Where,
     run: for<'a> fn(&'a Context<'a>) -> BoxFuture<'a, Answer>,
 }
 
@@ -61,9 +76,13 @@ const BOTH: &[Scope] = &[Scope::Start, Scope::Move];
 
 macro_rules! check {
     ($room:ident::$name:ident, $scopes:expr) => {
+        check!($room::$name, $scopes, Here)
+    };
+    ($room:ident::$name:ident, $scopes:expr, $place:ident) => {
         Check {
             name: concat!(stringify!($room), "::", stringify!($name)),
             scopes: $scopes,
+            place: Where::$place,
             run: |context| Box::pin($room::$name::check(context)),
         }
     };
@@ -73,18 +92,18 @@ macro_rules! check {
 const CHECKS: &[Check] = &[
     check!(server::version, START),
     check!(server::standby, BOTH),
-    check!(server::wal_level, BOTH),
-    check!(server::slots, BOTH),
-    check!(server::senders, BOTH),
+    check!(server::wal_level, BOTH, Each),
+    check!(server::slots, BOTH, Reader),
+    check!(server::senders, BOTH, Reader),
     check!(server::origins, START),
-    check!(server::retention, START),
-    check!(server::sender_timeout, START),
-    check!(server::connections, BOTH),
+    check!(server::retention, START, Reader),
+    check!(server::sender_timeout, START, Reader),
+    check!(server::connections, BOTH, Each),
     check!(server::lock_table, START),
     check!(server::synchronous, BOTH),
-    check!(server::failover, START),
+    check!(server::failover, START, Alone),
     check!(server::defaults, START),
-    check!(rights::replication, START),
+    check!(rights::replication, START, Each),
     check!(rights::database, START),
     check!(rights::ownership, START),
     check!(rights::tables, START),
@@ -109,19 +128,48 @@ const CHECKS: &[Check] = &[
     check!(tables::extra_columns, START),
     check!(others::long_transactions, BOTH),
     check!(others::prepared, BOTH),
-    check!(others::leftovers, START),
+    check!(others::leftovers, START, Each),
     check!(others::subscriptions, BOTH),
     check!(others::consumers, START),
     check!(others::event_triggers, START),
     check!(others::extensions, START),
     check!(others::sessions, BOTH),
+    check!(standby::follows, BOTH),
+    check!(standby::conflicts, BOTH),
+    check!(standby::running, BOTH),
 ];
 
 #[async_trait]
 impl Examine for Database {
     async fn examine(&self, question: &Question) -> Result<Vec<Finding>> {
+        let Some(standby) = &self.standby else {
+            return self.examine_at(question, |_| true).await;
+        };
+        let here = |at| matches!(at, Where::Here | Where::Each);
+        let mut findings = self.examine_at(question, here).await?;
+        let there = |at| matches!(at, Where::Reader | Where::Each);
+        findings.extend(match standby.examine_at(question, there).await {
+            Ok(found) => found,
+            Err(e) => vec![unmade(&e).at(standby.place())],
+        });
+        Ok(findings)
+    }
+}
+
+impl Database {
+    /// Where its findings are made.
+    fn place(&self) -> String {
+        if self.is_standby { format!("{}.read_from", self.side) } else { self.side.to_string() }
+    }
+
+    /// Makes the checks whose place is `wanted`.
+    async fn examine_at(
+        &self,
+        question: &Question,
+        wanted: impl Fn(Where) -> bool,
+    ) -> Result<Vec<Finding>> {
         let session = self.session("check").await?;
-        let doing = |what: &str| format!("checking {what} on {}", question.side);
+        let doing = |what: &str| format!("checking {what} on {}", self.name());
         session
             .batch_execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
             .await
@@ -130,9 +178,10 @@ impl Examine for Database {
             .await
             .map_err(|e| port_error(doing("our role and the tables"), e))?;
         let mut findings = Vec::new();
-        for check in CHECKS.iter().filter(|check| check.scopes.contains(&question.scope)) {
+        let scoped = |check: &&Check| check.scopes.contains(&question.scope) && wanted(check.place);
+        for check in CHECKS.iter().filter(scoped) {
             match (check.run)(&context).await {
-                Ok(found) => findings.extend(found.into_iter().map(|f| f.at(question.side))),
+                Ok(found) => findings.extend(found.into_iter().map(|f| f.at(self.place()))),
                 Err(e) => {
                     let e = match e {
                         Failure::Sql(e) => port_error(doing(check.name), e),
@@ -141,7 +190,7 @@ impl Examine for Database {
                     if session.is_closed() {
                         return Err(e);
                     }
-                    findings.push(unmade(&e).at(question.side));
+                    findings.push(unmade(&e).at(self.place()));
                 }
             }
         }

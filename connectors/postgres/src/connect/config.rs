@@ -167,6 +167,12 @@ impl PgConfig {
         Self { dbname: dbname.to_owned(), ..self.clone() }
     }
 
+    /// With the password of another address where it has none of its own.
+    #[must_use]
+    pub fn or_password_of(self, other: &Self) -> Self {
+        Self { password: self.password.or_else(|| other.password.clone()), ..self }
+    }
+
     pub(crate) fn password(&self) -> Option<&str> {
         self.password.as_deref()
     }

@@ -121,7 +121,7 @@ impl Database {
 
     /// What to say while a connection is made.
     pub(crate) fn connecting(&self) -> String {
-        format!("connecting to {} at {}", self.side, self.config.redacted())
+        format!("connecting to {} at {}", self.name(), self.config.redacted())
     }
 
     /// `application_name` of a session of ours.

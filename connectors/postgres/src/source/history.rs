@@ -55,9 +55,9 @@ impl Database {
             }
             Verdict::Foreign => return Err(stops::other_timeline(doing(), position, now)),
         }
-        let session = self.control().await?;
+        let reader = self.reader_side();
         let names = Names::of(&self.run);
-        if !self.slot_exists(&session, names.slot()).await? {
+        if !reader.slot_exists(&*reader.control().await?, names.slot()).await? {
             return Err(stops::slot_not_synced(doing(), names.slot(), now));
         }
         Ok(Position::Postgres { timeline: now, lsn })

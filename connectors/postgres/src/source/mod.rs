@@ -1,5 +1,8 @@
 //! Capture: publication, slot, snapshot, and the stream of changes.
 //!
+//! Slot, snapshots and stream are had on a standby where one is given (`standby`), everything else
+//! on the database itself.
+//!
 //! A reader task turns the replication stream into events of committed transactions, keeps large
 //! transactions in bounded memory, and answers the server while the consumer is slow. What
 //! cannot be healed by trying again is a named stop (`stops`). Applies nothing.
@@ -15,6 +18,7 @@ mod publication;
 mod queue;
 mod reader;
 mod slot;
+mod standby;
 mod stops;
 mod stream;
 mod visible;
@@ -42,7 +46,7 @@ use cutover_core::{
 };
 
 use self::history::Verdict;
-pub(crate) use self::position::place;
+pub(crate) use self::{position::place, standby::Follows};
 use crate::{
     catalog,
     connect::{Session, port_error},
@@ -83,7 +87,7 @@ impl Source for Database {
         let snapshot = match created.snapshot {
             Some(name) => {
                 let keeper = Box::new(created.keeper);
-                let snapshot = PgSnapshot::import(self, &name, keeper).await?;
+                let snapshot = PgSnapshot::import(self.reader_side(), &name, keeper).await?;
                 Some(Box::new(snapshot) as Box<dyn Snapshot>)
             }
             None => None,
@@ -99,6 +103,11 @@ impl Source for Database {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        if self.standby.is_some() {
+            // What is opened in recovery does not say which transactions it contains; what comes
+            // with a slot does.
+            return Ok(self.snapshot_at_position().await?.1);
+        }
         Ok(Box::new(PgSnapshot::now(self).await?))
     }
 
@@ -115,7 +124,8 @@ impl Source for Database {
         let created = self.create_slot(&name, true, true).await?;
         let position = Position::Postgres { timeline, lsn: created.lsn };
         let snapshot = created.snapshot.unwrap_or_default();
-        let snapshot = PgSnapshot::import(self, &snapshot, Box::new(created.keeper)).await?;
+        let keeper = Box::new(created.keeper);
+        let snapshot = PgSnapshot::import(self.reader_side(), &snapshot, keeper).await?;
         Ok((position, Box::new(snapshot)))
     }
 
@@ -161,7 +171,7 @@ impl Source for Database {
     async fn release(&self, run: &RunId) -> Result<()> {
         let session = self.session("release").await?;
         ddl::disarm(&session, run, &self.doing("forgetting changes of definitions")).await?;
-        self.drop_slot(&session, Names::of(run).slot()).await?;
+        self.reader_side().drop_slot(Names::of(run).slot()).await?;
         self.unpublish(&session, run).await
     }
 }
@@ -169,10 +179,13 @@ impl Source for Database {
 impl Database {
     /// Where the slot of the run was confirmed, when it is there.
     async fn kept(&self, run: &RunId) -> Result<Option<Position>> {
-        let session = self.session("capture").await?;
-        self.refuse_standby(&session).await?;
+        self.refuse_standby(&*self.control().await?).await?;
         let Position::Postgres { timeline, .. } = self.log_end().await?;
-        let there = self.slot(&session, Names::of(run).slot()).await?;
+        let reader = self.reader_side();
+        self.standby_follows().await?;
+        let (session, names) = (reader.session("capture").await?, Names::of(run));
+        reader.forget_unfinished(&session, names.slot()).await?;
+        let there = reader.slot(&session, names.slot()).await?;
         Ok(there.map(|lsn| Position::Postgres { timeline, lsn }))
     }
 
@@ -200,7 +213,7 @@ impl Database {
         if self.in_recovery(session).await? { Err(stops::not_promoted(doing)) } else { Ok(()) }
     }
 
-    async fn in_recovery(&self, session: &Session) -> Result<bool> {
+    pub(crate) async fn in_recovery(&self, session: &Session) -> Result<bool> {
         let row = session
             .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
             .await

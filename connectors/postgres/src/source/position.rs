@@ -54,7 +54,7 @@ fn timeline_of(file: &str) -> Option<u32> {
 impl Database {
     /// What is being done, with the side, for errors.
     pub(super) fn doing(&self, what: &str) -> String {
-        format!("{what} on {}", self.side)
+        format!("{what} on {}", self.name())
     }
 
     /// Where the log ends now; covers everything that has committed.

@@ -21,6 +21,12 @@ use crate::{
 /// How long a new slot may wait for transactions that were open when it was asked for.
 const CREATION: Duration = Duration::from_secs(300);
 
+/// Why a standby invalidates a slot, in the words of 17 and later, and that it did, in those of 16.
+const CONFLICTS: [&str; 3] = ["rows_removed", "wal_level_insufficient", "conflict"];
+
+/// How often the record is written that a new slot on a standby waits for.
+const NUDGE: Duration = Duration::from_millis(50);
+
 /// How often it is said that it waits.
 const REMINDER: Duration = Duration::from_secs(10);
 
@@ -44,6 +50,8 @@ pub(super) struct SlotRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fault {
     Lost(String),
+    /// The standby replayed what the slot could not bear.
+    Conflict(String),
     Unfit(String),
 }
 
@@ -64,6 +72,9 @@ impl SlotRow {
             return unfit("is two-phase: it sends transactions before they commit");
         }
         if let Some(reason) = &self.invalid {
+            if CONFLICTS.contains(&reason.as_str()) {
+                return Err(Fault::Conflict(reason.clone()));
+            }
             return Err(Fault::Lost(format!("was invalidated ({reason})")));
         }
         if self.wal_status.as_deref() == Some("lost") {
@@ -90,6 +101,7 @@ impl Database {
         match row.judge(self.config.dbname()) {
             Ok(confirmed) => Ok(Some(confirmed)),
             Err(Fault::Lost(why)) => Err(stops::slot_lost(doing, name, &why)),
+            Err(Fault::Conflict(why)) => Err(stops::slot_in_conflict(doing, name, &why)),
             Err(Fault::Unfit(why)) => Err(stops::slot_unfit(doing, name, &why)),
         }
     }
@@ -135,7 +147,7 @@ impl Database {
         }
     }
 
-    /// Creates a slot; waits for the transactions that are open now.
+    /// Creates a slot where changes are read; waits for the transactions that are open now.
     pub(super) async fn create_slot(
         &self,
         name: &str,
@@ -143,21 +155,38 @@ impl Database {
         export: bool,
     ) -> Result<Created> {
         let doing = || self.doing("creating a replication slot");
-        let mut keeper = self.replication("slot").await?;
-        let command = create_command(name, keeper.version(), temporary, export);
+        self.standby_has_caught_up().await?;
+        let reader = self.reader_side();
+        let mut keeper = reader.replication("slot").await?;
+        // A standby can be no source of failover slots.
+        let lasts = !temporary && !reader.is_standby;
+        let command = create_command(name, keeper.version(), temporary, export, lasts);
         let deadline = Instant::now() + CREATION;
+        let mut reminder = Instant::now() + REMINDER;
         let pid = keeper.pid();
         let rows = {
             let mut creation = std::pin::pin!(keeper.query(&command));
             loop {
-                if let Ok(done) = timeout(REMINDER, &mut creation).await {
+                let pause = if reader.is_standby { NUDGE } else { REMINDER };
+                if let Ok(done) = timeout(pause, &mut creation).await {
                     break done.map_err(|e| e.into_port(doing()))?;
                 }
+                if reader.is_standby
+                    && let Err(e) = self.log_running().await
+                {
+                    // Nothing else makes it give up.
+                    reader.terminate(pid).await.ok();
+                    return Err(e);
+                }
+                if Instant::now() < reminder {
+                    continue;
+                }
+                reminder = Instant::now() + REMINDER;
                 let who = self.holding_back(pid).await?;
                 tracing::info!(side = %self.side, transactions = who.len(),
                     "the slot waits for transactions that were open before it");
                 if Instant::now() >= deadline {
-                    self.terminate(pid).await?;
+                    reader.terminate(pid).await?;
                     return Err(stops::slot_waits(doing(), &who));
                 }
             }
@@ -171,12 +200,27 @@ impl Database {
         Ok(Created { lsn, snapshot: field(2).filter(|s| !s.is_empty()), keeper })
     }
 
+    /// Drops a slot that somebody is still creating: a process of this run that is gone, since one
+    /// at a time works on it. The server does not notice, and without new log it waits for ever.
+    pub(super) async fn forget_unfinished(&self, session: &Session, name: &str) -> Result<()> {
+        let row = read(session, name)
+            .await
+            .map_err(|e| port_error(self.doing("looking at the replication slot"), e))?;
+        match row {
+            Some(SlotRow { confirmed: None, active_pid: Some(_), .. }) => {
+                self.drop_slot(name).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Drops the slot, whoever reads it.
-    pub(super) async fn drop_slot(&self, session: &Session, name: &str) -> Result<()> {
+    pub(super) async fn drop_slot(&self, name: &str) -> Result<()> {
         let doing = || self.doing("dropping the replication slot");
+        let session = self.control().await?;
         let deadline = Instant::now() + RELEASED_WITHIN;
         loop {
-            let row = read(session, name).await.map_err(|e| port_error(doing(), e))?;
+            let row = read(&session, name).await.map_err(|e| port_error(doing(), e))?;
             let Some(row) = row else { return Ok(()) };
             if let Some(pid) = row.active_pid {
                 if Instant::now() >= deadline {
@@ -229,12 +273,14 @@ impl Database {
         if who.is_empty() { Ok(vec!["hidden from this role".to_owned()]) } else { Ok(who) }
     }
 
-    /// Bytes of log the server keeps for the slot.
+    /// Bytes of log kept for the slot where changes are read.
     pub(super) async fn kept_log(&self, run: &RunId) -> Result<Option<u64>> {
-        let session = self.control().await?;
+        let session = self.reader_side().control().await?;
         let row = session
             .query_opt(
-                "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::int8 \
+                "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() \
+                   THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END, \
+                   restart_lsn)::int8 \
                  FROM pg_catalog.pg_replication_slots \
                  WHERE slot_name = $1 AND restart_lsn IS NOT NULL",
                 &[&Names::of(run).slot()],
@@ -247,11 +293,17 @@ impl Database {
 
 /// The keyword form works on every version and for temporary slots; only FAILOVER needs the
 /// other form, and comes with 17.
-fn create_command(name: &str, version: u32, temporary: bool, export: bool) -> String {
+fn create_command(
+    name: &str,
+    version: u32,
+    temporary: bool,
+    export: bool,
+    failover: bool,
+) -> String {
     let name = sql::ident(name);
     let kind = if temporary { "TEMPORARY " } else { "" };
     let snapshot = if export { "export" } else { "nothing" };
-    if version >= 170_000 && !temporary {
+    if version >= 170_000 && failover {
         format!(
             "CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT '{snapshot}', FAILOVER true)"
         )
@@ -319,21 +371,29 @@ mod tests {
         for slot in lost {
             assert!(matches!(slot.judge("shop"), Err(Fault::Lost(_))), "{slot:?}");
         }
+        for reason in CONFLICTS {
+            let slot = SlotRow { invalid: Some(reason.into()), ..good.clone() };
+            assert_eq!(slot.judge("shop"), Err(Fault::Conflict(reason.into())));
+        }
     }
 
     #[test]
     fn creation_by_version() {
         assert_eq!(
-            create_command("s", 140_023, false, true),
+            create_command("s", 140_023, false, true, true),
             "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput EXPORT_SNAPSHOT"
         );
         assert_eq!(
-            create_command("s", 170_001, false, true),
+            create_command("s", 170_001, false, true, true),
             "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER true)"
         );
         assert_eq!(
-            create_command("s", 180_000, true, true),
+            create_command("s", 180_000, true, true, false),
             "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
+        );
+        assert_eq!(
+            create_command("s", 180_000, false, false, false),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"
         );
     }
 }

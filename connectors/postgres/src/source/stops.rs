@@ -19,6 +19,8 @@ pub(super) const STANDBY: &str = "CUT0211";
 pub(super) const SLOT_WAITS: &str = "CUT0212";
 pub(super) const COMMITS_LOST: &str = "CUT0216";
 pub(super) const SLOT_NOT_SYNCED: &str = "CUT0217";
+pub(super) const NOT_OUR_STANDBY: &str = "CUT0218";
+pub(super) const SLOT_IN_CONFLICT: &str = "CUT0219";
 
 /// How a run is given up; which of the two is possible depends on who owns the writes.
 macro_rules! give_up {
@@ -149,6 +151,31 @@ pub(super) fn slot_not_synced(doing: String, slot: &str, now: u32) -> PortError 
         format!(
             "{START_AGAIN}; from 17 on a standby takes the slot along with sync_replication_slots \
              = on, hot_standby_feedback = on, primary_slot_name, and dbname in primary_conninfo"
+        ),
+    )
+}
+
+pub(super) fn not_our_standby(doing: String, why: &str) -> PortError {
+    PortError::definite(
+        NOT_OUR_STANDBY,
+        doing,
+        why,
+        concat!(
+            "find out which server answers at `read_from`: it must be a standby of this side's \
+             primary; after a promotion ",
+            give_up!()
+        ),
+    )
+}
+
+pub(super) fn slot_in_conflict(doing: String, slot: &str, why: &str) -> PortError {
+    PortError::definite(
+        SLOT_IN_CONFLICT,
+        doing,
+        format!("the standby invalidated replication slot {slot} ({why})"),
+        format!(
+            "{START_AGAIN}; before, set hot_standby_feedback = on and primary_slot_name on the \
+             standby, and keep wal_level = logical on its primary"
         ),
     )
 }

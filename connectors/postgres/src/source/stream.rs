@@ -131,8 +131,16 @@ impl Database {
         let session = Arc::new(self.session("watch").await?);
         self.await_promotion(&session).await?;
         self.check_publication(&session, run).await?;
-        let confirmed = self.slot_for_reading(&session, name, from).await?;
-        let mut replication = self.replication("stream").await?;
+        let slots = match &self.standby {
+            Some(standby) => {
+                self.standby_follows().await?;
+                standby.control().await?
+            }
+            None => Arc::clone(&session),
+        };
+        let reader = self.reader_side();
+        let confirmed = reader.slot_for_reading(&slots, name, from).await?;
+        let mut replication = reader.replication("stream").await?;
         let (timeline, interval) = identify(&mut replication, doing()).await?;
         replication.query(LITTLE_MEMORY).await.map_err(|e| e.into_port(doing()))?;
         let start = match from {
@@ -171,8 +179,13 @@ impl Database {
             name: name.to_owned(),
             received: start,
         };
+        let standby =
+            self.clone().look_at_standby(Arc::clone(&session), timeline, Arc::clone(&shared));
         let look = self.clone().look(session, run.clone(), Arc::clone(&shared));
-        let tasks = [tokio::spawn(reader.run()), tokio::spawn(look)];
+        let looks = async move {
+            tokio::join!(look, standby);
+        };
+        let tasks = [tokio::spawn(reader.run()), tokio::spawn(looks)];
         Ok(PgStream {
             shared,
             timeline,

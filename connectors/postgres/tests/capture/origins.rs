@@ -15,7 +15,7 @@ fn from(origin: &str, sql: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
-    for w in World::everywhere("origins").await {
+    for w in World::everywhere_and_standbys("origins").await {
         w.sql(&format!("alter database {} set logical_decoding_work_mem = '64kB'", w.name)).await;
         w.sql("create table t (id int primary key, v text)").await;
         let mut tap = w.tap().await;

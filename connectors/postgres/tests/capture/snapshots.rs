@@ -24,14 +24,14 @@ use tokio::task::JoinHandle;
 use crate::world::World;
 
 /// Clients that insert numbers 0, 1, 2, ... each in its own transaction, some of which roll back.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<BTreeSet<i32>>>,
     count: Arc<AtomicI32>,
 }
 
 impl Load {
-    async fn start(w: &World) -> Self {
+    pub(crate) async fn start(w: &World) -> Self {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)));
         let mut clients = Vec::new();
         for _ in 0..4 {
@@ -60,7 +60,7 @@ impl Load {
         Self { stop, clients, count }
     }
 
-    async fn pass(&self, more: i32) {
+    pub(crate) async fn pass(&self, more: i32) {
         let from = self.count.load(Ordering::Relaxed);
         cutover_sandbox::wait_until("load", crate::world::PATIENCE, async || {
             self.count.load(Ordering::Relaxed) > from + more
@@ -69,7 +69,7 @@ impl Load {
         .unwrap();
     }
 
-    async fn finish(self) -> BTreeSet<i32> {
+    pub(crate) async fn finish(self) -> BTreeSet<i32> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = BTreeSet::new();
         for client in self.clients {
@@ -79,7 +79,7 @@ impl Load {
     }
 }
 
-async fn ids(w: &World, snapshot: &dyn Snapshot) -> BTreeSet<i32> {
+pub(crate) async fn ids(w: &World, snapshot: &dyn Snapshot) -> BTreeSet<i32> {
     let tables = w.tables().await;
     let mut text = Vec::new();
     for range in snapshot.split(&tables[0], 64 << 10).await.unwrap() {
@@ -117,7 +117,7 @@ fn inserted(events: &[Event]) -> Vec<(i32, Position)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_copy_and_the_stream_join() {
-    for w in World::everywhere("join").await {
+    for w in World::everywhere_and_standbys("join").await {
         w.sql("create table t (id int primary key)").await;
         let load = Load::start(&w).await;
         load.pass(100).await;
@@ -146,7 +146,7 @@ async fn the_copy_and_the_stream_join() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_with_a_position_holds_exactly_what_committed_before_it() {
-    for w in World::everywhere("exact").await {
+    for w in World::everywhere_and_standbys("exact").await {
         w.sql("create table t (id int primary key)").await;
         let mut tap = w.tap().await;
         let load = Load::start(&w).await;
@@ -179,7 +179,7 @@ async fn a_snapshot_with_a_position_holds_exactly_what_committed_before_it() {
         cutover_sandbox::wait_until(
             "the temporary slots to go",
             crate::world::PATIENCE,
-            async || w.text(temporary).await == "0",
+            async || w.text_of_reader(temporary).await == "0",
         )
         .await
         .unwrap();
@@ -218,4 +218,44 @@ async fn a_slot_waits_for_transactions_that_are_open() {
     let followed = inserted(&w.drain(&mut tap).await);
     assert_eq!(copied.len() + followed.len(), 2);
     w.release().await;
+}
+
+/// A process died while its slot waited for an open transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_that_was_cut_off_is_begun_again() {
+    let mut worlds = World::standbys("cutoff").await;
+    worlds.push(World::newest("cutoff").await);
+    for w in worlds {
+        w.sql("create table t (id int primary key)").await;
+        let client = w.client().await;
+        client.batch_execute("begin; insert into t values (1)").await.unwrap();
+        let (db, run, tables) = (w.db.clone(), w.run.clone(), w.tables().await);
+        let again = tables.clone();
+        let first = tokio::spawn(async move { db.capture(&run, &tables, true).await.map(drop) });
+        let creator =
+            "select active_pid from pg_replication_slots where slot_name = 'cutover_cutoff'";
+        let mut pid = String::new();
+        cutover_sandbox::wait_until("the slot", crate::world::PATIENCE, async || {
+            pid = w.text_of_reader(creator).await;
+            !pid.is_empty()
+        })
+        .await
+        .unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let second = w.db.capture(&w.run, &again, true);
+        let commit = async {
+            cutover_sandbox::wait_until("another one", crate::world::PATIENCE, async || {
+                let now = w.text_of_reader(creator).await;
+                !now.is_empty() && now != pid
+            })
+            .await
+            .unwrap();
+            client.batch_execute("commit").await.unwrap();
+        };
+        let (second, ()) = tokio::join!(second, commit);
+        let copied = ids(&w, &*second.unwrap().snapshot.expect("it is a new one")).await;
+        assert_eq!(copied, [1].into(), "PostgreSQL {}", w.server.major());
+        w.release().await;
+    }
 }

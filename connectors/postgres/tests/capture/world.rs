@@ -18,7 +18,7 @@ use cutover_core::{
     },
 };
 use cutover_postgres::{Database, connect::PgConfig};
-use cutover_sandbox::{PgOptions, Postgres, find_postgres};
+use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres};
 use tempfile::TempDir;
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_postgres::Client;
@@ -43,8 +43,36 @@ pub(crate) async fn servers() -> &'static [Postgres] {
         .await
 }
 
+static READ_FROM_STANDBYS: OnceCell<Vec<(Postgres, Postgres)>> = OnceCell::const_new();
+
+/// One server with a standby per version that decodes there, started once.
+async fn read_from_standbys() -> &'static [(Postgres, Postgres)] {
+    READ_FROM_STANDBYS
+        .get_or_init(|| async {
+            let mut all = Vec::new();
+            for install in find_postgres().into_iter().filter(|i| i.major >= 16) {
+                all.push(with_standby(&install, &[]).await);
+            }
+            assert!(!all.is_empty(), "no PostgreSQL here decodes on a standby");
+            all
+        })
+        .await
+}
+
+/// A server and its standby.
+pub(crate) async fn with_standby(
+    install: &PgInstall,
+    on_standby: &[(&str, &str)],
+) -> (Postgres, Postgres) {
+    let mut primary = Postgres::start(install, PgOptions::new()).await.expect("a server");
+    let standby = primary.standby(on_standby).await.expect("a standby");
+    (primary, standby)
+}
+
 pub(crate) struct World {
     pub(crate) server: &'static Postgres,
+    /// Where it is read, when not on the server.
+    pub(crate) standby: Option<&'static Postgres>,
     pub(crate) name: String,
     pub(crate) run: RunId,
     pub(crate) db: Database,
@@ -57,6 +85,27 @@ impl World {
         let mut all = Vec::new();
         for server in servers().await {
             all.push(Self::on(server, test).await);
+        }
+        all
+    }
+
+    /// The same, and on every server that is read from its standby.
+    pub(crate) async fn everywhere_and_standbys(test: &str) -> Vec<Self> {
+        let mut all = Self::everywhere(test).await;
+        all.extend(Self::standbys(test).await);
+        all
+    }
+
+    /// A fresh database on every server that is read from its standby.
+    pub(crate) async fn standbys(test: &str) -> Vec<Self> {
+        let mut all = Vec::new();
+        for (server, standby) in read_from_standbys().await {
+            let mut world = Self::on(server, test).await;
+            let config = PgConfig::parse(&standby.url(&world.name), None).unwrap();
+            world.db = world.db.reading_from(config);
+            world.standby = Some(standby);
+            standby.catch_up(server).await.unwrap();
+            all.push(world);
         }
         all
     }
@@ -78,7 +127,7 @@ impl World {
         let spill = tempfile::tempdir().unwrap();
         let config = PgConfig::parse(url, None).unwrap();
         let db = Database::new(config, Side::Blue, run.clone(), spill.path());
-        Self { server, name: test.replace('-', "_"), run, db, spill }
+        Self { server, standby: None, name: test.replace('-', "_"), run, db, spill }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -95,6 +144,12 @@ impl World {
 
     pub(crate) async fn text(&self, sql: &str) -> String {
         self.server.query_text(&self.name, sql).await.unwrap().unwrap_or_default()
+    }
+
+    /// As [`World::text`], where it is read.
+    pub(crate) async fn text_of_reader(&self, sql: &str) -> String {
+        let reader = self.standby.unwrap_or(self.server);
+        reader.query_text(&self.name, sql).await.unwrap().unwrap_or_default()
     }
 
     pub(crate) async fn tables(&self) -> Vec<Table> {

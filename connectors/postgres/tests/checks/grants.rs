@@ -65,6 +65,8 @@ fn blocks() -> Vec<Block> {
 /// One server of the migration, prepared as the page says.
 struct Place {
     server: Postgres,
+    /// Its standby, when that is read.
+    reader: Option<Postgres>,
     side: Side,
 }
 
@@ -73,7 +75,16 @@ impl Place {
         let server = Postgres::start(install, PgOptions::new()).await.unwrap();
         server.create_role("shop_owner", "secret", "").await.unwrap();
         server.create_database("shop").await.unwrap();
-        Self { server, side }
+        Self { server, reader: None, side }
+    }
+
+    /// The same, read from a standby.
+    async fn with_standby(install: &PgInstall, side: Side) -> Self {
+        let mut place = Self::start(install, side).await;
+        let alone = [("sync_replication_slots", "off")];
+        let settings = if install.major >= 17 { &alone[..] } else { &[] };
+        place.reader = Some(place.server.standby(settings).await.unwrap());
+        place
     }
 
     async fn follow(&self, blocks: &[Block], afterwards: bool) {
@@ -81,6 +92,7 @@ impl Place {
             let wanted = block.says("afterwards") == afterwards
                 && block.is_for(self.server.major())
                 && (!block.says("green") || self.side == Side::Green)
+                && (!block.says("standby") || self.reader.is_some())
                 && !block.says("optional");
             if wanted {
                 self.server.execute("shop", &block.sql).await.unwrap();
@@ -91,7 +103,10 @@ impl Place {
     fn database(&self) -> Database {
         let url = self.server.url_as("cutover", "choose one", "shop");
         let config = PgConfig::parse(&url, None).unwrap();
-        Database::new(config, self.side, run(), &std::env::temp_dir())
+        let database = Database::new(config, self.side, run(), &std::env::temp_dir());
+        let Some(reader) = &self.reader else { return database };
+        let url = reader.url_as("cutover", "choose one", "shop");
+        database.reading_from(PgConfig::parse(&url, None).unwrap())
     }
 }
 
@@ -183,4 +198,25 @@ async fn the_role_of_the_page_can_do_everything_and_leaves_without_a_trace() {
         blue_place.follow(&blocks, true).await;
         green_place.follow(&blocks, true).await;
     }
+}
+
+#[tokio::test]
+async fn the_role_of_the_page_reads_from_a_standby() {
+    let blocks = blocks();
+    let install = find_postgres().into_iter().next_back().expect("PostgreSQL");
+    assert!(install.major >= 16, "no server decodes on a standby");
+    let place = Place::with_standby(&install, Side::Blue).await;
+    place.server.execute("shop", TABLES).await.unwrap();
+    place.follow(&blocks, false).await;
+    place.reader.as_ref().unwrap().catch_up(&place.server).await.unwrap();
+    let blue = place.database();
+    let tables = blue.tables(&selection()).await.unwrap();
+    examined(&blue, &tables, false).await;
+    work_on(&blue, &tables).await;
+    examined(&blue, &tables, true).await;
+    drop(blue.snapshot_at_position().await.unwrap());
+    drop(blue.stream(&run(), None).await.unwrap());
+    leave(&blue).await;
+    drop(blue);
+    place.follow(&blocks, true).await;
 }

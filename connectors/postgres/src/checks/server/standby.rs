@@ -19,7 +19,8 @@ fn judge(in_recovery: bool, version: u32) -> Vec<Found> {
     vec![error(
         "CUT0102",
         format!("this server is a standby{decodes}"),
-        "give the address of its primary, or promote this server: SELECT pg_promote();",
+        "give the address of its primary (and this one as `read_from`, to spare the primary), or \
+         promote this server: SELECT pg_promote();",
     )]
 }
 
