@@ -38,10 +38,10 @@ section! {
         schema ("schema"): Spanned<Schema>, "`copy`, `provided` or mapping", default "copy", since "0.1";
         /// What happens when definitions change on the side that owns the writes: `stop` (the stream
         /// stops right before that transaction), `apply` (columns that are new or wider, indexes,
-        /// partitions that are created or attached, enum values and new tables of blue are made on
-        /// the other side too, in their place; anything else stops) or `ignore` (the stream goes on
-        /// as long as rows fit). Seen before a row of another shape only where we may create event
-        /// triggers.
+        /// partitions that are created or attached, enum values, new types, and new tables of blue
+        /// are made on the other side too, in their place; anything else stops) or `ignore` (the
+        /// stream goes on as long as rows fit). Seen before a row of another shape only where we
+        /// may create event triggers.
         ddl ("ddl"): Text, "`stop`, `apply` or `ignore`", default "stop", since "0.1";
         /// How the initial rows are copied.
         copy ("copy"): Copy, "mapping", otherwise "the defaults below", since "0.1";

@@ -21,15 +21,18 @@ use super::{
     error::RunError,
     fact::{Carried, Fact},
     given::given,
-    owed::{Held, owed},
-    prepare::Preparation,
+    owed::{Copies, Held, owed},
+    prepare::{Definitions, Preparation},
     standing::Standing,
 };
 use crate::{
     copy::{self, Job, Limiter},
     error::Failure,
     observe::progress::Progress,
-    stream::handover::{Handover, Visibility},
+    stream::{
+        Policy,
+        handover::{Handover, Visibility},
+    },
     transform::Mapping,
 };
 
@@ -112,6 +115,7 @@ impl Preparation {
         if late && (since.is_empty() || copies.targets.is_empty()) {
             return Ok(());
         }
+        self.are_as_made(from, &all, &todo).await?;
         let (here, there) = (self.ports.side(from), self.ports.side(from.other()));
         // Whoever wrote to a table before it became a partition has ended when it did. Where
         // something was published meanwhile, there may be writers that nobody asked to end.
@@ -158,7 +162,6 @@ impl Preparation {
         }
         if late && from == Side::Blue {
             // After the snapshot: no row in it is newer than a key that is not seen.
-            let top = |job: &Job| job.target.root.clone().unwrap_or(job.target.name.clone());
             let held = all.iter().filter(|job| !owing.contains(&job.target.name)).map(top);
             let held: BTreeSet<TableName> = held.collect();
             let tops: BTreeSet<TableName> = todo.iter().map(top).collect();
@@ -186,6 +189,29 @@ impl Preparation {
         };
         self.book.note(Fact::CopyEnded { until, from, there: written })?;
         Ok(())
+    }
+
+    /// Tables that were made here during the run, and changed there before anything was copied, are
+    /// made once more. The stream tells of those changes as well, and finds them made.
+    async fn are_as_made(&self, from: Side, all: &[Job], todo: &[Job]) -> Result<(), RunError> {
+        let makes = self.policy == Policy::Apply
+            && matches!(self.definitions, Definitions::Copy { .. })
+            && from == Side::Blue;
+        let standing = self.book.standing();
+        if !makes || !standing.after_rows {
+            return Ok(());
+        }
+        let tables = outgrown(all, todo, standing.copies(from));
+        if tables.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(?tables, "changed on blue since they were made on green: made once more");
+        self.ports.schema.discard(&tables).await?;
+        Err(PortError::transient(
+            "copying new tables",
+            "their definitions have changed since they were made on green",
+        )
+        .into())
     }
 
     /// Whether the tables of a copy are as they were read, after its snapshot was opened: what the
@@ -307,6 +333,28 @@ impl Preparation {
         let ours = below.map(|t| &t.name).chain(itself).cloned();
         Ok(handover.without(ours, written.clone()))
     }
+}
+
+/// What is above the rows of a job on the receiving side, or its table.
+fn top(job: &Job) -> TableName {
+    job.target.root.clone().unwrap_or_else(|| job.target.name.clone())
+}
+
+/// New tables with all that is below them, when one has other columns than its source has by now;
+/// also those that have not, which may refer to it. What held something once is not new.
+fn outgrown(all: &[Job], todo: &[Job], copies: &Copies) -> Vec<TableName> {
+    let held = |job: &&Job| copies.targets.contains_key(&job.target.name);
+    let old: HashSet<TableName> = all.iter().filter(held).map(top).collect();
+    let new: Vec<&Job> = todo.iter().filter(|job| !old.contains(&top(job))).collect();
+    let columns = |table: &Table| -> BTreeSet<(String, String)> {
+        table.columns.iter().map(|c| (c.name.clone(), c.declared_type.clone())).collect()
+    };
+    let other = |job: &&Job| job.sources.iter().any(|s| columns(s) != columns(&job.target));
+    if !new.iter().any(other) {
+        return Vec::new();
+    }
+    let tops: BTreeSet<TableName> = new.into_iter().map(top).collect();
+    tops.into_iter().collect()
 }
 
 /// The sources of a job that are followed.

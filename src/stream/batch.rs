@@ -101,6 +101,8 @@ pub(super) struct Batcher {
     /// How many of `ready` are notes.
     notes: usize,
     bytes: usize,
+    /// Each transaction stands alone.
+    singly: bool,
     handover: Handover,
     selection: Selection,
 }
@@ -108,6 +110,11 @@ pub(super) struct Batcher {
 impl Batcher {
     pub(super) fn new(handover: Handover, selection: Selection) -> Self {
         Self { handover, selection, ..Self::default() }
+    }
+
+    /// Whether each transaction is handed out by itself.
+    pub(super) fn singly(&mut self, singly: bool) {
+        self.singly = singly;
     }
 
     /// Whether every row that comes from here on has to be applied, or is of no interest at all.
@@ -220,7 +227,7 @@ impl Batcher {
                 _ => {}
             }
             let apart = unit.alone || unit.definition.is_some() || unit.large.is_some();
-            let full = bytes + unit.bytes > budget || batch.tables.len() >= TABLES;
+            let full = self.singly || bytes + unit.bytes > budget || batch.tables.len() >= TABLES;
             if !batch.is_empty() && (apart || full) {
                 return Cut::Batch(batch);
             }
@@ -390,6 +397,18 @@ mod tests {
         b.push([begin(), row(10), commit(10), begin(), row(10), commit(20)]);
         assert_eq!(batch(b.cut(1, None)).end, Some(at(10)));
         assert_eq!(batch(b.cut(1, None)).end, Some(at(20)));
+    }
+
+    #[test]
+    fn singly_also_what_weighs_nothing() {
+        let mut b = Batcher::default();
+        b.singly(true);
+        b.push([Event::Idle { position: at(5) }, begin(), commit(10), begin(), row(9), commit(20)]);
+        for end in [5, 10, 20] {
+            assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(end)));
+        }
+        b.push([begin(), row(9)]);
+        assert!(matches!(b.cut(1 << 20, None), Cut::Wait), "a piece is for what is too large");
     }
 
     #[test]

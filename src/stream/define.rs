@@ -54,7 +54,8 @@ impl Worker {
                 tables.iter().for_each(|table| {
                     self.shapes.remove(table);
                 });
-                self.state.defined(what, true, born);
+                // A type alone concerns no table yet.
+                self.state.defined(what, !tables.is_empty(), born);
             }
             // Also where nothing has to be made: their rows are not on the other side.
             Redefined::Unfollowed { what, why, leaves, .. }

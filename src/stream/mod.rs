@@ -16,6 +16,7 @@ pub mod handover;
 mod large;
 mod open;
 mod pipe;
+mod singly;
 mod state;
 
 use async_trait::async_trait;

@@ -48,6 +48,11 @@ impl Open {
         self.stream.large(transaction)
     }
 
+    /// Whether something was passed that would come again.
+    pub(super) fn owes(&self) -> bool {
+        self.seen != self.durable
+    }
+
     /// The sink has stored this position.
     pub(super) fn stored(&mut self, position: &Position) {
         self.stream.confirm(position);
@@ -117,7 +122,8 @@ impl Worker {
             self.config.handover.pass(durable);
         }
         self.state.applied(durable.clone(), None);
-        let batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
+        let mut batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
+        batcher.singly(self.singly_until.is_some());
         let seen = durable.clone();
         let (flush_at, in_pieces) = (None, false);
         Ok(Open { stream, watches, writer, batcher, seen, durable, flush_at, in_pieces })

@@ -137,6 +137,7 @@ impl Pipe {
             getting_ready: None,
             shapes: HashMap::new(),
             early: Early::default(),
+            singly_until: None,
         };
         Self { from, control, state, task: tokio::spawn(worker.run()) }
     }
@@ -251,6 +252,8 @@ pub(super) struct Worker {
     /// The last announced shape of each table.
     pub(super) shapes: HashMap<TableName, Arc<Relation>>,
     pub(super) early: Early,
+    /// Up to here transactions are taken one at a time, and each is stored.
+    pub(super) singly_until: Option<Position>,
 }
 
 impl Worker {
@@ -330,16 +333,14 @@ impl Worker {
                 waiting.send(Ok(())).ok();
             }
             while !self.held && !self.wants_another(&open) {
-                match open.batcher.cut(self.config.batch_bytes, self.hold.as_ref()) {
-                    Cut::Batch(batch) => {
-                        self.perform(&mut open, batch).await?;
-                        // A long backlog must not make the pipe deaf.
-                        self.listen(&mut open).await;
-                    }
-                    Cut::Large(large) => self.large(&mut open, large).await?,
-                    Cut::Definition(content) => self.define(&mut open, &content).await?,
-                    Cut::Hold => self.reached(),
-                    Cut::Wait => break,
+                self.store_each(&mut open).await?;
+                let cut = open.batcher.cut(self.config.batch_bytes, self.hold.as_ref());
+                if matches!(cut, Cut::Wait) {
+                    break;
+                }
+                let several = matches!(&cut, Cut::Batch(batch) if batch.transactions > 1);
+                if let Err(error) = self.take(&mut open, cut).await {
+                    return Err(self.steps_back(error, several || open.owes()));
                 }
             }
             if self.wants_another(&open) {
@@ -372,6 +373,21 @@ impl Worker {
         }
     }
 
+    async fn take(&mut self, open: &mut Open, cut: Cut) -> Result<()> {
+        match cut {
+            Cut::Batch(batch) => {
+                self.perform(open, batch).await?;
+                // A long backlog must not make the pipe deaf.
+                self.listen(open).await;
+            }
+            Cut::Large(large) => self.large(open, large).await?,
+            Cut::Definition(content) => self.define(open, &content).await?,
+            Cut::Hold => self.reached(),
+            Cut::Wait => {}
+        }
+        Ok(())
+    }
+
     pub(super) async fn perform(&mut self, open: &mut Open, batch: Batch) -> Result<()> {
         self.take_back(&batch.notes).await;
         if batch.events.is_empty() {
@@ -379,17 +395,11 @@ impl Worker {
             return Ok(());
         }
         let mode = self.state.mode();
-        let fit = self.check_shapes(batch.events.iter().filter_map(|event| match event {
+        self.check_shapes(batch.events.iter().filter_map(|event| match event {
             Event::Row { relation, .. } => Some(relation),
             _ => None,
-        }));
-        if let Err(error) = fit.await {
-            // What is before it must not come again: its tables may be gone by then.
-            if let Err(e) = self.settle(open).await {
-                tracing::debug!(error = %e, "what was passed is not stored");
-            }
-            return Err(error);
-        }
+        }))
+        .await?;
         self.witness(&batch, mode == Mode::Watch);
         // A piece without rows begins a transaction that changes definitions.
         if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {

@@ -1,6 +1,7 @@
 //! Large transactions are applied while they run: real servers, a pipe, and what others see.
 
 mod again;
+mod stops;
 mod world;
 
 use cutover::stream::{HoldPoint, Mode};

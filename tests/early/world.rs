@@ -20,7 +20,7 @@ use cutover_core::{
         side::Side,
     },
     port::{
-        Result,
+        PortError, Result,
         sink::{Route, Sink},
         source::Source,
     },
@@ -84,12 +84,13 @@ impl Witness for Eye {
     fn truncated(&self, _: Side, _: &Relation, _: bool) {}
 }
 
-struct Trusting;
+/// Nobody alters a table without being told.
+struct Doubting;
 
 #[async_trait]
-impl Definitions for Trusting {
-    async fn unchanged(&self, _: Side, _: &TableName) -> Result<()> {
-        Ok(())
+impl Definitions for Doubting {
+    async fn unchanged(&self, _: Side, table: &TableName) -> Result<()> {
+        Err(PortError::definite("CUT0509", format!("following {table}"), "altered", "see there"))
     }
 }
 
@@ -112,6 +113,11 @@ const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
 
 impl World {
     pub(crate) async fn new(story: &str) -> Self {
+        Self::with(story, "").await
+    }
+
+    /// With more tables on both sides.
+    pub(crate) async fn with(story: &str, more: &str) -> Self {
         let name = story.replace('-', "_");
         let run = RunId::new(story).unwrap();
         let spill = tempfile::tempdir().unwrap();
@@ -127,7 +133,7 @@ impl World {
         let blue = old.connect(&name).await.unwrap();
         let green = new.connect(&name).await.unwrap();
         for client in [&blue, &green] {
-            client.batch_execute(TABLES).await.unwrap();
+            client.batch_execute(&format!("{TABLES}; {more}")).await.unwrap();
         }
         let mut starts = Vec::new();
         for side in &sides {
@@ -140,6 +146,12 @@ impl World {
 
     fn side(&self, side: Side) -> &Database {
         &self.sides[usize::from(side == Side::Green)]
+    }
+
+    /// What a start does on the side that is read: tables that were dropped are not missed.
+    pub(crate) async fn resume(&self, side: Side) {
+        let tables = self.side(side).tables(&Selection::default()).await.unwrap();
+        self.side(side).resume(&self.run, &tables).await.unwrap();
     }
 
     /// A pipe that reads `from`.
@@ -165,7 +177,7 @@ impl World {
             given_up: Vec::new(),
             batch_bytes: 64 << 10,
             witness: Arc::clone(&self.eye) as _,
-            definitions: Arc::new(Trusting),
+            definitions: Arc::new(Doubting),
             policy: Policy::Stop,
         };
         Pipe::start(config, mode)

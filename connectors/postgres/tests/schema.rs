@@ -2,14 +2,14 @@
 
 mod home;
 
-use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use cutover_core::{
     model::{schema::TableName, selection::Selection, side::Side},
     port::{primary::Primary, schema::SchemaCopy, source::Source},
 };
 use cutover_postgres::{Database, schema::PgSchemaCopy};
-use cutover_sandbox::{Postgres, find_program};
+use cutover_sandbox::{Postgres, find_program, wait_until};
 use tokio_postgres::Client;
 
 use crate::home::{Home, only, servers};
@@ -396,4 +396,96 @@ async fn a_branch_is_made_whole_whether_it_was_hung_in_before_or_meanwhile() {
         }
         same(&blue, &green).await;
     }
+}
+
+/// Types come with a table that is new; functions do not, which is a named stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_that_a_new_table_rests_on_are_made_before_it() {
+    let (blue_server, green_server) = pairs().await.pop().unwrap();
+    let blue = Home::new(blue_server, "CREATE TYPE old AS ENUM ('o')").await;
+    let green = Home::new(green_server, "CREATE TYPE old AS ENUM ('o')").await;
+    blue.root
+        .batch_execute(
+            "SET ROLE app; CREATE SCHEMA \"New s\"; CREATE SCHEMA other;
+             CREATE TYPE \"New s\".\"Mood's\" AS ENUM ('a', 'it''s', 'Ünder');
+             CREATE DOMAIN other.word AS varchar(9) COLLATE \"C\" DEFAULT 'd' || 1
+               CONSTRAINT \"No X\" CHECK (VALUE <> 'x') CONSTRAINT short CHECK (length(VALUE) < 9);
+             CREATE TYPE other.pair AS (\"X x\" \"New s\".\"Mood's\"[], w other.word, o old,
+               c text COLLATE \"C\", n numeric(5, 2));
+             CREATE DOMAIN pairs AS other.pair[] NOT NULL;
+             CREATE TYPE span AS RANGE (SUBTYPE = text, COLLATION = \"C\",
+               SUBTYPE_OPCLASS = text_pattern_ops, MULTIRANGE_TYPE_NAME = other.spans);
+             CREATE TABLE t (id int PRIMARY KEY, p pairs, s other.spans, o old); RESET ROLE",
+        )
+        .await
+        .unwrap();
+    let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+    let new = [TableName::new("public", "t")];
+    for _ in 0..2 {
+        copy.add(&Selection::default(), &new, false).await.unwrap();
+    }
+    let look = "SELECT format_type(t.oid, NULL), typtype::text, pg_get_userbyid(typowner)::text,
+                  format_type(typbasetype, typtypmod), typnotnull::text, typdefault, typcollation::text,
+                  (SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum
+                    WHERE enumtypid = t.oid),
+                  (SELECT string_agg(attname || format_type(atttypid, atttypmod) || attcollation, ','
+                          ORDER BY attnum) FROM pg_attribute WHERE attrelid = t.typrelid AND attnum > 0),
+                  (SELECT string_agg(conname || pg_get_constraintdef(oid), ',' ORDER BY conname)
+                     FROM pg_constraint WHERE contypid = t.oid AND contype = 'c'),
+                  (SELECT concat_ws(' ', rngsubtype::regtype, rngcollation, opcname)
+                     FROM pg_range JOIN pg_opclass o ON o.oid = rngsubopc WHERE rngtypid = t.oid)
+                FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace
+                WHERE nspname IN ('public', 'New s', 'other') ORDER BY 1";
+    let types = async |home: &Home| -> Vec<Vec<Option<String>>> {
+        let rows = home.root.query(look, &[]).await.unwrap();
+        rows.iter()
+            .map(|row| (0..row.len()).map(|i| row.get(i)).collect::<Vec<Option<String>>>())
+            .collect()
+    };
+    let want = types(&blue).await;
+    assert!(want.len() > 10 && want == types(&green).await, "{want:#?}");
+    // A function that is new as well.
+    blue.root
+        .batch_execute(
+            "SET ROLE app; CREATE FUNCTION odd(int) RETURNS bool LANGUAGE sql RETURN $1 % 2 = 1;
+             CREATE DOMAIN odds AS int CHECK (odd(VALUE));
+             CREATE TABLE u (id int PRIMARY KEY, v odds); RESET ROLE",
+        )
+        .await
+        .unwrap();
+    let new = [TableName::new("public", "u")];
+    let e = copy.add(&Selection::default(), &new, false).await.unwrap_err();
+    assert_eq!(e.code(), Some("CUT0305"), "{e}");
+}
+
+/// A client holds one of the new tables and goes on to another: it must not be the one that loses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_change_new_tables_do_not_lose_a_deadlock_to_us() {
+    let (blue_server, green_server) = pairs().await.pop().unwrap();
+    let tables = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)";
+    let blue = Home::new(blue_server, tables).await;
+    let green = Home::new(green_server, "SELECT 1").await;
+    let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+    let client = blue.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE b").await.unwrap();
+    let adding = tokio::spawn(async move {
+        let new = ["a", "b"].map(|name| TableName::new("public", name));
+        copy.add(&Selection::default(), &new, false).await
+    });
+    // Whoever waits for longer than this does not look for a deadlock any more.
+    let waits = "SELECT pid, clock_timestamp() - query_start > '1.2s' FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock'
+                    AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'a'::regclass AND granted)";
+    let mut seen = BTreeSet::new();
+    wait_until("us to wait for b", Duration::from_secs(60), async || {
+        let Some(row) = blue.root.query_opt(waits, &[]).await.unwrap() else { return false };
+        seen.insert(row.get::<_, i32>(0));
+        seen.len() > 1 || row.get(1)
+    })
+    .await
+    .unwrap();
+    client.batch_execute("ALTER TABLE a ADD more int; COMMIT").await.unwrap();
+    adding.await.unwrap().unwrap();
+    assert_eq!(green.table("a").await.columns.len(), 2);
+    assert_eq!(green.table("b").await.primary_key, ["id"]);
 }

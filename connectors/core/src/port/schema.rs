@@ -30,6 +30,14 @@ pub trait SchemaCopy: Send + Sync {
     /// stream will tell when it becomes one. All of it is there, or nothing.
     async fn add(&self, selection: &Selection, tables: &[TableName], attach: bool) -> Result<()>;
 
+    /// Drops tables that [`SchemaCopy::add`] made and that hold nothing yet, with what is below
+    /// them: all of them or none. Those that are not there are passed over.
+    ///
+    /// # Errors
+    ///
+    /// Definite when something else rests on them.
+    async fn discard(&self, tables: &[TableName]) -> Result<()>;
+
     /// Adds the foreign keys that these tables have on the source from what they are partitions of,
     /// where they are no partitions yet. Called while they are empty: when the stream makes them
     /// partitions, their rows would be compared with tables that may be behind.

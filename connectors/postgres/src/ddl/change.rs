@@ -5,7 +5,7 @@
 
 use cutover_core::model::schema::TableName;
 
-use super::message::{Column, Definition, UserType};
+use super::message::{Column, Definition};
 use crate::sql;
 
 /// One difference.
@@ -249,41 +249,6 @@ pub(super) fn new_partition(there: &Definition, parent: &TableName, bound: &str)
     )
 }
 
-/// What it takes to make a type `here` like the one `there`.
-pub(super) fn type_steps(there: &UserType, here: &UserType) -> Vec<Step> {
-    let name = TableName::new(&there.schema, &there.name);
-    let same = |t: &UserType| (t.kind.clone(), t.attributes.clone(), t.base.clone(), t.not_null);
-    if same(there) != same(here) || there.checks.len() != here.checks.len() {
-        return vec![Step::unsafe_(format!("type {name} was altered"))];
-    }
-    // This side may be ahead of the stream.
-    let mut labels = here.labels.iter();
-    if there.labels.iter().all(|label| labels.any(|l| l == label)) {
-        return Vec::new();
-    }
-    // Labels that are here must be there, in the same order.
-    let mut known = here.labels.iter().peekable();
-    let mut steps = Vec::new();
-    for label in &there.labels {
-        if known.peek() == Some(&label) {
-            known.next();
-            continue;
-        }
-        let place = match known.peek() {
-            Some(next) => format!(" BEFORE {}", sql::literal(next)),
-            None => String::new(),
-        };
-        steps.push(Step::safe(
-            format!("type {name} has another value"),
-            format!("ALTER TYPE {} ADD VALUE {}{place}", sql::table(&name), sql::literal(label)),
-        ));
-    }
-    if known.next().is_some() {
-        return vec![Step::unsafe_(format!("type {name} has a value of another name"))];
-    }
-    steps
-}
-
 /// Whether every value of `from` is a value of `to` that is written in the same way.
 fn widens(from: &str, to: &str) -> bool {
     let ((a, m), (b, n)) = (split(from), split(to));
@@ -469,32 +434,5 @@ mod tests {
         );
         assert!(steps(&there, &here, PLAIN, |_| false, |_| false).is_empty(), "not ours");
         assert_eq!(statements(&here, &there, PLAIN), [None], "detached");
-    }
-
-    #[test]
-    fn labels_of_an_enum() {
-        let named = |labels: &[&str]| UserType {
-            schema: "s".into(),
-            name: "mood".into(),
-            kind: "e".into(),
-            labels: labels.iter().map(ToString::to_string).collect(),
-            attributes: Vec::new(),
-            base: None,
-            checks: Vec::new(),
-            not_null: false,
-        };
-        let found = |there: &[&str], here: &[&str]| -> Vec<Option<String>> {
-            type_steps(&named(there), &named(here)).into_iter().map(|s| s.statement).collect()
-        };
-        assert!(found(&["a", "b"], &["a", "b"]).is_empty());
-        assert_eq!(
-            found(&["a", "x", "b", "y"], &["a", "b"]),
-            [
-                Some("ALTER TYPE \"s\".\"mood\" ADD VALUE 'x' BEFORE 'b'".to_owned()),
-                Some("ALTER TYPE \"s\".\"mood\" ADD VALUE 'y'".to_owned())
-            ]
-        );
-        assert_eq!(found(&["a", "z"], &["a", "b"]), [None], "renamed");
-        assert!(found(&["a"], &["a", "b"]).is_empty(), "ahead of the stream");
     }
 }

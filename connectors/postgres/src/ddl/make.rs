@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{
     change::{self, Context, Step},
     message::{Definition, Item, Message, Partition, UserType},
-    text,
+    text, types,
 };
 use crate::{
     connect::{Session, port_error},
@@ -39,6 +39,12 @@ pub(crate) struct Followed<'a> {
 impl Followed<'_> {
     fn carries(&self, source: &TableName) -> bool {
         self.routes.iter().any(|r| &r.source == source)
+    }
+
+    /// Whether tables that are followed, or will be, may come to have this type.
+    fn may_use(&self, name: &TableName) -> bool {
+        self.selection.selects(name)
+            || self.routes.iter().any(|route| route.source.schema == name.schema)
     }
 
     /// Whether the rows of partitions of `root` go to a table of its name, because it is
@@ -85,13 +91,14 @@ pub(crate) async fn make(
     }
     let mut found = Found::default();
     for item in &message.items {
-        here.look(item, &message, followed, course, &mut found).await?;
+        here.look(item, &message, (followed, make), course, &mut found).await?;
     }
-    if found.concerned.is_empty() {
+    if found.concerned.is_empty() && found.unused.is_empty() {
         return Ok((Redefined::Unconcerned, Vec::new()));
     }
     let found_places = std::mem::take(&mut found.places);
-    let names: Vec<String> = found.concerned.iter().map(ToString::to_string).collect();
+    let names: Vec<String> =
+        found.concerned.iter().chain(&found.unused).map(ToString::to_string).collect();
     let what = format!("{} of {}", message.tag, names.join(", "));
     let tables: Vec<TableName> = found.concerned.into_iter().collect();
     let words: Vec<&str> = found.steps.iter().map(|s| s.what.as_str()).collect();
@@ -126,10 +133,36 @@ pub(crate) async fn make(
     Ok((Redefined::Made { what: format!("{what}: {why}"), tables, born }, found_places))
 }
 
+/// A type that tables rest on.
+pub(crate) struct NewType {
+    pub(crate) name: TableName,
+    /// What makes it; `None` where functions belong to it.
+    pub(crate) statement: Option<String>,
+}
+
+/// Types of users that these tables rest on, what those rest on first.
+pub(crate) async fn types_below(
+    session: &Session,
+    tables: &[&TableName],
+    doing: &str,
+) -> Result<Vec<NewType>> {
+    let names: Vec<String> = tables.iter().map(|table| sql::table(table)).collect();
+    let rows = session.query(&text::types_below(), &[&names]).await;
+    let of = |row: &tokio_postgres::Row| {
+        let there: UserType =
+            serde_json::from_str(row.get(2)).map_err(|e| PortError::transient(doing, e))?;
+        let statement = types::create(&there).and_then(|step| step.statement);
+        Ok(NewType { name: TableName::new(&there.schema, &there.name), statement })
+    };
+    rows.map_err(|e| port_error(doing, e))?.iter().map(of).collect()
+}
+
 #[derive(Default)]
 struct Found {
     steps: Vec<Step>,
     concerned: BTreeSet<TableName>,
+    /// Types that no followed table has.
+    unused: BTreeSet<TableName>,
     /// A table that this side does not have.
     new: bool,
     /// Tables with rows became partitions that were not followed before.
@@ -172,7 +205,7 @@ impl Here<'_> {
         &self,
         item: &Item,
         message: &Message,
-        followed: Followed<'_>,
+        (followed, makes): (Followed<'_>, bool),
         course: &mut Course,
         found: &mut Found,
     ) -> Result<()> {
@@ -243,13 +276,33 @@ impl Here<'_> {
             Item::Type { definition: there, tables } => {
                 let mine: Vec<&TableName> =
                     tables.iter().filter(|t| followed.selection.selects(t)).collect();
+                let name = TableName::new(&there.schema, &there.name);
+                let here = self.user_type(&name).await?;
                 if mine.is_empty() {
+                    // Nobody uses it yet. Who comes to do so would miss it.
+                    let steps = match here {
+                        Some(here)
+                            if message.tag.starts_with("CREATE")
+                                && !self.is_used(&name).await? =>
+                        {
+                            types::replace(there, &here)
+                        }
+                        Some(here) => types::type_steps(there, &here),
+                        None if self.has_schema(&there.schema).await? => {
+                            types::create(there).into_iter().collect()
+                        }
+                        None => Vec::new(),
+                    };
+                    let safe = steps.iter().all(|step| step.statement.is_some());
+                    if makes && safe && !steps.is_empty() && followed.may_use(&name) {
+                        found.unused.insert(name);
+                        found.steps.extend(steps);
+                    }
                     return Ok(());
                 }
                 found.concerned.extend(mine.into_iter().cloned());
-                let name = TableName::new(&there.schema, &there.name);
-                match self.user_type(&name).await? {
-                    Some(here) => found.steps.extend(change::type_steps(there, &here)),
+                match here {
+                    Some(here) => found.steps.extend(types::type_steps(there, &here)),
                     None => {
                         found.steps.push(Step::unsafe_(format!("there is no type {name} here")))
                     }
@@ -353,6 +406,19 @@ impl Here<'_> {
 
     async fn user_type(&self, name: &TableName) -> Result<Option<UserType>> {
         self.read(&text::user_type("to_regtype($1)"), name).await
+    }
+
+    /// Whether a table here has a type.
+    async fn is_used(&self, name: &TableName) -> Result<bool> {
+        let query = format!("SELECT {} IS NOT NULL", text::users_of_type("to_regtype($1)"));
+        let row = self.session.query_one(&query, &[&sql::table(name)]).await;
+        Ok(row.map_err(|e| port_error(self.doing(), e))?.get(0))
+    }
+
+    async fn has_schema(&self, schema: &str) -> Result<bool> {
+        let query = "SELECT to_regnamespace($1) IS NOT NULL";
+        let row = self.session.query_one(query, &[&sql::ident(schema)]).await;
+        Ok(row.map_err(|e| port_error(self.doing(), e))?.get(0))
     }
 
     async fn read<T: DeserializeOwned>(&self, query: &str, name: &TableName) -> Result<Option<T>> {

@@ -167,4 +167,10 @@ pub(super) struct UserType {
     pub(super) base: Option<String>,
     pub(super) checks: Vec<String>,
     pub(super) not_null: bool,
+    #[serde(default)]
+    pub(super) owner: Option<String>,
+    /// What stands in its `CREATE`, but for labels; `None` where a function belongs to it that has
+    /// to be there before.
+    #[serde(default)]
+    pub(super) definition: Option<String>,
 }

@@ -4,6 +4,7 @@
 //! - `arm`: installing and removing them.
 //! - `message`: what they said.
 //! - `change`: from what a table is like here and there to statements. Pure.
+//! - `types`: the same for types of users. Pure.
 //! - `make`: the same, inside of the sink's transaction.
 //!
 //! # How
@@ -23,6 +24,7 @@ mod change;
 mod make;
 mod message;
 mod text;
+mod types;
 
 pub(crate) use arm::{arm, armed, describe, disarm};
-pub(crate) use make::{Course, Followed, Places, make};
+pub(crate) use make::{Course, Followed, NewType, Places, make, types_below};

@@ -89,13 +89,77 @@ pub(super) fn user_type(oid: &str) -> String {
   'base', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
   'checks', (SELECT coalesce(jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY k.conname), '[]')
                FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
-  'not_null', t.typnotnull)
- FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = {oid})"
+  'not_null', t.typnotnull, 'owner', pg_get_userbyid(t.typowner),
+  'definition', CASE t.typtype
+    WHEN 'c' THEN (SELECT coalesce(string_agg(
+        quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
+          || {attribute}, ', ' ORDER BY a.attnum), '')
+      FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+     WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)
+    WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
+      || (SELECT {domain} FROM pg_type y WHERE y.oid = t.typbasetype)
+      || coalesce(' DEFAULT ' || pg_get_expr(t.typdefaultbin, 0), '')
+      || CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END
+      || (SELECT coalesce(string_agg(' CONSTRAINT ' || quote_ident(k.conname) || ' '
+             || regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', ''), '' ORDER BY k.conname), '')
+            FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c')
+    WHEN 'r' THEN (SELECT 'SUBTYPE = ' || format_type(r.rngsubtype, NULL)
+      || CASE WHEN o.opcdefault THEN '' ELSE ', SUBTYPE_OPCLASS = ' || quote_ident(m.nspname)
+           || '.' || quote_ident(o.opcname) END
+      || {range}
+      || CASE WHEN r.rngsubdiff = 0 THEN '' ELSE ', SUBTYPE_DIFF = ' || r.rngsubdiff::regproc END
+      || (SELECT ', MULTIRANGE_TYPE_NAME = ' || quote_ident(q.nspname) || '.' || quote_ident(u.typname)
+            FROM pg_type u JOIN pg_namespace q ON q.oid = u.typnamespace WHERE u.oid = r.rngmultitypid)
+      FROM pg_range r JOIN pg_opclass o ON o.oid = r.rngsubopc
+      JOIN pg_namespace m ON m.oid = o.opcnamespace JOIN pg_type y ON y.oid = r.rngsubtype
+     WHERE r.rngtypid = t.oid AND r.rngcanonical = 0
+       AND NOT EXISTS (SELECT FROM pg_proc f JOIN pg_namespace g ON g.oid = f.pronamespace
+                        WHERE f.oid = r.rngsubdiff AND g.nspname <> 'pg_catalog')) END)
+ FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = {oid})",
+        attribute = collation("a.attcollation", " COLLATE "),
+        domain = collation("t.typcollation", " COLLATE "),
+        range = collation("r.rngcollation", ", COLLATION = "),
+    )
+}
+
+/// A collation behind a word, where it is not that of the type `y`.
+fn collation(oid: &str, word: &str) -> String {
+    format!(
+        "coalesce((SELECT '{word}' || quote_ident(w.nspname) || '.' || quote_ident(v.collname)
+           FROM pg_collation v JOIN pg_namespace w ON w.oid = v.collnamespace
+          WHERE v.oid = {oid} AND v.oid <> y.typcollation), '')"
+    )
+}
+
+/// Types of users that these tables rest on, what those rest on first: schema, name, and what the
+/// type is like. `$1` are the names of the tables. Extensions bring their own.
+pub(super) fn types_below() -> String {
+    format!(
+        "WITH RECURSIVE used(oid) AS (
+  SELECT a.atttypid FROM unnest($1::text[]) AS w(name)
+    JOIN pg_attribute a ON a.attrelid = to_regclass(w.name) AND a.attnum > 0
+     AND NOT a.attisdropped
+  UNION SELECT x.oid FROM used JOIN pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (
+    SELECT t.typelem AS oid UNION ALL SELECT t.typbasetype
+    UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE t.typtype = 'c'
+       AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid
+    UNION ALL SELECT r.rngtypid FROM pg_range r WHERE r.rngmultitypid = t.oid) x
+   WHERE x.oid <> 0)
+SELECT s.nspname::text, o.typname::text, {}::text FROM used JOIN pg_type o ON o.oid = used.oid
+  JOIN pg_namespace s ON s.oid = o.typnamespace
+ WHERE o.typtype IN ('e', 'd', 'c', 'r') AND {}
+   AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = o.typrelid AND c.relkind <> 'c')
+   AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_type'::regclass
+                      AND p.objid = o.oid AND p.deptype = 'e')
+ ORDER BY o.oid",
+        user_type("o.oid"),
+        user_schema("s.nspname")
     )
 }
 
 /// Tables with a column of a type, of an array of it, or of a domain over it.
-fn users_of_type(oid: &str) -> String {
+pub(super) fn users_of_type(oid: &str) -> String {
     format!(
         "(SELECT jsonb_agg(DISTINCT jsonb_build_object('schema', m.nspname, 'name', u.relname))
    FROM pg_attribute a JOIN pg_class u ON u.oid = a.attrelid
@@ -123,11 +187,11 @@ fn items(event: &str, names: &Names) -> String {
                  AND NOT d.in_extension AND {schema}
                GROUP BY 1) w
       UNION ALL
-      SELECT 2, jsonb_build_object('what', 'type', 'type', {typed}, 'tables', {users})
+      SELECT 2, jsonb_build_object('what', 'type', 'type', {typed},
+                                   'tables', coalesce({users}, '[]'))
         FROM (SELECT DISTINCT d.objid FROM pg_event_trigger_ddl_commands() d
                 JOIN pg_type t ON t.oid = d.objid JOIN pg_namespace s ON s.oid = t.typnamespace
-               WHERE d.classid = 'pg_type'::regclass AND NOT d.in_extension AND {schema}) o
-       WHERE {users} IS NOT NULL) i",
+               WHERE d.classid = 'pg_type'::regclass AND NOT d.in_extension AND {schema}) o) i",
             image = table("w.oid"),
             since = catalog::since("w.oid", names),
             typed = user_type("o.objid"),

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::{self, Branch},
     connect::{Session, port_error},
-    sql,
+    ddl, sql,
 };
 
 impl PgSchemaCopy {
@@ -47,9 +47,11 @@ impl PgSchemaCopy {
             missing.iter().map(|t| format!("--table={}", sql::table(t))).collect();
         let program = self.pg_dump(&blue, &green).await?;
         let sections = [Section::PreData, Section::PostData];
-        let text = program.dump(&self.blue, &sections, &arguments).await?;
+        let text = program.dump(&self.blue, &blue, &sections, &arguments).await?;
         let said: Vec<Entry> = script::entries(&text).into_iter().filter(Entry::travels).collect();
-        let schemas = owned_schemas(&blue, &said).await?;
+        let types = new_types(&blue, &green, &missing).await?;
+        let whose: Vec<Entry> = said.iter().chain(&types).cloned().collect();
+        let schemas = owned_schemas(&blue, &whose).await?;
         apply::schemas(&self.green, &green, &schemas).await?;
         let (mut all, outside): (Vec<Entry>, Vec<Entry>) =
             said.iter().cloned().partition(|entry| is_inside(entry, &said));
@@ -57,7 +59,18 @@ impl PgSchemaCopy {
             // Its indexes are there by now, and become parts of those above by themselves.
             all.extend(outside.into_iter().filter(|entry| entry.kind == TABLE_ATTACH));
         }
+        all.splice(0..0, types);
         apply::at_once(&self.green, &green, &all).await
+    }
+
+    /// Drops tables in one statement, so that they may rest on each other.
+    pub(super) async fn drop_made(&self, tables: &[TableName]) -> Result<()> {
+        let names: Vec<String> = tables.iter().map(sql::table).collect();
+        let names = names.join(", ");
+        let green = self.green.session("schema").await?;
+        let doing = "dropping new tables on green, to make them as they are now";
+        let drop = format!("DROP TABLE IF EXISTS {names}");
+        green.batch_execute(&drop).await.map_err(|e| apply::refused(doing, &names, e))
     }
 
     /// Adds foreign keys that partitions have from what they belong to on blue.
@@ -97,6 +110,24 @@ fn is_inside(entry: &Entry, said: &[Entry]) -> bool {
     }
     let Some(above) = entry.is_part_of() else { return false };
     said.iter().any(|other| other.makes(&above))
+}
+
+/// Types that tables of blue rest on and that green does not have, as far as they can be made.
+async fn new_types(blue: &Session, green: &Session, tables: &[&TableName]) -> Result<Vec<Entry>> {
+    let doing = "looking for new types on blue";
+    let below = ddl::types_below(blue, tables, doing).await?;
+    let names: Vec<String> = below.iter().map(|t| sql::table(&t.name)).collect();
+    let rows = green
+        .query("SELECT to_regtype(n) IS NULL FROM unnest($1::text[]) AS n", &[&names])
+        .await
+        .map_err(|e| port_error("looking for new types on green", e))?;
+    let missing = below.into_iter().zip(rows).filter(|(_, row)| row.get(0));
+    let entry = |(new, _): (ddl::NewType, _)| {
+        let text = format!("{};\n", new.statement?);
+        let TableName { schema, name } = new.name;
+        Some(Entry { kind: "TYPE".into(), name, schema, text })
+    };
+    Ok(missing.filter_map(entry).collect())
 }
 
 /// Those of the tables that do not exist.

@@ -100,7 +100,7 @@ impl PgSchemaCopy {
         if section == Section::PreData {
             self.refuse_ways_out(blue, &scope.selected).await?;
         }
-        let text = program.dump(&self.blue, &[section], &scope.arguments).await?;
+        let text = program.dump(&self.blue, blue, &[section], &scope.arguments).await?;
         Ok(script::entries(&text).into_iter().filter(Entry::travels).collect())
     }
 
@@ -188,6 +188,10 @@ impl SchemaCopy for PgSchemaCopy {
 
     async fn add(&self, selection: &Selection, tables: &[TableName], attach: bool) -> Result<()> {
         self.add_some(selection, tables, attach).await
+    }
+
+    async fn discard(&self, tables: &[TableName]) -> Result<()> {
+        self.drop_made(tables).await
     }
 
     async fn inherit_keys(&self, tables: &[TableName]) -> Result<()> {

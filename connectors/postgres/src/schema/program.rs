@@ -9,15 +9,27 @@ use std::{
 };
 
 use cutover_core::port::{Result, error::PortError};
-use tokio::{process::Command, time::timeout};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep, timeout},
+};
 
 use super::script::Section;
-use crate::database::Database;
+use crate::{
+    connect::{Session, port_error},
+    database::Database,
+};
 
 /// No `pg_dump` fits.
 const NO_PROGRAM: &str = "CUT0303";
 /// `pg_dump` failed.
 const FAILED: &str = "CUT0304";
+
+/// How long clients may keep us from reading the definitions of their tables.
+const LOCKED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How long `pg_dump --version` may take.
 const VERSION_PATIENCE: Duration = Duration::from_secs(10);
@@ -128,13 +140,43 @@ fn version_of(text: &str) -> Option<(String, u32)> {
 }
 
 impl PgDump {
-    /// Sections of the definitions as a script. The credentials travel in the environment only.
+    /// Sections of the definitions as a script, read beside clients that change them.
+    ///
+    /// `pg_dump` locks all its tables, and may wait for one that a client holds, who then waits for
+    /// another. It gives up before the server looks for a deadlock in the client's session, which
+    /// would be the one to lose; then it is tried again.
     pub(super) async fn dump(
         &self,
         blue: &Database,
+        session: &Session,
         sections: &[Section],
         arguments: &[String],
     ) -> Result<String> {
+        let half = "SELECT greatest(setting::int8 / 2, 1) FROM pg_settings \
+                    WHERE name = 'deadlock_timeout'";
+        let row = session.query_one(half, &[]).await;
+        let row = row.map_err(|e| port_error("reading deadlock_timeout of blue", e))?;
+        let wait = format!("--lock-wait-timeout={}", row.get::<_, i64>(0));
+        let deadline = Instant::now() + LOCKED_WITHIN;
+        loop {
+            match self.once(blue, &wait, sections, arguments).await? {
+                Ok(script) => return Ok(script),
+                Err(held) if Instant::now() >= deadline => return Err(held),
+                Err(held) => tracing::debug!("{held}; trying again"),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// One try. The credentials travel in the environment only. The inner error is that somebody
+    /// holds a table.
+    async fn once(
+        &self,
+        blue: &Database,
+        wait: &str,
+        sections: &[Section],
+        arguments: &[String],
+    ) -> Result<Result<String>> {
         let doing =
             format!("reading the definitions of {} with pg_dump {}", blue.side, self.version);
         let mut command = Command::new(&self.path);
@@ -147,7 +189,7 @@ impl PgDump {
         let output = command
             .args(["--format=plain", "--encoding=UTF8", "--schema-only", "--no-tablespaces"])
             .args(["--no-publications", "--no-subscriptions", "--no-password"])
-            .arg("--lock-wait-timeout=60000")
+            .arg(wait)
             .args(sections.iter().map(|section| format!("--section={}", section.word())))
             .args(arguments)
             .envs(blue.config.child_env())
@@ -165,13 +207,30 @@ impl PgDump {
                     .caused_by(e)
             })?;
         if output.status.success() {
-            return String::from_utf8(output.stdout).map_err(|e| {
+            let script = String::from_utf8(output.stdout).map_err(|e| {
                 let what = "its output is not UTF-8";
                 PortError::definite(FAILED, doing, what, "report this").caused_by(e)
-            });
+            })?;
+            return Ok(Ok(script));
         }
-        Err(failure(&doing, &String::from_utf8_lossy(&output.stderr)))
+        let said = String::from_utf8_lossy(&output.stderr);
+        let failure = failure(&doing, &said);
+        if is_held(&said) { Ok(Err(failure)) } else { Err(failure) }
     }
+}
+
+/// What the server says to a `pg_dump` that waits for a table, if it speaks English.
+const HELD: [&str; 3] = [
+    "canceling statement due to statement timeout",
+    "canceling statement due to lock timeout",
+    "deadlock detected",
+];
+
+/// Whether somebody held a table. A server may speak another language: then whatever keeps us from
+/// locking may pass.
+fn is_held(said: &str) -> bool {
+    let locking = said.contains("LOCK TABLE") && !said.contains("permission denied");
+    locking || HELD.iter().any(|held| said.contains(held))
 }
 
 fn failure(doing: &str, said: &str) -> PortError {
@@ -184,7 +243,8 @@ fn failure(doing: &str, said: &str) -> PortError {
         "server closed the connection",
         "no matching tables were found",
     ];
-    if passing.iter().any(|p| tail.contains(p)) && !tail.contains("FATAL") {
+    let passes = passing.iter().chain(&HELD).any(|p| tail.contains(p));
+    if passes && !tail.contains("FATAL") {
         return PortError::transient(doing, tail);
     }
     PortError::definite(
@@ -233,7 +293,12 @@ mod tests {
         assert!(failure("x", lost).is_transient());
         let login = "pg_dump: error: connection to server failed: FATAL:  no such role";
         assert_eq!(failure("x", login).code(), Some(FAILED));
-        let grant = "pg_dump: error: query failed: ERROR:  permission denied for table t";
+        let grant = "pg_dump: error: query failed: ERROR:  permission denied for table t\n\
+                     pg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE";
         assert_eq!(failure("x", grant).code(), Some(FAILED));
+        assert!(!is_held(grant));
+        let held = grant.replace("permission denied for table t", HELD[0]);
+        assert!(is_held(&held) && failure("x", &held).is_transient());
+        assert!(is_held(&grant.replace("permission denied for", "Verklemmung bei")));
     }
 }

@@ -1,0 +1,134 @@
+//! Types of users: what it takes to have them here as they are there. Pure.
+
+use cutover_core::model::schema::TableName;
+
+use super::{change::Step, message::UserType};
+use crate::sql;
+
+/// What it takes to make a type `here` like the one `there`.
+pub(super) fn type_steps(there: &UserType, here: &UserType) -> Vec<Step> {
+    let name = TableName::new(&there.schema, &there.name);
+    let same = |t: &UserType| (t.kind.clone(), t.attributes.clone(), t.base.clone(), t.not_null);
+    if same(there) != same(here) || there.checks.len() != here.checks.len() {
+        return vec![Step::unsafe_(format!("type {name} was altered"))];
+    }
+    // This side may be ahead of the stream.
+    let mut labels = here.labels.iter();
+    if there.labels.iter().all(|label| labels.any(|l| l == label)) {
+        return Vec::new();
+    }
+    // Labels that are here must be there, in the same order.
+    let mut known = here.labels.iter().peekable();
+    let mut steps = Vec::new();
+    for label in &there.labels {
+        if known.peek() == Some(&label) {
+            known.next();
+            continue;
+        }
+        let place = match known.peek() {
+            Some(next) => format!(" BEFORE {}", sql::literal(next)),
+            None => String::new(),
+        };
+        steps.push(Step::safe(
+            format!("type {name} has another value"),
+            format!("ALTER TYPE {} ADD VALUE {}{place}", sql::table(&name), sql::literal(label)),
+        ));
+    }
+    if known.next().is_some() {
+        return vec![Step::unsafe_(format!("type {name} has a value of another name"))];
+    }
+    steps
+}
+
+/// What it takes to make a type that is not here; `None` where functions belong to it.
+pub(super) fn create(there: &UserType) -> Option<Step> {
+    let name = TableName::new(&there.schema, &there.name);
+    let text = sql::table(&name);
+    let (kind, body) = match there.kind.as_str() {
+        "e" => {
+            let labels: Vec<String> = there.labels.iter().map(|l| sql::literal(l)).collect();
+            ("TYPE", format!("AS ENUM ({})", labels.join(", ")))
+        }
+        "c" => ("TYPE", format!("AS ({})", there.definition.as_ref()?)),
+        "r" => ("TYPE", format!("AS RANGE ({})", there.definition.as_ref()?)),
+        "d" => ("DOMAIN", format!("AS {}", there.definition.as_ref()?)),
+        _ => return None,
+    };
+    let owner = sql::ident(there.owner.as_ref()?);
+    Some(Step::safe(
+        format!("there is a type {name}"),
+        format!("CREATE {kind} {text} {body}; ALTER {kind} {text} OWNER TO {owner}"),
+    ))
+}
+
+/// A type was created there; nothing here has one of that name yet, which is an earlier one unless
+/// it is the same.
+pub(super) fn replace(there: &UserType, here: &UserType) -> Vec<Step> {
+    let steps = type_steps(there, here);
+    if steps.iter().all(|step| step.statement.is_some()) {
+        return steps;
+    }
+    let name = TableName::new(&there.schema, &there.name);
+    let again = create(there).and_then(|step| step.statement);
+    let drop = format!("DROP TYPE {}", sql::table(&name));
+    let anew =
+        |create| Step::safe(format!("type {name} is another one"), format!("{drop}; {create}"));
+    again.map(anew).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(kind: &str, more: serde_json::Value) -> UserType {
+        let mut all = serde_json::json!({
+            "schema": "s", "name": "mood", "kind": kind, "labels": [], "attributes": [],
+            "base": null, "checks": [], "not_null": false, "owner": "app"
+        });
+        if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
+            all.extend(more.clone());
+        }
+        serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn what_needs_a_function_is_not_made() {
+        let made = |kind, more| create(&told(kind, more)).and_then(|step| step.statement);
+        let labels = serde_json::json!({ "labels": ["a", "it's"] });
+        assert_eq!(
+            made("e", labels).as_deref(),
+            Some(
+                "CREATE TYPE \"s\".\"mood\" AS ENUM ('a', 'it''s'); \
+                 ALTER TYPE \"s\".\"mood\" OWNER TO \"app\""
+            )
+        );
+        let domain = made("d", serde_json::json!({ "definition": "integer NOT NULL" }));
+        assert!(domain.unwrap().starts_with("CREATE DOMAIN \"s\".\"mood\" AS integer NOT NULL; "));
+        assert_eq!(made("b", serde_json::json!({ "definition": "x" })), None);
+        assert_eq!(made("r", serde_json::json!({ "definition": null })), None);
+        // Told by an earlier version.
+        let unknown = serde_json::json!({ "owner": null, "definition": "a integer" });
+        assert_eq!(made("c", unknown), None);
+    }
+
+    #[test]
+    fn labels_of_an_enum() {
+        let named = |labels: &[&str]| {
+            let labels: Vec<String> = labels.iter().map(ToString::to_string).collect();
+            told("e", serde_json::json!({ "labels": labels }))
+        };
+        let found = |there: &[&str], here: &[&str]| -> Vec<Option<String>> {
+            type_steps(&named(there), &named(here)).into_iter().map(|s| s.statement).collect()
+        };
+        assert!(found(&["a", "b"], &["a", "b"]).is_empty());
+        assert_eq!(
+            found(&["a", "x", "b", "y"], &["a", "b"]),
+            [
+                Some("ALTER TYPE \"s\".\"mood\" ADD VALUE 'x' BEFORE 'b'".to_owned()),
+                Some("ALTER TYPE \"s\".\"mood\" ADD VALUE 'y'".to_owned())
+            ]
+        );
+        assert_eq!(found(&["a", "z"], &["a", "b"]), [None], "renamed");
+        assert!(found(&["a"], &["a", "b"]).is_empty(), "ahead of the stream");
+    }
+}
