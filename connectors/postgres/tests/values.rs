@@ -14,6 +14,10 @@ mod histories;
 mod journey;
 #[path = "values/kinds.rs"]
 mod kinds;
+#[path = "values/money.rs"]
+mod money;
+#[path = "values/postgis.rs"]
+mod postgis;
 #[path = "values/random.rs"]
 mod random;
 #[path = "values/settings.rs"]

@@ -51,10 +51,19 @@ const BLUE_WRONGS: &str = "
     CREATE FUNCTION app.watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
     CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION app.watch();
     SELECT pg_replication_origin_create('somebody');
+    CREATE TABLE public.\"Of it\" (a int, mine bool);
+    INSERT INTO public.\"Of it\" VALUES (1, false), (2, true);
+    CREATE TABLE public.nothing_of_it (a int, mine bool);
+    ALTER EXTENSION plpgsql ADD TABLE public.\"Of it\";
+    ALTER EXTENSION plpgsql ADD TABLE public.nothing_of_it;
+    UPDATE pg_extension SET extcondition = ARRAY['WHERE mine', ''], extconfig = ARRAY[
+      'public.\"Of it\"'::regclass::oid, 'public.nothing_of_it'::regclass::oid]
+      WHERE extname = 'plpgsql';
+    GRANT SELECT ON public.\"Of it\", public.nothing_of_it TO PUBLIC;
 ";
 
 /// Findings that no statement can remove: they are for people to know.
-const FOR_PEOPLE: &[&str] = &["CUT0129", "CUT0135", "CUT0136", "CUT0144", "CUT0150"];
+const FOR_PEOPLE: &[&str] = &["CUT0129", "CUT0135", "CUT0136", "CUT0144", "CUT0150", "CUT0182"];
 
 #[tokio::test]
 async fn a_blue_with_everything_wrong_says_so_at_once_and_the_remedies_help() {
@@ -100,13 +109,14 @@ async fn a_blue_with_everything_wrong_says_so_at_once_and_the_remedies_help() {
             "CUT0112", "CUT0113", "CUT0114", "CUT0116", "CUT0117", "CUT0119", "CUT0120", "CUT0121",
             "CUT0122", "CUT0123", "CUT0124", "CUT0125", "CUT0126", "CUT0127", "CUT0128", "CUT0129",
             "CUT0130", "CUT0131", "CUT0132", "CUT0135", "CUT0136", "CUT0137", "CUT0140", "CUT0144",
-            "CUT0145", "CUT0150",
+            "CUT0145", "CUT0150", "CUT0182",
         ]);
         if install.major >= 18 {
             wanted.insert("CUT0108");
         }
         assert_eq!(codes(&findings), wanted, "{} {findings:#?}", install.major);
         assert!(findings.iter().all(|f| f.place == "blue"));
+        assert_eq!(findings.iter().filter(|f| f.code == "CUT0182").count(), 1, "{findings:#?}");
 
         // A second round finds what the first one uncovered.
         for round in 0..3 {

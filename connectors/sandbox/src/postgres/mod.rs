@@ -64,7 +64,10 @@ impl Postgres {
         let program = install.bindir.join("postgres");
         let keeper = Keeper::new(owner, "QUIT", |folder| {
             let data = folder.join("data");
-            vec![program.display().to_string(), "-D".to_owned(), data.display().to_string()]
+            let locales = options.locales.as_ref().map(|at| format!("LOCPATH={}", at.display()));
+            let with = locales.into_iter().flat_map(|locales| ["env".to_owned(), locales]);
+            let run = [program.display().to_string(), "-D".to_owned(), data.display().to_string()];
+            with.chain(run).collect()
         })?;
         let folder = keeper.folder().to_owned();
         let password = template::lay(install, &options, owner, &folder).await?;

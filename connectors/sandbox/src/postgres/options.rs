@@ -1,6 +1,6 @@
 //! What a throwaway PostgreSQL server should be like.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::PathBuf};
 
 /// Settings of a server. The default is right for tests of logical replication.
 #[derive(Debug, Clone, Default)]
@@ -9,6 +9,9 @@ pub struct PgOptions {
     pub fsync: bool,
     /// A locale of the machine; by default `C`, which every machine has.
     pub locale: Option<String>,
+    /// A folder of compiled locales that the server knows instead of the machine's. Its user must
+    /// be able to read it.
+    pub locales: Option<PathBuf>,
     /// Settings for `postgresql.conf`, without quotes; they win over the built-in ones.
     pub settings: Vec<(String, String)>,
     /// Whether the server speaks TLS, with a certificate made for it.

@@ -20,7 +20,44 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     }
     let rows = context.session.query("SELECT extname::text FROM pg_extension", &[]).await?;
     let installed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(judge(&installed))
+    let mut found = judge(&installed);
+    found.extend(rows_of_users(context).await?);
+    Ok(found)
+}
+
+/// Tables of extensions, and which of their rows are the user's: those that a dump would hold.
+const TABLES: &str = "
+SELECT e.extname::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname), w.condition,
+       has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
+  FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS w(oid, condition)
+  JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') ORDER BY 1, 2";
+
+/// The extension makes its tables on green, and fills them as on the first day.
+async fn rows_of_users(context: &Context<'_>) -> Answer {
+    let mut found = Vec::new();
+    for row in context.session.query(TABLES, &[]).await? {
+        let (extension, table, condition): (&str, &str, &str) =
+            (row.get(0), row.get(1), row.get(2));
+        let what = if row.get(3) {
+            let any = format!("SELECT EXISTS (SELECT FROM {table} {condition})");
+            if !context.session.query_one(&any, &[]).await?.get::<_, bool>(0) {
+                continue;
+            }
+            "holds rows of yours"
+        } else {
+            "may hold rows of yours (our role may not look)"
+        };
+        let what = format!("{table} of extension {extension} {what}, which are not moved");
+        let copy = format!("SELECT * FROM {table} {condition}");
+        let remedy = format!(
+            "once the definitions are on green, copy them by hand, and again when they change: \
+             COPY ({}) TO STDOUT on blue, COPY {table} FROM STDIN on green",
+            copy.trim_end()
+        );
+        found.push(warning("CUT0182", what, remedy));
+    }
+    Ok(found)
 }
 
 fn judge(installed: &[String]) -> Vec<Found> {
