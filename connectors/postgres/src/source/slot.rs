@@ -319,7 +319,11 @@ async fn read(
 ) -> std::result::Result<Option<SlotRow>, tokio_postgres::Error> {
     let invalid = match session.version() {
         170_000.. => "invalidation_reason",
-        160_000.. => "CASE WHEN conflicting THEN 'conflict' END",
+        // Whatever the reason; on a primary there is one only.
+        160_000.. => {
+            "CASE WHEN conflicting AND pg_is_in_recovery() THEN 'conflict' \
+                  WHEN conflicting THEN 'wal_removed' END"
+        }
         _ => "NULL::text",
     };
     let query = format!(
