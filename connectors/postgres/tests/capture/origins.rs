@@ -5,11 +5,13 @@ use cutover_sandbox::{PgOptions, Postgres, find_postgres};
 
 use crate::world::{World, show};
 
-/// A transaction that was replicated from elsewhere.
+/// A transaction that was replicated from elsewhere. The origin is free afterwards: the session
+/// may live on for a moment.
 fn from(origin: &str, sql: &str) -> String {
     format!(
         "select pg_replication_origin_session_setup('{origin}'); \
-         begin; select pg_replication_origin_xact_setup('0/1', now()); {sql}; commit"
+         begin; select pg_replication_origin_xact_setup('0/1', now()); {sql}; commit; \
+         select pg_replication_origin_session_reset()"
     )
 }
 
