@@ -14,7 +14,8 @@ const THINKS_MS: u64 = 40;
 
 /// Some hundred documents in several statements, and money that moves; every fourth is half as
 /// large. Some of it is written behind a savepoint and taken back again, and some clients do not
-/// want the whole of it in the end. The documents of the one before go with it, so that the shop does not grow.
+/// want the whole of it in the end. The documents of the one before go with it, so that the shop
+/// does not grow.
 ///
 /// What was taken back holds the receipt with the number negated: nobody may ever see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
