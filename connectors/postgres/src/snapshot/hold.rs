@@ -15,6 +15,7 @@ use cutover_core::{
     port::{Result, error::PortError},
 };
 use futures_util::future::join;
+use tokio_postgres::error::SqlState;
 
 use super::View;
 use crate::{connect::port_error, shelf::Warm, sql};
@@ -76,7 +77,11 @@ impl View {
         // In one round trip: the second is not begun before the first is done.
         let (locked, rewritten) =
             join(warm.session.batch_execute(&lock), warm.session.query(&look, &[&names])).await;
-        let rewritten = locked.and(rewritten).map_err(|e| port_error(doing(), e))?;
+        let rewritten = locked.and(rewritten).map_err(|e| match e.code() {
+            // Nothing was held yet, or a standby took from us what we held.
+            Some(&SqlState::UNDEFINED_TABLE) => PortError::transient(doing(), e),
+            _ => port_error(doing(), e),
+        })?;
         let rewritten: Vec<&str> = rewritten.iter().map(|row| row.get(0)).collect();
         for (table, name) in tables.iter().zip(&names) {
             let moved = rewritten.contains(&name.as_str()) && self.has_moved(warm, table).await?;
