@@ -54,9 +54,10 @@ async fn a_stream_resumes_after_any_commit_without_gap_or_overlap() {
                 show(&w.drain(&mut tap).await).into_iter().filter(|l| l.starts_with('+')).collect();
             let want: Vec<_> = (i + 1..10).map(|n| format!("+ public.t {n}")).collect();
             assert_eq!(rows, want, "after commit {i} on PostgreSQL {}", w.server.major());
+            // Nothing was confirmed but what it was asked to go on from: a status message says
+            // that much at most.
+            assert!(confirmed(&w).await <= lsn(position));
         }
-        // Nothing was confirmed all the while.
-        assert!(confirmed(&w).await <= lsn(&positions[0]));
         w.release().await;
     }
 }
