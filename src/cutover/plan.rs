@@ -122,7 +122,9 @@ impl Step {
                  slot exists long before"
             ),
             Self::Guard => {
-                "start a second process that frees the traffic if this one dies or hangs".into()
+                "start a second process that frees the traffic if this one dies or hangs; have every \
+                 switch close connections that nobody uses, and compare what changed meanwhile"
+                    .into()
             }
             Self::Pause => "hold the clients; wait until no transaction is in flight".into(),
             Self::Fence => format!(

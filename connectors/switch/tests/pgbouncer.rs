@@ -84,6 +84,40 @@ async fn nobody_is_thrown_out_while_pools_grow() {
     }
 }
 
+/// A pause closes idle server connections while clients wait; most can be closed before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_idle_is_closed_ahead_and_what_is_in_use_stays() {
+    let rig = Rig::start(|options| options.set("server_idle_timeout", "600")).await;
+    let switch = rig.new_switch();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = rig.client().await;
+        client.begin().await.unwrap();
+        clients.push(client);
+    }
+    let sessions = async || {
+        let sql = "select count(*) from pg_stat_activity where usename = 'app'";
+        rig.number(Side::Blue, sql).await
+    };
+    assert_eq!(sessions().await, 8);
+    let mut busy = clients.pop().unwrap();
+    for client in &mut clients {
+        client.finish().await.unwrap();
+    }
+    wait_until("one session is left", PATIENCE, async || {
+        switch.shed().await.unwrap();
+        sessions().await == 1
+    })
+    .await;
+    assert_eq!(rig.setting("server_idle_timeout").await, "600");
+    // Nobody was thrown out, neither the one in the middle of a transaction nor those without a
+    // server connection.
+    assert_eq!(busy.finish().await, Ok(Side::Blue));
+    for client in &mut clients {
+        assert_eq!(client.write().await, Ok(Side::Blue));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_keeps_everything_else() {
     let rig = Rig::start(|options| options).await;

@@ -129,6 +129,15 @@ impl LiveGround {
         })
     }
 
+    /// Whatever fails here is compared behind the fence.
+    async fn compare_ahead(&self) {
+        if let Some(work) = &self.parts.work
+            && let Err(error) = work.proof.catch_up().await
+        {
+            tracing::debug!(%error, "changed rows are left for the fence");
+        }
+    }
+
     async fn dismiss_guard(&self) {
         if let Some(guard) = self.guard.lock().await.take() {
             guard.released(GOODBYE).await;
@@ -217,16 +226,16 @@ impl Ground for LiveGround {
         let handle = Handle::start(summons, within).await?;
         let process = handle.id();
         *self.guard.lock().await = Some(handle);
-        // Checks and a new process took processor time from the clients. PAUSE waits for the
-        // transactions that are under way, so let them get as fast as they were.
-        tokio::time::sleep(SETTLE).await;
-        // The last step before clients wait: what changed during the preparations is compared now.
-        // Whatever fails here is compared behind the fence.
-        if let Some(work) = &self.parts.work
-            && let Err(error) = work.proof.catch_up().await
-        {
-            tracing::debug!(%error, "changed rows are left for the fence");
+        // Checks, the first comparison and a new process took processor time from the clients. PAUSE
+        // waits for the transactions that are under way, so let them get as fast as they were.
+        self.compare_ahead().await;
+        let shed = join_all(self.parts.switches.iter().map(|switch| switch.shed()));
+        let (shed, ()) = tokio::join!(shed, tokio::time::sleep(SETTLE));
+        for error in shed.into_iter().filter_map(std::result::Result::err) {
+            tracing::debug!(%error, "idle connections are left for the pause to close");
         }
+        // The last step before clients wait: what changed during the preparations.
+        self.compare_ahead().await;
         Ok(details(json!({ "process": process })))
     }
 

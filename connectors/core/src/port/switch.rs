@@ -42,6 +42,13 @@ pub trait TrafficSwitch: Send + Sync {
         Ok(())
     }
 
+    /// Gets rid of what nobody needs and a pause would have to get rid of while clients wait, for
+    /// example idle connections. Takes less than a second, and clients hardly notice. Optional:
+    /// when it fails a pause takes longer, and nothing else.
+    async fn shed(&self) -> Result<(), SwitchError> {
+        Ok(())
+    }
+
     /// Reasons why this switch would fail later.
     async fn examine(&self) -> Vec<Finding>;
 }

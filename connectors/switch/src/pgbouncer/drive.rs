@@ -20,7 +20,7 @@ use tokio_postgres::SimpleQueryRow;
 use super::{
     console::{Console, Late, OrderError, Session, quoted},
     file::{self, Draft},
-    ini,
+    idle, ini,
     quiet::{self, Usual},
     state::State,
     target::{Target, Targets},
@@ -184,6 +184,19 @@ impl Inner {
         warm.drafts = drafts;
         // What else has changed in the file takes effect now and not inside the pause.
         self.reload_if_same(&mut warm).await.map_err(|cause| failed("RELOAD", cause))
+    }
+
+    /// Closes server connections that nobody uses just now.
+    pub(super) async fn shed(&self) -> Result<(), SwitchError> {
+        let mut warm = self.warm.lock().await;
+        self.control(&mut warm).await?;
+        let Some(usual) = warm.usual.clone() else { return Ok(()) };
+        let control = self.control(&mut warm).await?;
+        let closed = idle::close(control, &usual, &self.databases, ANSWER).await;
+        if matches!(closed, Err(OrderError::NoAnswer { .. })) {
+            warm.control = None;
+        }
+        closed.map_err(|error| refused_by(&self.name, "closing idle connections", error))
     }
 
     pub(super) async fn pause(&self, within: Duration) -> Result<(), SwitchError> {

@@ -10,6 +10,7 @@ mod console;
 mod drive;
 mod facts;
 mod file;
+mod idle;
 mod ini;
 mod quiet;
 mod state;
@@ -168,6 +169,11 @@ impl TrafficSwitch for PgBouncerSwitch {
     async fn warm_up(&self) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
         self.carry_out("preparing", async move { inner.warm_up().await }).await
+    }
+
+    async fn shed(&self) -> Result<(), SwitchError> {
+        let inner = Arc::clone(&self.inner);
+        self.carry_out("closing idle connections", async move { inner.shed().await }).await
     }
 
     async fn examine(&self) -> Vec<Finding> {

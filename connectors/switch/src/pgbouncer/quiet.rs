@@ -17,20 +17,26 @@ use super::{
 /// How long a login may be waited for; then the pause is tried all the same.
 const LOGIN: Duration = Duration::from_millis(500);
 
-/// The setting that keeps pools from growing, as it was before we touched it.
+/// The settings that a move changes for a moment, as they were before we touched them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Usual {
+    /// It keeps pools from growing.
     max_db_connections: String,
+    /// It makes them shrink.
+    pub(super) server_idle_timeout: String,
 }
 
 impl Usual {
     /// From `SHOW CONFIG`; `None` when this version does not show it.
     pub(super) fn read(config: &[SimpleQueryRow]) -> Option<Self> {
-        let row = config
-            .iter()
-            .find(|row| by(row)("key").is_some_and(|name| name == "max_db_connections"))?;
-        let max_db_connections = by(row)("value").filter(|text| !text.is_empty())?;
-        Some(Self { max_db_connections })
+        let value = |key: &str| {
+            let row = config.iter().find(|row| by(row)("key").is_some_and(|name| name == key))?;
+            by(row)("value").filter(|text| !text.is_empty())
+        };
+        Some(Self {
+            max_db_connections: value("max_db_connections")?,
+            server_idle_timeout: value("server_idle_timeout")?,
+        })
     }
 
     /// The order that lets pools grow again.
@@ -101,7 +107,8 @@ fn bounded(most: Option<u64>, usual: &str) -> u64 {
     }
 }
 
-fn sum(pools: &[SimpleQueryRow], names: &[String], column: &str) -> u64 {
+/// The sum of one column of `SHOW POOLS` over the pools of `names`.
+pub(super) fn sum(pools: &[SimpleQueryRow], names: &[String], column: &str) -> u64 {
     pools
         .iter()
         .filter(|row| by(row)("database").is_some_and(|name| names.contains(&name)))
