@@ -1,17 +1,18 @@
 //! The ground over real ports.
 //!
-//! Everything that can be done before clients wait is done in `recheck`; what does not depend on
-//! another step runs beside it: the origin's counters are read while the drain is under way.
+//! Everything that can be done before clients wait is done in `recheck`; what has no effect that
+//! would have to be taken back does not wait for its step: once the origin is closed its counters
+//! are read and the drain is begun, while changed rows are still being compared.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use cutover_core::{
     model::{counter::Counter, run::RunId, selection::Selection, side::Side},
-    port::{Result, primary::Primary, switch::TrafficSwitch},
+    port::{PortError, Result, primary::Primary, switch::TrafficSwitch},
 };
 use futures_util::future::{join_all, try_join_all};
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use super::{
     Did, Failure, Ground,
     refuse::{Learned, refuse},
-    work::{Pipes, Proof, Ready},
+    work::{Drained, Pipes, Proof, Ready},
 };
 use crate::{
     cutover::{
@@ -70,11 +71,37 @@ pub struct Parts {
     pub guard: Option<Summons>,
 }
 
-/// Counters of the origin, and how many things no log carries, being read.
-type Reading = JoinHandle<Result<(Vec<Counter>, u64)>>;
+/// What was begun ahead of its step. It ends when nobody wants its answer any more.
+struct Ahead<T>(JoinHandle<Result<T>>);
+
+impl<T: Send + 'static> Ahead<T> {
+    fn begin(work: impl Future<Output = Result<T>> + Send + 'static) -> Option<Self> {
+        Some(Self(tokio::spawn(work)))
+    }
+
+    async fn answer(mut self, doing: &str) -> Result<T> {
+        (&mut self.0).await.map_err(|e| PortError::transient(doing, e))?
+    }
+}
+
+impl<T> Drop for Ahead<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Counters of the origin, and how many things no log carries.
+type Read = (Vec<Counter>, u64);
+
+/// What can begin as soon as the origin is closed.
+#[derive(Default)]
+struct Begun {
+    read: Option<Ahead<Read>>,
+    drain: Option<Ahead<Drained>>,
+}
 
 /// What is read of the origin behind the fence.
-async fn read_origin(origin: &dyn Primary, selection: &Selection) -> Result<(Vec<Counter>, u64)> {
+async fn read_origin(origin: &dyn Primary, selection: &Selection) -> Result<Read> {
     // One after the other: a second session would have to be opened inside the pause.
     Ok((origin.counters(selection).await?, origin.unfollowed().await?))
 }
@@ -94,7 +121,7 @@ pub fn unfollowed(count: u64, side: Side) -> Option<Failure> {
 /// The ground over real ports, for one move.
 pub struct LiveGround {
     parts: Parts,
-    reading: Mutex<Option<Reading>>,
+    begun: Mutex<Begun>,
     guard: tokio::sync::Mutex<Option<Handle>>,
 }
 
@@ -102,7 +129,7 @@ impl LiveGround {
     /// A ground for a move from `parts.from`.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, reading: Mutex::new(None), guard: tokio::sync::Mutex::new(None) }
+        Self { parts, begun: Mutex::default(), guard: tokio::sync::Mutex::new(None) }
     }
 
     fn to(&self) -> Side {
@@ -144,8 +171,8 @@ impl LiveGround {
         }
     }
 
-    fn take_reading(&self) -> Option<Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -265,10 +292,14 @@ impl Ground for LiveGround {
         let parts = &self.parts;
         let close = async {
             parts.origin.close_to_clients(&parts.run, within).await?;
-            // Reading has no effect, so it needs no journal line and can begin at once.
+            // Neither a read nor a marker has to be taken back, so they need no journal line.
             let (origin, selection) = (parts.origin.clone(), parts.selection.clone());
-            let reading = tokio::spawn(async move { read_origin(&*origin, &selection).await });
-            *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+            let read = Ahead::begin(async move { read_origin(&*origin, &selection).await });
+            let drain = parts.work.as_ref().and_then(|work| {
+                let (pipes, from) = (Arc::clone(&work.pipes), parts.from);
+                Ahead::begin(async move { pipes.drain(from, within).await })
+            });
+            *self.begun() = Begun { read, drain };
             Ok::<_, Failure>(())
         };
         // Most of what changed is on the other side already and needs no fence to be compared.
@@ -284,7 +315,12 @@ impl Ground for LiveGround {
     }
 
     async fn drain(&self, within: Duration) -> Did {
-        let drained = self.work()?.pipes.drain(self.parts.from, within).await?;
+        let work = self.work()?;
+        let begun = self.begun().drain.take();
+        let drained = match begun {
+            Some(drain) => drain.answer("draining").await?,
+            None => work.pipes.drain(self.parts.from, within).await?,
+        };
         Ok(details(json!({
             "position": drained.position.to_string(),
             "marker_ms": drained.took.as_secs_f64() * 1000.0,
@@ -319,8 +355,9 @@ impl Ground for LiveGround {
 
     async fn counters(&self, _within: Duration) -> Did {
         let parts = &self.parts;
-        let read = match self.take_reading() {
-            Some(reading) => reading.await.ok().and_then(Result::ok),
+        let begun = self.begun().read.take();
+        let read = match begun {
+            Some(read) => read.answer("reading counters").await.ok(),
             None => None,
         };
         let (counters, count) = match read {
@@ -365,9 +402,7 @@ impl Ground for LiveGround {
     }
 
     async fn undo_fence(&self, _within: Duration) -> Did {
-        if let Some(reading) = self.take_reading() {
-            reading.abort();
-        }
+        *self.begun() = Begun::default();
         self.parts.origin.open_to_clients(&self.parts.run).await?;
         Ok(Details::new())
     }

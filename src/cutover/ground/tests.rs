@@ -1,7 +1,10 @@
 //! The ground over fakes of the ports: what each step asks of them, and what it makes of no.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,7 +41,18 @@ struct Run {
     target: FakePrimary,
     verdict: Mutex<Verdict>,
     missing: Mutex<Option<String>>,
+    /// No marker arrives.
+    stuck: AtomicBool,
     log: Mutex<Vec<String>>,
+}
+
+/// Says when nobody waits any more.
+struct Waiting<'a>(&'a Run);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.note("drain given up".into());
+    }
 }
 
 impl Run {
@@ -65,6 +79,10 @@ impl Pipes for Run {
 
     async fn drain(&self, from: Side, _: Duration) -> Result<Drained> {
         assert!(!self.target.takes_writes(), "the target is closed while it drains");
+        if self.stuck.load(Ordering::Relaxed) {
+            let _waiting = Waiting(self);
+            std::future::pending::<()>().await;
+        }
         self.note(format!("drained {from}"));
         Ok(Drained { position: at(20), took: Duration::from_millis(7) })
     }
@@ -132,6 +150,7 @@ fn world() -> World {
         target: target.clone(),
         verdict: Mutex::new(Verdict::Equal),
         missing: Mutex::new(None),
+        stuck: AtomicBool::new(false),
         log: Mutex::new(vec![]),
     });
     let ground = LiveGround::new(Parts {
@@ -320,6 +339,23 @@ async fn counters_that_could_not_be_read_ahead_are_read_again() {
     assert!(matches!(world.go(false).await.stop, Stop::Ended(Ending::Moved { .. })));
     let calls = world.origin.faults().calls();
     assert_eq!(calls.iter().filter(|c| **c == PrimaryCall::Counters).count(), 2);
+}
+
+/// It is begun ahead of its step, and must not go on when the move has been taken back.
+#[tokio::test]
+async fn a_drain_that_does_not_end_is_given_up_with_the_move() {
+    let world = world();
+    world.run.stuck.store(true, Ordering::Relaxed);
+    let report = world.go(false).await;
+    let Stop::Ended(Ending::Aborted { step, .. }) = report.stop else {
+        panic!("{:?}", report.stop)
+    };
+    assert_eq!(step, Some(Step::Drain));
+    assert!(world.free_on(Side::Blue));
+    assert_eq!(
+        *world.run.log.lock().unwrap(),
+        ["armed for blue", "drain given up", "disarmed for blue"]
+    );
 }
 
 #[tokio::test]
