@@ -16,6 +16,7 @@ use crate::{
     world::{Options, Reach, World, secrets, yaml},
 };
 
+/// Clients beside the one of a large transaction that is aimed at.
 pub(crate) const CLIENTS: usize = 6;
 /// Transactions per second over all clients around a fault, and on the way to it and from it.
 pub(crate) const BUSY: f64 = 40.0;
