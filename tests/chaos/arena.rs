@@ -16,10 +16,12 @@ use crate::{
     world::{Options, Reach, World, secrets, yaml},
 };
 
-/// Clients, and transactions per second over all of them.
+/// Clients beside the one of a large transaction that is aimed at.
 pub(crate) const CLIENTS: usize = 6;
-const RATE: f64 = 40.0;
-/// One in so many transactions of the first client is large: about one in two seconds.
+/// Transactions per second over all clients around a fault, and on the way to it and from it.
+pub(crate) const BUSY: f64 = 40.0;
+pub(crate) const CALM: f64 = 6.0;
+/// One in so many transactions of the first client is large: when busy, about one in two seconds.
 const LARGE_EVERY: u64 = 13;
 /// A copy of it is made for each run.
 const TEMPLATE: &str = "shop";
@@ -112,7 +114,7 @@ impl Arena {
         Load::start(LoadOptions {
             url: self.world.shop.pooler_url(),
             clients: CLIENTS,
-            rate: RATE,
+            rate: CALM,
             accounts: SIZE.accounts,
             products: SIZE.products,
             documents: SIZE.documents,

@@ -8,11 +8,12 @@ use tokio_postgres::Client;
 /// Hashes of the rows of each table, sorted.
 pub(crate) type Rows = BTreeMap<String, Vec<String>>;
 
-/// Tables, and what is hashed of a row `t`: the texts of its columns, each on its own, since a long
-/// one is dear as part of the text of a row.
+/// Tables, and what is hashed of a row `t`: the texts of its columns, and the hash of one that may
+/// be long, since that is dear as part of the text of a row.
 const TABLES: &str = "
     SELECT c.oid::regclass::text, (
-        SELECT string_agg(format('md5(t.%I::text)', attname), ', ' ORDER BY attnum)
+        SELECT string_agg(format(CASE WHEN attlen < 0 AND atttypid <> 'numeric'::regtype
+            THEN 'md5(t.%I::text)' ELSE 't.%I' END, attname), ', ' ORDER BY attnum)
         FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND n.nspname !~ '^(pg_|cutover_|information_schema)'";

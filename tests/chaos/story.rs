@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::{
-    arena::Arena,
+    arena::{Arena, BUSY, CALM},
     early::early_in,
     history::{History, Outage},
     plan::{Moment, Plan},
@@ -36,6 +36,11 @@ const EQUAL_WITHIN: Duration = Duration::from_secs(30);
 const AGAIN: usize = 20;
 /// How long a stopped stream is looked at before the operator does what its remedy says.
 const LOOKS: Duration = Duration::from_secs(3);
+/// How long clients are busy before a fault, at least: long enough for one of them to be in the
+/// middle of a large transaction.
+const BUSY_FOR: Duration = Duration::from_millis(600);
+/// How long they stay busy when everything is mended, at most.
+const STAYS_BUSY: Duration = Duration::from_secs(2);
 /// How often the status is asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -106,6 +111,8 @@ pub(crate) struct Story<'a> {
     restarts: Vec<String>,
     /// What the client of a large transaction was told, beside the load.
     heard: Option<Heard>,
+    /// When everything has been mended for a while.
+    busy_until: Option<Instant>,
 }
 
 impl<'a> Story<'a> {
@@ -121,6 +128,7 @@ impl<'a> Story<'a> {
             starts: 0,
             restarts: Vec::new(),
             heard: None,
+            busy_until: None,
         }
     }
 
@@ -139,6 +147,7 @@ impl<'a> Story<'a> {
                 self.ready().await;
             }
         }
+        self.load.set_rate(CALM);
         if end.is_none() {
             self.compare().await;
         }
@@ -186,6 +195,10 @@ impl<'a> Story<'a> {
         let mut last = Value::Null;
         while began.elapsed() < UP_WITHIN {
             self.keep_up();
+            if self.busy_until.is_some_and(|until| until < Instant::now()) {
+                self.busy_until = None;
+                self.load.set_rate(CALM);
+            }
             let status = self.arena.world.desk.status().await.unwrap_or_default();
             last.clone_from(&status);
             if status["ready"]["state"] == "ready" {
@@ -212,6 +225,14 @@ impl<'a> Story<'a> {
             sleep(LOOK_EVERY).await;
         }
         panic!("not ready within {UP_WITHIN:?}: {last}");
+    }
+
+    /// Waits until a move would be accepted and clients have been busy for a while.
+    async fn ready_and_busy(&mut self) {
+        self.ready().await;
+        self.load.set_rate(BUSY);
+        sleep(BUSY_FOR).await;
+        self.ready().await;
     }
 
     /// Makes a move away from the owner, as often as it has to be asked for.
@@ -277,31 +298,41 @@ impl<'a> Story<'a> {
         let desk = self.arena.world.desk.clone();
         let mut asked = None;
         let mut large = None;
+        if matches!(
+            plan.moment,
+            Moment::Preflight | Moment::Schema | Moment::Indexes | Moment::CatchingUp
+        ) {
+            self.load.set_rate(BUSY);
+        }
         match plan.moment {
             Moment::Preflight => {}
             Moment::Schema => drop(desk.watch(RUN, 0, COMES_WITHIN, fact("began")).await),
-            Moment::Copy => drop(desk.watch(RUN, 0, COMES_WITHIN, fact("copy_began")).await),
+            Moment::Copy => {
+                desk.watch(RUN, 0, COMES_WITHIN, fact("copy_began")).await;
+                // Not before: what is large would be copied slowly as well.
+                self.load.set_rate(BUSY);
+            }
             Moment::Indexes => drop(desk.watch(RUN, 0, COMES_WITHIN, fact("copy_ended")).await),
             Moment::CatchingUp => {
                 desk.watch(RUN, 0, COMES_WITHIN, fact("definitions_after_rows")).await;
             }
             Moment::Verify => {
-                self.ready().await;
+                self.ready_and_busy().await;
                 asked = Some(desk.begin(&["verify"]));
             }
-            Moment::Armed => drop(self.ready().await),
+            Moment::Armed => self.ready_and_busy().await,
             Moment::Early(side, aim) => {
                 if side == Side::Green {
                     self.make_move().await;
                 }
-                self.ready().await;
+                self.ready_and_busy().await;
                 large = Some(self.come_to_early(side, aim, plan).await);
             }
             Moment::Move(side, step) => {
                 if side == Side::Green {
                     self.make_move().await;
                 }
-                self.ready().await;
+                self.ready_and_busy().await;
                 let writer = match plan.writer {
                     Some(lasting) => {
                         self.wake_the_fence(side).await;
@@ -329,10 +360,11 @@ impl<'a> Story<'a> {
                 asked = Some(command);
             }
             Moment::Moved(side) => {
-                self.make_move().await;
                 if side == Side::Green {
                     self.make_move().await;
                 }
+                self.ready_and_busy().await;
+                self.make_move().await;
             }
             Moment::Finish | Moment::Abort => {
                 self.make_move().await;
@@ -341,6 +373,7 @@ impl<'a> Story<'a> {
                 }
                 self.ready().await;
                 self.compare().await;
+                self.load.set_rate(BUSY);
                 let commands: &'static [&'static str] = match plan.moment {
                     Moment::Finish => &["finish", "--yes"],
                     _ => &["abort", "--yes"],
@@ -361,6 +394,7 @@ impl<'a> Story<'a> {
             }
             self.strike(fault).await;
         }
+        self.busy_until = Some(Instant::now() + STAYS_BUSY);
         if let Some(large) = large {
             self.heard = Some(large.await.expect("the client ends"));
         }
@@ -467,6 +501,7 @@ impl<'a> Story<'a> {
         let load = &self.load;
         let owner = self.owner();
         let world = &self.arena.world;
+        load.set_rate(BUSY);
         world.traffic_flows(load, BUDGET + Duration::from_secs(10)).await;
         let view = {
             load.hold(true);

@@ -105,7 +105,7 @@ impl FaultProxy {
             passed_up: AtomicU64::new(0),
             passed_down: AtomicU64::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        let accepting = begin(listener, Arc::clone(&shared));
         Ok(Self { shared, address, accepting })
     }
 
@@ -197,6 +197,13 @@ impl Shared {
             Direction::Down => &self.passed_down,
         }
     }
+}
+
+/// Not `async`: what an `async` function does is built with whoever awaits it, and so without the
+/// optimisation that this crate is built with. Everything that carries begins here.
+#[inline(never)]
+fn begin(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
+    tokio::spawn(accept(listener, shared))
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

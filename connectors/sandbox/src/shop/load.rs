@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::large::LargeTransaction;
@@ -20,7 +20,7 @@ pub struct LoadOptions {
     pub url: String,
     /// Clients at the same time.
     pub clients: usize,
-    /// Transactions per second over all clients.
+    /// Transactions per second over all clients, until [`Load::set_rate`].
     pub rate: f64,
     /// Accounts in the shop.
     pub accounts: u32,
@@ -32,7 +32,8 @@ pub struct LoadOptions {
     pub reconnect: bool,
     /// Remember every attempt, for [`Load::heard`].
     pub remember: bool,
-    /// One in so many transactions of the first client is a [`LargeTransaction`]; 0 for none.
+    /// One in so many transactions of the first client, on average, is a [`LargeTransaction`]; 0
+    /// for none.
     pub large_every: u64,
 }
 
@@ -106,6 +107,7 @@ struct Shared {
     heard: Mutex<Vec<Heard>>,
     held: AtomicBool,
     at_work: AtomicUsize,
+    rate: watch::Sender<f64>,
 }
 
 /// Running clients. They end when it is dropped.
@@ -126,6 +128,7 @@ impl Load {
     pub fn start(options: LoadOptions) -> Self {
         let shared = Arc::new(Shared {
             acknowledged: (0..options.clients).map(|_| AtomicU64::new(0)).collect(),
+            rate: watch::Sender::new(options.rate),
             ..Shared::default()
         });
         let options = Arc::new(options);
@@ -175,6 +178,11 @@ impl Load {
         self.shared.held.store(on, Ordering::SeqCst);
     }
 
+    /// From now on so many transactions per second over all clients.
+    pub fn set_rate(&self, rate: f64) {
+        self.shared.rate.send_replace(rate);
+    }
+
     /// Whether no client is in the middle of anything.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -204,15 +212,24 @@ struct One {
 
 impl One {
     async fn run(mut self) {
-        let period = Duration::from_secs_f64(self.options.clients as f64 / self.options.rate);
+        let mut rate = self.shared.rate.subscribe();
         let mut due = tokio::time::Instant::now();
         let mut client: Option<Client> = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
             // Arrivals are independent of one another (a Poisson process, as those of `pgbench
             // --rate`). At a fixed interval all who were held once would come together from then
             // on, and be under way together whenever a pause begins.
-            due = (due + period.mul_f64(self.exponential())).max(tokio::time::Instant::now());
-            tokio::time::sleep_until(due).await;
+            let period = self.options.clients as f64 / *rate.borrow_and_update();
+            let next = due + Duration::from_secs_f64(period * self.exponential());
+            due = next.max(tokio::time::Instant::now());
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                // How long somebody has waited already says nothing about how long he still will.
+                Ok(()) = rate.changed() => {
+                    due = tokio::time::Instant::now();
+                    continue;
+                }
+            }
             // Counted before it looks, so that whoever holds and then finds nobody at work is right.
             let _at_work = AtWork::new(&self.shared);
             if self.shared.held.load(Ordering::SeqCst) {
@@ -307,8 +324,8 @@ impl One {
 
     /// Makes one transaction.
     async fn transaction(&mut self, client: &Client) -> Result<Told, tokio_postgres::Error> {
-        let every = self.options.large_every;
-        if self.number == 0 && every > 0 && self.n.is_multiple_of(every) {
+        let every = u32::try_from(self.options.large_every).unwrap_or(u32::MAX);
+        if self.number == 0 && every > 0 && self.pick(every) == 0 {
             let large = LargeTransaction {
                 client: self.number,
                 number: self.n,
