@@ -116,6 +116,10 @@ async fn what_is_idle_is_closed_ahead_and_what_is_in_use_stays() {
     for client in &mut clients {
         assert_eq!(client.write().await, Ok(Side::Blue));
     }
+    // What a crash in the middle of it leaves.
+    rig.console("SET server_idle_timeout = '0.05'").await;
+    rig.new_switch().warm_up().await.unwrap();
+    assert_eq!(rig.setting("server_idle_timeout").await, "600");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

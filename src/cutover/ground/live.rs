@@ -34,6 +34,9 @@ use crate::{
 /// How long everything rests between the preparations and the pause.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// How long switches may take to put their settings back after a move that was not made.
+const PUT_BACK: Duration = Duration::from_millis(500);
+
 /// How long the guard may take to say goodbye before it is left alone.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -393,6 +396,11 @@ impl Ground for LiveGround {
 
     async fn undo_guard(&self, _within: Duration) -> Did {
         self.dismiss_guard().await;
+        // Puts back what a crash in the middle of shedding may have left. Nothing depends on it.
+        let ready = join_all(self.parts.switches.iter().map(|switch| switch.warm_up()));
+        if tokio::time::timeout(PUT_BACK, ready).await.is_err() {
+            tracing::debug!("a switch does not answer; the next move makes it ready");
+        }
         Ok(Details::new())
     }
 

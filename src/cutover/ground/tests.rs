@@ -252,6 +252,10 @@ async fn a_rehearsal_leaves_everything_as_it_was() {
     assert!(world.free_on(Side::Blue));
     assert!(report.pause.unwrap().ms().is_some());
     assert_eq!(world.run.log.lock().unwrap().last().unwrap(), "disarmed for blue");
+    // Also what a crash before the pause may have left is put back.
+    let calls = world.devices[0].faults().calls();
+    let place = |call: SwitchCall| calls.iter().rposition(|c| *c == call).unwrap();
+    assert!(place(SwitchCall::WarmUp) > place(SwitchCall::PointAt(Side::Blue)), "{calls:?}");
 }
 
 #[tokio::test]
