@@ -141,7 +141,7 @@ async fn a_switch_that_gives_no_answer_needs_an_operator() {
     let mut two = TwoSwitches::new().await;
     two.run.ready().await;
     // It is lost between the check and the order.
-    let switch = two.world.desk.begin(&["switch"]);
+    let switch = two.world.desk.begin_switch();
     comes_to(&two.world.desk, |f| f["step"] == "guard").await;
     two.behave("point_at hang\nobserve shrug");
     let undecided = switch.await.expect("the command ends");
@@ -184,7 +184,7 @@ async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
         .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
         .await
         .expect("a write");
-    let switch = world.desk.begin(&["switch"]);
+    let switch = world.desk.begin_switch();
     comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "fence").await;
     world.shop.pooler.kill9().await.expect("it dies");
     comes_to(&world.desk, |f| f["fact"] == "undo" && f["outcome"] == "failed").await;
@@ -225,7 +225,7 @@ async fn a_full_disk_before_the_decision_lets_clients_go_on_blue() {
     let writer = world.direct(Side::Blue).await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
     writer.batch_execute(write).await.expect("a write");
-    let switch = world.desk.begin(&["switch"]);
+    let switch = world.desk.begin_switch();
     comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "fence").await;
     disk_is_full(&world.desk, true);
     drop(writer);
@@ -250,7 +250,7 @@ async fn a_full_disk_after_the_decision_is_waited_for_by_the_guard() {
     }
     let mut two = TwoSwitches::new().await;
     two.behave("point_at refuse");
-    let switch = two.world.desk.begin(&["switch"]);
+    let switch = two.world.desk.begin_switch();
     comes_to(&two.world.desk, |f| f["step"] == "point" && f["outcome"] == "failed").await;
     disk_is_full(&two.world.desk, true);
     switch.await.expect("the command ends").exits(3).says("CUT0514");
@@ -279,7 +279,7 @@ async fn a_move_that_was_taken_back_does_not_spoil_the_estimate_of_the_next() {
     let mut run = world.desk.run();
     run.ready().await;
     let writer = world.direct(Side::Blue).await;
-    let switch = world.desk.begin(&["switch"]);
+    let switch = world.desk.begin_switch();
     comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "guard").await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
     writer.batch_execute(write).await.expect("a write");

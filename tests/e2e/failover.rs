@@ -158,7 +158,7 @@ async fn both_sides_fail_over_and_the_run_goes_on_without_loss() {
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
     writer.batch_execute(write).await.expect("a write");
     let since = pair.desk.length("moves.journal");
-    let asked = pair.desk.begin(&["switch"]);
+    let asked = pair.desk.begin_switch();
     let fenced = |facts: &[Value]| facts.iter().any(|f| f["step"] == "fence");
     assert!(pair.desk.watch("moves.journal", since, COMMAND_WITHIN, fenced).await, "no move");
     blue.fails_over().await;

@@ -171,7 +171,7 @@ async fn a_run_that_hangs_in_the_pause_is_ended_by_the_guard() {
     let writer = world.direct(Side::Blue).await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
     writer.batch_execute(write).await.expect("a write");
-    let asked = world.desk.begin(&["switch"]);
+    let asked = world.desk.begin_switch();
     let (mut run, _) =
         run.signal_when("STOP", MOVES, "fence", |facts| reached(facts, "fence")).await;
     drop(writer);

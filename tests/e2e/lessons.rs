@@ -91,7 +91,7 @@ async fn the_final_position_is_gathered_after_writes_in_flight_are_done() {
     run.ready().await;
     world.desk.wakes_the_fence(&mut run).await;
     let writer = writer(&world, Side::Blue).await;
-    let switch = world.desk.begin(&["switch"]);
+    let switch = world.desk.begin_switch();
     comes_to(&world.desk, at_step("fence")).await;
     writer.batch_execute("COMMIT").await.expect("whoever is in the middle may finish");
     switch.await.expect("the command ends").exits(0);
@@ -150,7 +150,7 @@ async fn a_cancellation_waits_for_the_move_it_would_cancel() {
     run.ready().await;
     world.desk.wakes_the_fence(&mut run).await;
     let writer = writer(&world, Side::Blue).await;
-    let switch = world.desk.begin(&["switch"]);
+    let switch = world.desk.begin_switch();
     comes_to(&world.desk, at_step("fence")).await;
     world.desk.ask(&["abort", "--yes"]).await.exits(1).says("CUT0507");
     // Nor does another process get at it.
@@ -294,7 +294,7 @@ async fn a_resume_that_races_a_pause_leaves_nobody_held() {
     run.ready().await;
     let slow = connect(&world.shop.pooler_url()).await;
     slow.batch_execute("BEGIN; SELECT 1").await.expect("a transaction through the pooler");
-    let switch = world.desk.begin(&["switch"]);
+    let switch = world.desk.begin_switch();
     run.kill_when(MOVES, "pause", |facts| facts.iter().any(at_step("pause"))).await;
     switch.await.expect("the command ends").exits(3);
     world.traffic_flows(&load, FREE_WITHIN).await;
@@ -313,7 +313,7 @@ async fn a_resume_that_races_a_pause_leaves_nobody_held() {
 async fn clients_of_one_switch_do_not_wait_for_news_of_another() {
     let two = TwoSwitches::new().await;
     two.behave("point_at refuse");
-    let switch = two.world.desk.begin(&["switch"]);
+    let switch = two.world.desk.begin_switch();
     comes_to(&two.world.desk, |f| at_step("point")(f) && f["outcome"] == "failed").await;
     // The device says no all the time; the pooler's clients are served by green meanwhile.
     two.world.traffic_flows(&two.load, FREE_WITHIN).await;

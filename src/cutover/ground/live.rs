@@ -78,8 +78,8 @@ pub struct Parts {
 struct Ahead<T>(JoinHandle<Result<T>>);
 
 impl<T: Send + 'static> Ahead<T> {
-    fn begin(work: impl Future<Output = Result<T>> + Send + 'static) -> Option<Self> {
-        Some(Self(tokio::spawn(work)))
+    fn begin(work: impl Future<Output = Result<T>> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
     }
 
     async fn answer(mut self, doing: &str) -> Result<T> {
@@ -297,8 +297,8 @@ impl Ground for LiveGround {
             parts.origin.close_to_clients(&parts.run, within).await?;
             // Neither a read nor a marker has to be taken back, so they need no journal line.
             let (origin, selection) = (parts.origin.clone(), parts.selection.clone());
-            let read = Ahead::begin(async move { read_origin(&*origin, &selection).await });
-            let drain = parts.work.as_ref().and_then(|work| {
+            let read = Some(Ahead::begin(async move { read_origin(&*origin, &selection).await }));
+            let drain = parts.work.as_ref().map(|work| {
                 let (pipes, from) = (Arc::clone(&work.pipes), parts.from);
                 Ahead::begin(async move { pipes.drain(from, within).await })
             });

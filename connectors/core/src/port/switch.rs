@@ -44,7 +44,8 @@ pub trait TrafficSwitch: Send + Sync {
 
     /// Gets rid of what nobody needs and a pause would have to get rid of while clients wait, for
     /// example idle connections. Takes less than a second, and clients hardly notice. Optional:
-    /// when it fails a pause takes longer, and nothing else.
+    /// when it fails a pause takes longer, and nothing else. What a crash in the middle of it leaves
+    /// is put back by [`TrafficSwitch::warm_up`].
     async fn shed(&self) -> Result<(), SwitchError> {
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! has seen. The transactions that the pause waits for, and whatever comes after it, wait for these
 //! processors. Most of a pool is idle most of the time, since it was grown by those who waited for
 //! the last pause. So what was not used lately is closed before, while nobody waits; what is in use
-//! stays, and no client has to log in again.
+//! stays.
 
 use std::time::{Duration, Instant};
 
