@@ -8,7 +8,13 @@ use cutover_core::{
 };
 use tokio::sync::Mutex;
 
-use crate::connect::{PgConfig, Session, port_error};
+use crate::{
+    connect::{PgConfig, Session, port_error},
+    shelf::Warm,
+};
+
+/// Sessions for errands that stay open between two of them. Few errands are run at the same time.
+const IDLE_ERRANDS: usize = 2;
 
 /// One PostgreSQL database of a run. Cheap to clone; opens sessions when they are needed.
 #[derive(Clone)]
@@ -98,6 +104,21 @@ impl Database {
     #[must_use]
     pub fn dbname(&self) -> &str {
         self.config.dbname()
+    }
+
+    /// A session for an errand: an idle one, whose catalogs are known and which costs no login, or
+    /// a new one. Whoever is done brings it back ([`Self::put_back`]) outside of a transaction and
+    /// with the settings it had; what fails does not.
+    pub(crate) async fn errand(&self) -> Result<Warm> {
+        match self.kept.errands.take() {
+            Some(warm) => Ok(warm),
+            None => Ok(Warm::new(self.session("errand").await?)),
+        }
+    }
+
+    /// Keeps the session of an errand for the next one.
+    pub(crate) fn put_back(&self, warm: Warm) {
+        self.kept.errands.put_below(IDLE_ERRANDS, warm);
     }
 
     /// A session that stays open, for single quick statements that must not wait for a login:

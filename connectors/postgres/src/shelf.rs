@@ -127,6 +127,14 @@ impl Shelf {
         self.lock().push(warm);
     }
 
+    /// Keeps it when fewer than `most` are idle, and closes it otherwise.
+    pub(crate) fn put_below(&self, most: usize, warm: Warm) {
+        let mut idle = self.lock();
+        if idle.len() < most {
+            idle.push(warm);
+        }
+    }
+
     /// Closes all idle sessions.
     pub(crate) fn clear(&self) {
         self.lock().clear();

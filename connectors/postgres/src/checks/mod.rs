@@ -168,6 +168,7 @@ impl Database {
         question: &Question,
         wanted: impl Fn(Where) -> bool,
     ) -> Result<Vec<Finding>> {
+        // A new one: what a role or a database gives to a session is looked at as well.
         let session = self.session("check").await?;
         let doing = |what: &str| format!("checking {what} on {}", self.name());
         session

@@ -114,6 +114,7 @@ impl Database {
     pub async fn session(&self, purpose: &str) -> Result<Session> {
         let doing = self.connecting();
         let limit = self.config.connect_timeout;
+        tracing::debug!(side = %self.side, purpose, "opening a database session");
         timeout(limit, self.open_session(purpose)).await.unwrap_or_else(|_| {
             Err(PortError::transient(doing, format!("no answer within {} s", limit.as_secs())))
         })

@@ -13,7 +13,7 @@ use crate::{connect::port_error, database::Database, sql::Names};
 pub(super) async fn open_transactions(db: &Database, run: &RunId) -> Result<Vec<OpenTransaction>> {
     let names = Names::of(run);
     let doing = format!("listing open transactions of {}", db.side);
-    let mut warm = db.question().await?;
+    let mut warm = db.errand().await?;
     let ask = async {
         let question = format!("SELECT to_regclass({}) IS NOT NULL", fenced_literal(&names));
         let installed = warm.prepared(&question).await?;
@@ -22,7 +22,7 @@ pub(super) async fn open_transactions(db: &Database, run: &RunId) -> Result<Vec<
         warm.session.query(&statement, &[]).await
     };
     let rows = ask.await.map_err(|e| port_error(doing, e))?;
-    db.kept.questions.put(warm);
+    db.put_back(warm);
     Ok(rows
         .iter()
         .map(|row| OpenTransaction {

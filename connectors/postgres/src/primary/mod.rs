@@ -39,24 +39,14 @@ use crate::{
 pub(crate) struct Kept {
     /// The session that moves the fence.
     fence: Shelf,
-    /// Sessions for questions.
-    questions: Shelf,
+    /// Sessions for errands.
+    pub(crate) errands: Shelf,
     /// The fence's epoch as this process knows it.
     epoch: Mutex<Option<i64>>,
     /// The session for sequences.
     counting: tokio::sync::Mutex<Option<Warm>>,
     /// Which sequences belong to a selection.
     counters: Mutex<Option<counters::Plan>>,
-}
-
-impl Database {
-    /// A session for one question; the caller puts it back.
-    async fn question(&self) -> Result<Warm> {
-        match self.kept.questions.take() {
-            Some(warm) => Ok(warm),
-            None => Ok(Warm::new(self.session("primary").await?)),
-        }
-    }
 }
 
 #[async_trait]
@@ -99,14 +89,14 @@ impl Primary for Database {
 
     async fn unfollowed(&self) -> Result<u64> {
         let doing = format!("counting the large objects of {}", self.side);
-        let mut warm = self.question().await?;
+        let mut warm = self.errand().await?;
         let ask = async {
             let count = "SELECT count(*) FROM pg_catalog.pg_largeobject_metadata";
             let statement = warm.prepared(count).await?;
             warm.session.query_one(&statement, &[]).await
         };
         let row = ask.await.map_err(|e| port_error(doing, e))?;
-        self.kept.questions.put(warm);
+        self.put_back(warm);
         Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
     }
 
@@ -119,21 +109,21 @@ impl Primary for Database {
     }
 
     async fn fingerprint(&self, selection: &Selection) -> Result<BTreeMap<String, String>> {
-        let warm = self.question().await?;
+        let warm = self.errand().await?;
         let texts = fingerprint::read(&warm.session, selection).await?;
-        self.kept.questions.put(warm);
+        self.put_back(warm);
         Ok(texts)
     }
 
     async fn round_trip(&self) -> Result<Duration> {
-        let warm = self.question().await?;
+        let warm = self.errand().await?;
         let begun = Instant::now();
         warm.session
             .batch_execute("")
             .await
             .map_err(|e| port_error(format!("measuring the round trip to {}", self.side), e))?;
         let took = begun.elapsed();
-        self.kept.questions.put(warm);
+        self.put_back(warm);
         Ok(took)
     }
 
@@ -141,8 +131,8 @@ impl Primary for Database {
         fence::warm_up(self).await?;
         // Markers and positions are asked for through it.
         self.control().await?;
-        let warm = self.question().await?;
-        self.kept.questions.put(warm);
+        let warm = self.errand().await?;
+        self.put_back(warm);
         counters::warm_up(self).await?;
         self.unfollowed().await.map(drop)
     }

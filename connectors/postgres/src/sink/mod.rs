@@ -53,8 +53,10 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 #[async_trait]
 impl Sink for Database {
     async fn prepare(&self, run: &RunId) -> Result<()> {
-        let session = self.session("sink").await?;
-        setup::create(&session, self.side.as_str(), &Names::of(run)).await
+        let warm = self.errand().await?;
+        setup::create(&warm.session, self.side.as_str(), &Names::of(run)).await?;
+        self.put_back(warm);
+        Ok(())
     }
 
     fn copy_formats(&self) -> &[CopyFormat] {
@@ -102,8 +104,10 @@ impl Sink for Database {
 
     async fn release(&self, run: &RunId) -> Result<()> {
         self.copiers.close();
-        let session = self.session("sink").await?;
-        setup::remove(&session, self.side.as_str(), &Names::of(run)).await
+        let warm = self.errand().await?;
+        setup::remove(&warm.session, self.side.as_str(), &Names::of(run)).await?;
+        self.put_back(warm);
+        Ok(())
     }
 }
 

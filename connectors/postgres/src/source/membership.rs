@@ -13,7 +13,7 @@ use crate::{catalog, connect::port_error, database::Database, sql::Names};
 impl Database {
     /// Since when the publication of the run carries these tables.
     pub(super) async fn since(&self, run: &RunId, tables: &[Table]) -> Result<Since> {
-        let session = self.session("publication").await?;
+        let warm = self.errand().await?;
         let (schemas, names): (Vec<&str>, Vec<&str>) =
             tables.iter().map(|t| (t.name.schema.as_str(), t.name.name.as_str())).unzip();
         let query = format!(
@@ -22,10 +22,12 @@ impl Database {
              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t",
             catalog::since("c.oid", &Names::of(run))
         );
-        let rows = session
+        let rows = warm
+            .session
             .query(&query, &[&schemas, &names])
             .await
             .map_err(|e| port_error(self.doing("asking since when tables are published"), e))?;
+        self.put_back(warm);
         Ok(rows
             .iter()
             .filter_map(|row| {

@@ -61,15 +61,24 @@ use crate::{
 #[async_trait]
 impl Source for Database {
     async fn tables(&self, selection: &Selection) -> Result<Vec<Table>> {
-        catalog::tables(&self.session("catalog").await?, selection).await
+        let warm = self.errand().await?;
+        let tables = catalog::tables(&warm.session, selection).await?;
+        self.put_back(warm);
+        Ok(tables)
     }
 
     async fn definitions(&self, selection: &Selection) -> Result<Vec<Table>> {
-        catalog::definitions(&self.session("catalog").await?, selection).await
+        let warm = self.errand().await?;
+        let tables = catalog::definitions(&warm.session, selection).await?;
+        self.put_back(warm);
+        Ok(tables)
     }
 
     async fn inventory(&self, selection: &Selection) -> Result<Inventory> {
-        catalog::inventory(&self.session("catalog").await?, selection).await
+        let warm = self.errand().await?;
+        let inventory = catalog::inventory(&warm.session, selection).await?;
+        self.put_back(warm);
+        Ok(inventory)
     }
 
     async fn capture(&self, run: &RunId, tables: &[Table], with_snapshot: bool) -> Result<Capture> {
@@ -159,8 +168,10 @@ impl Source for Database {
     }
 
     async fn describe(&self, tables: &[TableName]) -> Result<Vec<u8>> {
-        let session = self.session("definitions").await?;
-        let said = ddl::describe(&session, tables, &self.doing("reading definitions")).await?;
+        let warm = self.errand().await?;
+        let doing = self.doing("reading definitions");
+        let said = ddl::describe(&warm.session, tables, &doing).await?;
+        self.put_back(warm);
         Ok(said.into_bytes())
     }
 
@@ -169,10 +180,13 @@ impl Source for Database {
     }
 
     async fn release(&self, run: &RunId) -> Result<()> {
-        let session = self.session("release").await?;
-        ddl::disarm(&session, run, &self.doing("forgetting changes of definitions")).await?;
+        let warm = self.errand().await?;
+        let doing = self.doing("forgetting changes of definitions");
+        ddl::disarm(&warm.session, run, &doing).await?;
         self.reader_side().drop_slot(Names::of(run).slot()).await?;
-        self.unpublish(&session, run).await
+        self.unpublish(&warm.session, run).await?;
+        self.put_back(warm);
+        Ok(())
     }
 }
 
@@ -183,20 +197,22 @@ impl Database {
         let Position::Postgres { timeline, .. } = self.log_end().await?;
         let reader = self.reader_side();
         self.standby_follows().await?;
-        let (session, names) = (reader.session("capture").await?, Names::of(run));
-        reader.forget_unfinished(&session, names.slot()).await?;
-        let there = reader.slot(&session, names.slot()).await?;
+        let (warm, names) = (reader.errand().await?, Names::of(run));
+        reader.forget_unfinished(&warm.session, names.slot()).await?;
+        let there = reader.slot(&warm.session, names.slot()).await?;
+        reader.put_back(warm);
         Ok(there.map(|lsn| Position::Postgres { timeline, lsn }))
     }
 
     /// Everything of a capture but its slot; whether the stream will tell of every change of
     /// definitions.
     async fn watch_and_publish(&self, run: &RunId, tables: &[Table], kept: bool) -> Result<bool> {
-        let session = self.session("capture").await?;
+        let warm = self.errand().await?;
         // Nothing that is defined from here on escapes, or had the chance to since the last time.
         let doing = self.doing("watching for changes of definitions");
-        let before = ddl::armed(&session, run, &doing).await?;
-        let definitions = ddl::arm(&session, run, &doing).await? && (before || !kept);
+        let before = ddl::armed(&warm.session, run, &doing).await?;
+        let definitions = ddl::arm(&warm.session, run, &doing).await? && (before || !kept);
+        self.put_back(warm);
         self.publish(run, tables, kept).await?;
         Ok(definitions)
     }

@@ -91,7 +91,8 @@ impl Database {
         let doing = self.doing("creating the publication");
         let names = Names::of(run);
         let name = names.publication();
-        let session = self.session("publication").await?;
+        let warm = self.errand().await?;
+        let session = &warm.session;
         let err = |e| port_error(&doing, e);
         let whole_rows = needs_whole_rows(session.version(), tables);
         let options = options(whole_rows);
@@ -101,37 +102,39 @@ impl Database {
             let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
             return Err(stops::not_logged(doing, &names));
         }
-        match read(&session, name).await.map_err(err)? {
+        match read(session, name).await.map_err(err)? {
             None if followed => return Err(stops::no_publication(doing, name)),
             Some(there) if followed => {
-                if self.has_left(&session, run, &there).await? {
-                    return Err(self.left(&session, doing, &there).await);
+                if self.has_left(session, run, &there).await? {
+                    return Err(self.left(session, doing, &there).await);
                 }
                 if !there.options_fit || (whole_rows && !there.whole_rows) {
                     let alter = format!("ALTER PUBLICATION {} SET ({options})", sql::ident(name));
                     session.batch_execute(&alter).await.map_err(err)?;
                 }
                 if !there.for_all {
-                    add_missing(&session, name, &lists, &there).await.map_err(err)?;
+                    add_missing(session, name, &lists, &there).await.map_err(err)?;
                 }
             }
             _ => {
                 // What an attempt before the slot left behind may have other tables.
-                self.unpublish(&session, run).await?;
+                self.unpublish(session, run).await?;
                 // Whoever is cut off before the slot exists begins here again.
                 let create = format!("CREATE PUBLICATION {} WITH ({options})", sql::ident(name));
                 session.batch_execute(&create).await.map_err(err)?;
-                add(&session, name, &lists).await.map_err(err)?;
+                add(session, name, &lists).await.map_err(err)?;
             }
         }
-        let now = read(&session, name).await.map_err(err)?;
+        let now = read(session, name).await.map_err(err)?;
         let numbers = now.map(|p| p.tables).unwrap_or_default();
         let text: Vec<String> = numbers.iter().map(u32::to_string).collect();
         let comment = sql::literal(&format!("{COMMENT} {}", text.join(" ")));
         session
             .batch_execute(&format!("COMMENT ON PUBLICATION {} IS {comment}", sql::ident(name)))
             .await
-            .map_err(err)
+            .map_err(err)?;
+        self.put_back(warm);
+        Ok(())
     }
 
     /// Whether the stream still carries what it should: the publication exists, and no table has

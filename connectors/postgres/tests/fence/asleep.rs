@@ -68,7 +68,7 @@ async fn waking_it_holds_nobody_up() {
             let client = home.client().await;
             client.batch_execute("SET lock_timeout = '50ms'").await.unwrap();
             let looks = "SELECT query_start::text FROM pg_stat_activity \
-                         WHERE application_name = 'cutover test-run install' \
+                         WHERE application_name = 'cutover test-run errand' \
                            AND query ~ 'pg_locks' AND datname = current_database()";
             let mut seen = std::collections::BTreeSet::new();
             wait_until("several looks", LONG, async || {

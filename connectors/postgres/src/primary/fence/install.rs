@@ -78,10 +78,11 @@ pub(in crate::primary) async fn install(
     let names = Names::of(run);
     let doing = format!("installing the fence on {}", db.side);
     let failed = |e| port_error(doing.as_str(), e);
-    let session = db.session("install").await?;
+    let warm = db.errand().await?;
+    let session = &warm.session;
     session.batch_execute(&text::foundation(&names)).await.map_err(failed)?;
     let wanted: Vec<&TableName> = tables.iter().map(|t| &t.name).collect();
-    let families = catalog::families(&session, &wanted).await.map_err(failed)?;
+    let families = catalog::families(session, &wanted).await.map_err(failed)?;
     let done: HashSet<u32> = session
         .query(&text::fenced_well(&names, triggers), &[])
         .await
@@ -98,8 +99,10 @@ pub(in crate::primary) async fn install(
         Triggers::Asleep => Manner::Preparing,
         Triggers::Awake => Manner::Moving,
     };
-    patiently(&session, &doing, work, manner).await?;
-    session.batch_execute(&text::settled(&names)).await.map_err(failed)
+    patiently(session, &doing, work, manner).await?;
+    session.batch_execute(&text::settled(&names)).await.map_err(failed)?;
+    db.put_back(warm);
+    Ok(())
 }
 
 /// Wakes what was laid.
@@ -107,7 +110,8 @@ pub(in crate::primary) async fn wake(db: &Database, run: &RunId) -> Result<()> {
     let names = Names::of(run);
     let doing = format!("waking the fence on {}", db.side);
     let failed = |e| port_error(doing.as_str(), e);
-    let session = db.session("install").await?;
+    let warm = db.errand().await?;
+    let session = &warm.session;
     let Some(rows) = installed(session.query(&text::asleep(&names), &[]).await).map_err(failed)?
     else {
         return Err(State::default().gap(&doing).expect("what is not installed has a gap"));
@@ -117,11 +121,12 @@ pub(in crate::primary) async fn wake(db: &Database, run: &RunId) -> Result<()> {
         .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
         .map(|name| (text::fence_one(&names, &name, Triggers::Awake), name))
         .collect();
-    if work.is_empty() {
-        return Ok(());
+    if !work.is_empty() {
+        patiently(session, &doing, work, Manner::Moving).await?;
+        session.batch_execute(&text::settled(&names)).await.map_err(failed)?;
     }
-    patiently(&session, &doing, work, Manner::Moving).await?;
-    session.batch_execute(&text::settled(&names)).await.map_err(failed)
+    db.put_back(warm);
+    Ok(())
 }
 
 /// Opens and removes the fence.
@@ -129,7 +134,8 @@ pub(in crate::primary) async fn remove(db: &Database, run: &RunId) -> Result<()>
     close::open(db, run).await?;
     let names = Names::of(run);
     let doing = format!("removing the fence from {}", db.side);
-    let session = db.session("install").await?;
+    let warm = db.errand().await?;
+    let session = &warm.session;
     let rows = session
         .query(&text::fenced_tables(&names), &[])
         .await
@@ -139,22 +145,21 @@ pub(in crate::primary) async fn remove(db: &Database, run: &RunId) -> Result<()>
         .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
         .map(|name| (text::unfence_one(&names, &name), name))
         .collect();
-    patiently(&session, &doing, work, Manner::Removing).await?;
+    patiently(session, &doing, work, Manner::Removing).await?;
     // The kept session has statements prepared on what goes now; the next use opens another.
     db.kept.fence.clear();
     db.forget_epoch();
-    // Waits for the disk again, as do all transactions before it with it.
-    let end = format!(
-        "RESET synchronous_commit; RESET lock_timeout; {}",
-        text::remove_foundation(&names)
-    );
-    session.batch_execute(&end).await.map_err(|e| port_error(doing.as_str(), e))
+    let end = format!("{}; {}", text::PATIENT, text::remove_foundation(&names));
+    session.batch_execute(&end).await.map_err(|e| port_error(doing.as_str(), e))?;
+    db.put_back(warm);
+    Ok(())
 }
 
 /// Runs one transaction per table, so that clients wait for one table at a time and never long.
 /// A table that is busy gets its turn again later; one that somebody has been using for long is
 /// not even tried, because clients would queue behind us for nothing. Many are on their way at a
-/// time, and their commits wait for the disk together, in the end.
+/// time, and their commits wait for the disk together, in the end, with whatever the caller says
+/// after [`text::PATIENT`].
 async fn patiently(
     session: &Session,
     doing: &str,
@@ -162,7 +167,6 @@ async fn patiently(
     manner: Manner,
 ) -> Result<()> {
     let failed = |e| port_error(doing, e);
-    session.batch_execute("SET synchronous_commit = off").await.map_err(failed)?;
     session.batch_execute(text::IMPATIENT).await.map_err(failed)?;
     let look = text::in_use(manner.waits_for(), SHORT.as_millis());
     let look = session.prepare(&look).await.map_err(failed)?;

@@ -143,7 +143,7 @@ pub(super) fn fence_one(names: &Names, name: &TableName, triggers: Triggers) -> 
 /// Makes durable what was installed, and counts the tables so that the questions inside of the
 /// pause are planned well.
 pub(super) fn settled(names: &Names) -> String {
-    format!("RESET synchronous_commit; RESET lock_timeout; ANALYZE {}", fenced(names))
+    format!("{PATIENT}; ANALYZE {}", fenced(names))
 }
 
 /// The locks that making, waking and dropping a trigger wait for. Dropping waits for readers, too.
@@ -177,10 +177,15 @@ pub(super) fn in_use(waits_for: WaitsFor, ms: u128) -> String {
     )
 }
 
-/// A waiting session asks after this long whether an autovacuum is in its way. Only some may say
-/// how long that is.
-pub(super) const IMPATIENT: &str = "DO $cutover$ BEGIN \
+/// Commits do not wait for the disk, and a waiting session asks soon whether an autovacuum is in its
+/// way. Only some may say how soon.
+pub(super) const IMPATIENT: &str = "SET synchronous_commit = off; DO $cutover$ BEGIN \
        PERFORM set_config('deadlock_timeout', '50', false); \
+     EXCEPTION WHEN insufficient_privilege THEN NULL; END $cutover$";
+
+/// Takes back [`IMPATIENT`]. Whatever commits next waits for the disk, for those before it as well.
+pub(super) const PATIENT: &str = "RESET synchronous_commit; RESET lock_timeout; \
+     DO $cutover$ BEGIN RESET deadlock_timeout; \
      EXCEPTION WHEN insufficient_privilege THEN NULL; END $cutover$";
 
 /// Tables that still have the trigger.
