@@ -20,7 +20,7 @@ use super::{
     proof::BothLogs,
 };
 use crate::{
-    cutover::ground::work::{self, Drained, Readiness},
+    cutover::ground::work::{self, Awaited, Drained, Readiness},
     journal::JournalError,
     lag::Converge,
     preflight,
@@ -57,13 +57,28 @@ impl work::Pipes for Live {
         self.pipes.owned_by(from).await
     }
 
-    async fn drain(&self, from: Side, within: Duration) -> Result<Drained> {
-        // The way back stands still behind a marker of its own: all that was written on the
-        // target so far has been seen, and nothing that clients write later is passed by.
-        let ((position, took), _) = tokio::try_join!(
-            self.pipes.marker(from, within),
-            self.pipes.hold_behind_marker(from.other(), within),
-        )?;
+    fn await_marker(&self, from: Side) -> Awaited {
+        self.pipes.await_marker(from)
+    }
+
+    async fn hold_reverse(&self, from: Side, within: Duration) -> Result<()> {
+        self.pipes.hold_behind_marker(from.other(), within).await.map(drop)
+    }
+
+    async fn drain(
+        &self,
+        from: Side,
+        written: Option<(Awaited, Position)>,
+        within: Duration,
+    ) -> Result<Drained> {
+        let began = Instant::now();
+        if let Some((marker, position)) = written
+            && self.pipes.passes(from, marker, &position, within).await?
+        {
+            return Ok(Drained { position, took: began.elapsed() });
+        }
+        let within = within.saturating_sub(began.elapsed());
+        let (position, took) = self.pipes.marker(from, within).await?;
         Ok(Drained { position, took })
     }
 

@@ -16,7 +16,10 @@ use cutover_core::{
 use tokio::time::timeout;
 
 use super::ports::Ports;
-use crate::stream::{HoldPoint, MESSAGE_PREFIX, Mode, Pipe};
+use crate::{
+    cutover::ground::work::Awaited,
+    stream::{HoldPoint, MESSAGE_PREFIX, Mode, Pipe},
+};
 
 /// How long a position may take to be reached before standing still there is given up.
 const ALIGN_WITHIN: Duration = Duration::from_secs(10);
@@ -89,6 +92,31 @@ impl Pipes {
             Ok((position, started.elapsed()))
         };
         timeout(within, wait).await.map_err(|e| late(from, e))?
+    }
+
+    /// A marker that somebody else writes.
+    pub fn await_marker(&self, from: Side) -> Awaited {
+        let content = self.token();
+        let arrived = self.from(from).expect_marker(&content);
+        Awaited { prefix: MESSAGE_PREFIX, content, arrived }
+    }
+
+    /// Waits for the marker. Whether everything up to `position` is applied, or seen, with it.
+    ///
+    /// # Errors
+    ///
+    /// Transient when it does not arrive within `within`.
+    pub async fn passes(
+        &self,
+        from: Side,
+        marker: Awaited,
+        position: &Position,
+        within: Duration,
+    ) -> Result<bool> {
+        let arrived = timeout(within, marker.arrived).await.map_err(|e| late(from, e))?;
+        arrived.map_err(|e| late(from, e))?;
+        let applied = self.from(from).view().applied;
+        Ok(applied.is_some_and(|applied| applied.covers(position) == Ok(true)))
     }
 
     /// Like [`Pipes::marker`], and the pipe stands still right behind the marker.

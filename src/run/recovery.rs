@@ -15,7 +15,7 @@ use crate::{
         ground::{
             Ground,
             live::{LiveGround, Parts, Work},
-            work::{Drained, Pipes, Proof, Readiness, Ready},
+            work::{Awaited, Drained, Pipes, Proof, Readiness, Ready},
         },
         machine::State,
     },
@@ -93,7 +93,21 @@ impl Pipes for NotConnected {
         Ok(())
     }
 
-    async fn drain(&self, _from: Side, _within: Duration) -> Result<Drained> {
+    fn await_marker(&self, _from: Side) -> Awaited {
+        let (_, arrived) = tokio::sync::oneshot::channel();
+        Awaited { prefix: "", content: String::new(), arrived }
+    }
+
+    async fn hold_reverse(&self, _from: Side, _within: Duration) -> Result<()> {
+        not_connected("making the way back stand still")
+    }
+
+    async fn drain(
+        &self,
+        _from: Side,
+        _written: Option<(Awaited, Position)>,
+        _within: Duration,
+    ) -> Result<Drained> {
         not_connected("draining")
     }
 

@@ -17,7 +17,7 @@ mod wait;
 pub use faults::{Fault, Faults};
 pub use gate::{Gate, Pass};
 pub use inline::next_inline;
-pub use primary::{FakePrimary, PrimaryCall};
+pub use primary::{CLOSED_AT, FakePrimary, PrimaryCall};
 pub use proxy::{Direction, FaultProxy, Link};
 pub use redirector::{Ledger, LineClient, Redirector};
 pub use switch::{FakeDevice, FakeSwitch, SwitchCall};

@@ -8,7 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{counter::Counter, run::RunId, schema::Table, selection::Selection},
+    model::{
+        counter::Counter, position::Position, run::RunId, schema::Table, selection::Selection,
+    },
     port::{
         PortError, Result,
         primary::{Fence, OpenTransaction, Primary},
@@ -16,6 +18,9 @@ use cutover_core::{
 };
 
 use crate::{Fault, Faults, faults::lock};
+
+/// What a closed [`FakePrimary`] says covers all that others have written.
+pub const CLOSED_AT: Position = Position::Postgres { timeline: 1, lsn: 15 };
 
 /// Kinds of calls, for faults and for what was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +188,16 @@ impl Primary for FakePrimary {
             Ok(())
         })
         .await
+    }
+
+    async fn close_with_message(
+        &self,
+        run: &RunId,
+        within: Duration,
+        _: &str,
+        _: &str,
+    ) -> Result<Option<Position>> {
+        self.close_to_clients(run, within).await.map(|()| Some(CLOSED_AT))
     }
 
     async fn open_to_clients(&self, _: &RunId) -> Result<()> {

@@ -16,12 +16,12 @@ use cutover_core::{
     },
     port::{PortError, Result, primary::Primary as _},
 };
-use cutover_testkit::{FakeDevice, FakePrimary, Fault, PrimaryCall, SwitchCall};
+use cutover_testkit::{CLOSED_AT, FakeDevice, FakePrimary, Fault, PrimaryCall, SwitchCall};
 
 use super::{
     Ground,
     live::{LiveGround, Parts, Work},
-    work::{Drained, Pipes, Proof, Readiness, Ready},
+    work::{Awaited, Drained, Pipes, Proof, Readiness, Ready},
 };
 use crate::{
     cutover::{
@@ -77,7 +77,24 @@ impl Pipes for Run {
         Ok(())
     }
 
-    async fn drain(&self, from: Side, _: Duration) -> Result<Drained> {
+    fn await_marker(&self, from: Side) -> Awaited {
+        let (_, arrived) = tokio::sync::oneshot::channel();
+        Awaited { prefix: "cutover", content: format!("closed {from}"), arrived }
+    }
+
+    async fn hold_reverse(&self, from: Side, _: Duration) -> Result<()> {
+        self.note(format!("held for {from}"));
+        Ok(())
+    }
+
+    async fn drain(
+        &self,
+        from: Side,
+        written: Option<(Awaited, Position)>,
+        _: Duration,
+    ) -> Result<Drained> {
+        let (marker, position) = written.expect("the marker is written with the closing");
+        assert_eq!((marker.content, position), (format!("closed {from}"), CLOSED_AT));
         assert!(!self.target.takes_writes(), "the target is closed while it drains");
         if self.stuck.load(Ordering::Relaxed) {
             let _waiting = Waiting(self);
@@ -222,7 +239,7 @@ async fn a_whole_move_over_the_ports() {
     assert!(world.free_on(Side::Green));
     assert_eq!(
         *world.run.log.lock().unwrap(),
-        ["armed for blue", "drained blue", "reversed for green"]
+        ["armed for blue", "held for blue", "drained blue", "reversed for green"]
     );
     let counters = world.target.counters(&Selection::default()).await.unwrap();
     assert_eq!(counters, [counter(700)], "sequences go on where they were");
@@ -358,7 +375,7 @@ async fn a_drain_that_does_not_end_is_given_up_with_the_move() {
     assert!(world.free_on(Side::Blue));
     assert_eq!(
         *world.run.log.lock().unwrap(),
-        ["armed for blue", "drain given up", "disarmed for blue"]
+        ["armed for blue", "held for blue", "drain given up", "disarmed for blue"]
     );
 }
 

@@ -7,6 +7,7 @@ use cutover_core::{
     model::{position::Position, side::Side},
     port::Result,
 };
+use tokio::sync::oneshot;
 
 use crate::{
     lag::{Converge, Estimate, Sample},
@@ -17,10 +18,21 @@ use crate::{
 /// How far a drain went.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Drained {
-    /// Where the marker stands in the origin's log; everything before it is applied.
+    /// Everything before it in the origin's log is applied.
     pub position: Position,
-    /// Time from writing the marker until it was applied on the target.
+    /// Time from the closing of the fence, or from writing another marker, until then.
     pub took: Duration,
+}
+
+/// A marker that somebody else writes, and that is waited for in the stream.
+#[derive(Debug)]
+pub struct Awaited {
+    /// Prefix of the message.
+    pub prefix: &'static str,
+    /// Its content.
+    pub content: String,
+    /// Comes when everything up to it is applied.
+    pub arrived: oneshot::Receiver<()>,
 }
 
 /// Both directions of replication, as far as a move needs them.
@@ -34,9 +46,23 @@ pub trait Pipes: Send + Sync {
     /// Idempotent.
     async fn disarm_reverse(&self, from: Side) -> Result<()>;
 
-    /// Writes a marker on `from` and waits until it is applied on the other side, at most
-    /// `within`. Called behind the fence.
-    async fn drain(&self, from: Side, within: Duration) -> Result<Drained>;
+    /// A marker that is to be written when `from` is closed.
+    fn await_marker(&self, from: Side) -> Awaited;
+
+    /// Makes the pipe that reads `from.other()`, which nobody writes to, stand still: all that was
+    /// written there so far has been seen, and nothing that clients write later is passed by. Taken
+    /// back with [`Pipes::disarm_reverse`]. Idempotent.
+    async fn hold_reverse(&self, from: Side, within: Duration) -> Result<()>;
+
+    /// Waits until everything on `from` is applied on the other side, at most `within`. Called
+    /// behind the fence. `written` is the marker that was written with it, and a position that
+    /// covers all that was written before; when it does not do, another marker is written.
+    async fn drain(
+        &self,
+        from: Side,
+        written: Option<(Awaited, Position)>,
+        within: Duration,
+    ) -> Result<Drained>;
 
     /// `owner` owns the writes now: the pipe that reads it applies, and the one that reads the
     /// other side turns into the split-brain alarm. Idempotent.

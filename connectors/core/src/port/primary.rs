@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use crate::model::{counter::Counter, run::RunId, schema::Table, selection::Selection};
+use crate::model::{
+    counter::Counter, position::Position, run::RunId, schema::Table, selection::Selection,
+};
 
 /// State of the fence as the database itself says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +65,26 @@ pub trait Primary: Send + Sync {
     /// `within`. When it returns `Ok`, nothing but us can commit a write to a table of the run;
     /// when it returns an error the fence is as open as before. Idempotent.
     async fn close_to_clients(&self, run: &RunId, within: Duration) -> Result<()>;
+
+    /// [`Primary::close_to_clients`], with a message for whoever reads the log (see
+    /// [`Source::emit`](super::source::Source::emit)) in the same commit. A position that covers
+    /// all that others have written; it may lie behind the message. `None`: nobody knows whether
+    /// there is such a message.
+    ///
+    /// # Errors
+    ///
+    /// As [`Primary::close_to_clients`].
+    async fn close_with_message(
+        &self,
+        run: &RunId,
+        within: Duration,
+        prefix: &str,
+        content: &str,
+    ) -> Result<Option<Position>> {
+        let _ = (prefix, content);
+        self.close_to_clients(run, within).await?;
+        Ok(None)
+    }
 
     /// Takes [`Primary::close_to_clients`] back; never waits for readers. Idempotent.
     async fn open_to_clients(&self, run: &RunId) -> Result<()>;

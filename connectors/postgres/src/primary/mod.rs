@@ -20,7 +20,9 @@ use std::{
 
 use async_trait::async_trait;
 use cutover_core::{
-    model::{counter::Counter, run::RunId, schema::Table, selection::Selection},
+    model::{
+        counter::Counter, position::Position, run::RunId, schema::Table, selection::Selection,
+    },
     port::{
         Result,
         primary::{Fence, OpenTransaction, Primary},
@@ -64,7 +66,17 @@ impl Primary for Database {
     }
 
     async fn close_to_clients(&self, run: &RunId, within: Duration) -> Result<()> {
-        fence::close(self, run, within).await
+        fence::close(self, run, within, None).await.map(drop)
+    }
+
+    async fn close_with_message(
+        &self,
+        run: &RunId,
+        within: Duration,
+        prefix: &str,
+        content: &str,
+    ) -> Result<Option<Position>> {
+        fence::close(self, run, within, Some((prefix, content))).await.map(Some)
     }
 
     async fn open_to_clients(&self, run: &RunId) -> Result<()> {

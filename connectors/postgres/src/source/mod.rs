@@ -46,7 +46,10 @@ use cutover_core::{
 };
 
 use self::history::Verdict;
-pub(crate) use self::{position::place, standby::Follows};
+pub(crate) use self::{
+    position::{LOG_END, end_in, message, place},
+    standby::Follows,
+};
 use crate::{
     catalog,
     connect::{Session, port_error},

@@ -5,6 +5,7 @@ use cutover_core::{
     port::{PortError, Result},
 };
 use futures_util::future::join;
+use tokio_postgres::Row;
 
 use super::stops;
 use crate::{
@@ -51,6 +52,32 @@ fn timeline_of(file: &str) -> Option<u32> {
     u32::from_str_radix(file.get(..8)?, 16).ok()
 }
 
+/// A call that writes a message with the transaction that it is in.
+pub(crate) fn message(prefix: &str, content: &str) -> String {
+    let (prefix, content) = (sql::literal(prefix), sql::literal(content));
+    format!("pg_logical_emit_message(true, {prefix}, {content})")
+}
+
+/// Where the log ends: for [`end_in`].
+pub(crate) const LOG_END: &str = "SELECT pg_is_in_recovery(), \
+     CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END, \
+     CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END, \
+     current_setting('wal_block_size')::int8, pg_size_bytes(current_setting('wal_segment_size'))";
+
+/// The position in an answer to [`LOG_END`]. Covers everything that had committed.
+pub(crate) fn end_in(row: &Row, doing: String) -> Result<Position> {
+    if row.get(0) {
+        return Err(stops::not_promoted(doing));
+    }
+    let insert = row.get::<_, Option<&str>>(1).and_then(parse_lsn);
+    let timeline = row.get::<_, Option<&str>>(2).and_then(timeline_of);
+    let (Some(insert), Some(timeline)) = (insert, timeline) else {
+        return Err(strange(doing));
+    };
+    let unsigned = |i: usize| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0).max(1);
+    Ok(Position::Postgres { timeline, lsn: end_of_record(insert, unsigned(3), unsigned(4)) })
+}
+
 impl Database {
     /// What is being done, with the side, for errors.
     pub(super) fn doing(&self, what: &str) -> String {
@@ -61,39 +88,16 @@ impl Database {
     pub(super) async fn log_end(&self) -> Result<Position> {
         let doing = self.doing("asking for the end of the log");
         let session = self.control().await?;
-        let row = session
-            .query_one(
-                "SELECT pg_is_in_recovery(), \
-                 CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END, \
-                 CASE WHEN NOT pg_is_in_recovery() \
-                      THEN pg_walfile_name(pg_current_wal_insert_lsn()) END, \
-                 current_setting('wal_block_size')::int8, \
-                 pg_size_bytes(current_setting('wal_segment_size'))",
-                &[],
-            )
-            .await
-            .map_err(|e| port_error(&doing, e))?;
-        if row.get(0) {
-            return Err(stops::not_promoted(doing));
-        }
-        let insert = row.get::<_, Option<&str>>(1).and_then(parse_lsn);
-        let timeline = row.get::<_, Option<&str>>(2).and_then(timeline_of);
-        let (Some(insert), Some(timeline)) = (insert, timeline) else {
-            return Err(strange(doing));
-        };
-        let unsigned = |i: usize| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0).max(1);
-        Ok(Position::Postgres { timeline, lsn: end_of_record(insert, unsigned(3), unsigned(4)) })
+        let row =
+            session.query_one(LOG_END, &[]).await.map_err(|e| port_error(doing.as_str(), e))?;
+        end_in(&row, doing)
     }
 
     /// Commits a message and returns a position that covers its commit. One round trip.
     pub(super) async fn emit_message(&self, prefix: &str, content: &str) -> Result<Position> {
         let doing = self.doing("writing a message into the log");
         let session = self.control().await?;
-        let message = format!(
-            "SELECT pg_logical_emit_message(true, {}, {})",
-            sql::literal(prefix),
-            sql::literal(content)
-        );
+        let message = format!("SELECT {}", message(prefix, content));
         // Sent together, run one after the other: the first is committed and flushed when the
         // second looks.
         let (written, flushed) =

@@ -1,14 +1,20 @@
 //! Confirming, resuming, idle databases, and what a server keeps.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use cutover_core::{
     model::{event::Event, position::Position},
-    port::source::Source,
+    port::{primary::Primary, source::Source},
 };
 use cutover_sandbox::wait_until;
 
-use crate::world::{PATIENCE, World, show};
+use crate::world::{PATIENCE, Tap, World, show};
 
 fn lsn(position: &Position) -> u64 {
     let Position::Postgres { lsn, .. } = position;
@@ -202,4 +208,78 @@ async fn release_leaves_nothing_and_can_be_repeated() {
         w.release().await;
         drop(tap);
     }
+}
+
+/// A message that is written with the closing of the fence is the end of what others have written
+/// whenever the position that comes with it says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_closes_the_fence_is_behind_every_write_that_its_position_covers() {
+    for w in World::everywhere("closing").await {
+        w.sql("create table t (id bigint generated always as identity primary key)").await;
+        let tables = w.tables().await;
+        w.db.install_fence(&w.run, &tables).await.unwrap();
+        w.db.warm_up().await.unwrap();
+        let mut tap = w.tap().await;
+
+        // Nobody writes: no other marker is needed.
+        let (covers, _) = close(&w, &mut tap, "quiet").await;
+        assert!(covers, "PostgreSQL {}", w.server.major());
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for _ in 0..3 {
+            let (client, stop) = (w.client().await, Arc::clone(&stop));
+            writers.push(tokio::spawn(async move {
+                // The lock goes long before the disk has it.
+                client.batch_execute("set synchronous_commit = off").await.unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let _refused = client.batch_execute("insert into t default values").await;
+                }
+            }));
+        }
+        let mut read = 0;
+        for n in 0..10 {
+            w.db.open_to_clients(&w.run).await.unwrap();
+            let rows = w.text("select count(*) from t").await;
+            wait_until("rows to come in", PATIENCE, async || {
+                w.text("select count(*) from t").await != rows
+            })
+            .await
+            .unwrap();
+            let (covers, events) = close(&w, &mut tap, &format!("busy {n}")).await;
+            read += inserts(&events);
+            if !covers {
+                read += inserts(&w.drain(&mut tap).await);
+            }
+            assert_eq!(w.text("select count(*) from t").await, read.to_string(), "{covers}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        w.db.remove_fence(&w.run).await.unwrap();
+        w.release().await;
+    }
+}
+
+/// Closes the fence, and reads up to the message that comes with it: whether that covers all that
+/// others have written, and what was read.
+async fn close(w: &World, tap: &mut Tap, message: &str) -> (bool, Vec<Event>) {
+    let closing = w.db.close_with_message(&w.run, PATIENCE, "test", message);
+    let position = closing.await.unwrap().expect("a position");
+    let mut events = Vec::new();
+    let reached = loop {
+        events.extend(tap.next().await.unwrap());
+        let written = |e: &Event| matches!(e, Event::Message { content, .. } if content == message);
+        if let Some(at) = events.iter().position(written)
+            && let Some(reached) = commits(&events[at..]).first().cloned()
+        {
+            break reached;
+        }
+    };
+    (reached.covers(&position) == Ok(true), events)
+}
+
+fn inserts(events: &[Event]) -> usize {
+    events.iter().filter(|e| matches!(e, Event::Row { .. })).count()
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use cutover_core::{model::selection::Selection, port::primary::Primary};
+use cutover_core::{
+    model::selection::Selection,
+    port::{primary::Primary, source::Source},
+};
+use futures_util::future::join_all;
 
 use crate::home::{Home, servers};
 
@@ -106,4 +110,23 @@ async fn sessions_survive_a_restart_of_the_server() {
     .await;
     db.open_to_clients(&run).await.unwrap();
     assert!(server.execute("postgres", "INSERT INTO t VALUES (1)").await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_sessions_stay_open_for_questions() {
+    let home = Home::new(&servers().await[0], "CREATE TABLE t (id int)").await;
+    let all = Selection::default();
+    let questions = (0..8).map(|_| home.db.tables(&all));
+    for answer in join_all(questions).await {
+        assert_eq!(answer.unwrap().len(), 1);
+    }
+    let open = "SELECT count(*) FROM pg_stat_activity \
+                WHERE application_name = 'cutover test-run errand' AND datname = current_database()";
+    cutover_testkit::wait_until("the others to close", Duration::from_secs(20), async || {
+        home.root.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 2
+    })
+    .await;
+    // One of them answers the next one.
+    home.db.tables(&all).await.unwrap();
+    assert_eq!(home.root.query_one(open, &[]).await.unwrap().get::<_, i64>(0), 2);
 }

@@ -6,15 +6,15 @@ use std::{
 };
 
 use cutover_core::{
-    model::run::RunId,
+    model::{position::Position, run::RunId},
     port::{Result, error::PortError},
 };
-use futures_util::future::join3;
+use futures_util::future::join4;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::{HELD_UP, State, installed, some_of, text};
-use crate::{connect::port_error, database::Database, shelf::Warm, sql::Names};
+use crate::{connect::port_error, database::Database, shelf::Warm, source, sql::Names};
 
 /// Share of the time in which we wait for writers before anybody is refused.
 const POLITE: f64 = 0.75;
@@ -41,16 +41,26 @@ enum Failure {
     After(PortError),
 }
 
-/// Refuses writes from everyone but us, or leaves everything as it was.
-pub(in crate::primary) async fn close(db: &Database, run: &RunId, within: Duration) -> Result<()> {
+/// Refuses writes from everyone but us, or leaves everything as it was. With it, a message (prefix
+/// and content) is committed. A position that covers all that others have written.
+pub(in crate::primary) async fn close(
+    db: &Database,
+    run: &RunId,
+    within: Duration,
+    message: Option<(&str, &str)>,
+) -> Result<Position> {
     let doing = format!("closing {} to clients", db.side);
     let begun = Instant::now();
     let mut warm = db.fence_session().await?;
-    let attempt = timeout(within + GRACE, attempt(db, run, &mut warm, begun, within, &doing));
+    let also = message
+        .map(|(prefix, content)| format!("PERFORM {};", source::message(prefix, content)))
+        .unwrap_or_default();
+    let attempt =
+        timeout(within + GRACE, attempt(db, run, &mut warm, begun, within, &doing, &also));
     let failure = match attempt.await {
-        Ok(Ok(())) => {
+        Ok(Ok(position)) => {
             db.kept.fence.put(warm);
-            return Ok(());
+            return Ok(position);
         }
         Ok(Err(Failure::Before(e))) => {
             db.kept.fence.put(warm);
@@ -81,7 +91,8 @@ async fn attempt(
     begun: Instant,
     within: Duration,
     doing: &str,
-) -> std::result::Result<(), Failure> {
+    also: &str,
+) -> std::result::Result<Position, Failure> {
     let names = Names::of(run);
     let before = |e| Failure::Before(port_error(doing, e));
     let after = |e| Failure::After(port_error(doing, e));
@@ -91,6 +102,7 @@ async fn attempt(
     };
     let read_state = warm.prepared(&text::state(&names)).await.map_err(before)?;
     let read_writers = warm.prepared(&text::writers(run, &names)).await.map_err(before)?;
+    let read_end = warm.prepared(source::LOG_END).await.map_err(before)?;
 
     // Whoever is in the middle of a transaction may finish it in peace.
     let early = writers(warm, run, &names).await.map_err(before)?;
@@ -99,11 +111,12 @@ async fn attempt(
         return Err(Failure::Before(held_up(doing, within, &left)));
     }
 
-    let close = text::close(run, &names, epoch);
-    let (closed, state, late) = join3(
+    let close = text::close(run, &names, epoch, also);
+    let (closed, state, late, end) = join4(
         warm.session.batch_execute(&close),
         warm.session.query_one(&read_state, &[]),
         warm.session.query(&read_writers, &[]),
+        warm.session.query_one(&read_end, &[]),
     )
     .await;
     if let Err(e) = closed {
@@ -123,11 +136,16 @@ async fn attempt(
     if let Some(gap) = state.gap(doing) {
         return Err(Failure::After(gap));
     }
-    let late = late.map_err(after)?.iter().map(writer).collect();
-    match wait(warm, run, &names, late, begun + within).await.map_err(after)? {
-        None => Ok(()),
-        Some(left) => Err(Failure::After(held_up(doing, within, &left))),
+    let late: Vec<Writer> = late.map_err(after)?.iter().map(writer).collect();
+    // Whoever is not among the writers has committed, or will not.
+    let mut end = end.map_err(after)?;
+    if !late.is_empty() {
+        if let Some(left) = wait(warm, run, &names, late, begun + within).await.map_err(after)? {
+            return Err(Failure::After(held_up(doing, within, &left)));
+        }
+        end = warm.session.query_one(&read_end, &[]).await.map_err(after)?;
     }
+    source::end_in(&end, doing.to_owned()).map_err(Failure::After)
 }
 
 /// Lets everybody write again. Waits for nobody but another process that moves the fence.
@@ -182,6 +200,21 @@ pub(super) async fn epoch(
     let epoch = row.map(|row| row.get(0));
     db.remember_epoch(epoch);
     Ok(epoch)
+}
+
+/// Does everything that closing and opening do, and takes it back: the session knows statements and
+/// catalogs afterwards. For a moment nobody else can move the fence.
+pub(super) async fn rehearse(
+    warm: &mut Warm,
+    run: &RunId,
+    names: &Names,
+    epoch: i64,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    writers(warm, run, names).await?;
+    let end = warm.prepared(source::LOG_END).await?;
+    warm.session.query_one(&end, &[]).await?;
+    let (close, open) = (text::close(run, names, epoch, ""), text::open(names));
+    warm.session.batch_execute(&format!("BEGIN; {close}; {open}; ROLLBACK")).await
 }
 
 /// Transactions under way that may have written.

@@ -138,11 +138,11 @@ fn some_of(names: &[String]) -> String {
 
 /// Asks the database for the state of the fence.
 pub(super) async fn state(db: &Database, run: &RunId) -> Result<Fence> {
-    let mut warm = db.fence_session().await?;
+    let mut warm = db.errand().await?;
     let state = read_state(&mut warm, &Names::of(run))
         .await
         .map_err(|e| port_error(format!("asking {} for its fence", db.side), e))?;
-    db.kept.fence.put(warm);
+    db.put_back(warm);
     Ok(state.fence())
 }
 
@@ -153,14 +153,14 @@ pub(super) async fn warm_up(db: &Database) -> Result<()> {
     let doing = format!("preparing the fence of {}", db.side);
     read_state(&mut warm, &names).await.map_err(|e| port_error(doing.as_str(), e))?;
     db.forget_epoch();
-    if close::epoch(db, &mut warm, &names)
-        .await
-        .map_err(|e| port_error(doing.as_str(), e))?
-        .is_some()
+    let epoch =
+        close::epoch(db, &mut warm, &names).await.map_err(|e| port_error(doing.as_str(), e))?;
+    if let Some(epoch) = epoch
+        && let Err(e) = close::rehearse(&mut warm, &db.run, &names, epoch).await
     {
-        close::writers(&mut warm, &db.run, &names)
-            .await
-            .map_err(|e| port_error(doing.as_str(), e))?;
+        // Another process moves the fence, say. What is not warm takes its time in the pause.
+        tracing::debug!(side = %db.side, error = %e, "the fence is not warm");
+        return Ok(());
     }
     db.kept.fence.put(warm);
     Ok(())

@@ -230,14 +230,14 @@ const SETTINGS: &str = "PERFORM set_config('lock_timeout', '1000', true); \
                         IF current_setting('synchronous_commit') = 'off' THEN \
                           PERFORM set_config('synchronous_commit', 'on', true); END IF;";
 
-/// Makes the function refuse, if `epoch` still is the epoch.
-pub(super) fn close(run: &RunId, names: &Names, epoch: i64) -> String {
+/// Makes the function refuse, if `epoch` still is the epoch, and then does `also`.
+pub(super) fn close(run: &RunId, names: &Names, epoch: i64, also: &str) -> String {
     format!(
         "DO $cutover$ BEGIN {SETTINGS} \
            UPDATE {} SET epoch = epoch WHERE epoch = {epoch}; \
            IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '{EPOCH_OVER}', \
              MESSAGE = 'cutover: the fence was opened by another process'; END IF; \
-           {}; \
+           {}; {also} \
          END $cutover$",
         epochs(names),
         closed_function(run, names),
@@ -338,7 +338,7 @@ mod tests {
         assert!(closed.contains("'cutover_shop_pg17'"), "{closed}");
         assert!(closed.contains("run shop-pg17 refuses"), "{closed}");
         assert!(!open_function(&names).contains("RAISE EXCEPTION"));
-        assert!(close(&run, &names, 7).contains("WHERE epoch = 7"));
+        assert!(close(&run, &names, 7, "").contains("WHERE epoch = 7"));
         assert!(ours(&run).contains("left(a.application_name, 18) = 'cutover shop-pg17 '"));
     }
 }
