@@ -171,13 +171,21 @@ async fn lane(wanted: Wanted, tally: &Tally) {
                 arena.insert(Arena::open(blue, green).await)
             }
         };
-        let mut told = Vec::new();
+        let mut held = 0;
         let migration = async {
             ground.begin(number, plan.rounds[0].moment == Moment::Copy).await;
-            Story::new(ground).tell(&plan, wanted.until, &mut told).await
+            let one_held = |told| {
+                held += 1;
+                note(
+                    tally,
+                    &format!("migration {number}, round {held}"),
+                    &plan.rounds[held - 1],
+                    &told,
+                );
+            };
+            Story::new(ground).tell(&plan, wanted.until, one_held).await
         };
         let ended = AssertUnwindSafe(migration).catch_unwind().await;
-        note(tally, number, &plan, &told);
         match ended {
             Ok(rest) => {
                 let mut seen = tally.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +196,7 @@ async fn lane(wanted: Wanted, tally: &Tally) {
                 tally.failures.fetch_add(1, Ordering::SeqCst);
                 let why = words(panic.as_ref());
                 let kept = arena.take().map(|arena| keep(&arena, wanted.seed, number, &why));
-                let text = failure(wanted.seed, number, &plan, told.len(), &why, kept.as_deref());
+                let text = failure(wanted.seed, number, &plan, held, &why, kept.as_deref());
                 eprintln!("{text}");
                 tally.seen.lock().unwrap_or_else(PoisonError::into_inner).failed.push(text);
             }
@@ -229,38 +237,35 @@ fn leave_out_what_cannot_be(round: &mut Round) {
     round.second = round.second.filter(|(_, fault)| !matches!(fault, Fault::DiskFull(_)));
 }
 
-/// Says what the rounds of a migration were like that held.
-fn note(tally: &Tally, number: u64, plan: &Plan, told: &[Told]) {
+/// Says what a round was like that held.
+fn note(tally: &Tally, name: &str, round: &Round, told: &Told) {
+    let second = round.second.map_or_else(String::new, |(_, fault)| format!(", {}", fault.kind()));
+    eprintln!(
+        "{name}: {}{}: {} {}{second}; {:.1} s, {} acknowledged of {}, {} moves, early {:?}, waited \
+         {:?}{}",
+        round.moment.name(),
+        if told.missed { " (missed)" } else { "" },
+        told.met,
+        round.fault.kind(),
+        told.took.as_secs_f64(),
+        told.acknowledged,
+        told.attempts,
+        told.moves,
+        told.early,
+        told.longest,
+        told.restarts.iter().map(|why| format!("\n    again: {why}")).collect::<String>()
+    );
     let mut seen = tally.seen.lock().unwrap_or_else(PoisonError::into_inner);
-    for ((nth, round), told) in (1..).zip(&plan.rounds).zip(told) {
-        let second =
-            round.second.map_or_else(String::new, |(_, fault)| format!(", {}", fault.kind()));
-        eprintln!(
-            "migration {number}, round {nth}: {}{}: {} {}{second}; {:.1} s, {} acknowledged of {}, {} \
-             moves, early {:?}, waited {:?}{}",
-            round.moment.name(),
-            if told.missed { " (missed)" } else { "" },
-            told.met,
-            round.fault.kind(),
-            told.took.as_secs_f64(),
-            told.acknowledged,
-            told.attempts,
-            told.moves,
-            told.early,
-            told.longest,
-            told.restarts.iter().map(|why| format!("\n    again: {why}")).collect::<String>()
-        );
-        seen.add(told);
-        if told.missed {
-            seen.missed += 1;
-            continue;
-        }
-        seen.rounds += 1;
-        *seen.moments.entry(round.moment.name()).or_default() += 1;
-        *seen.met.entry(told.met.clone()).or_default() += 1;
-        for fault in round.faults() {
-            *seen.faults.entry(fault.kind()).or_default() += 1;
-        }
+    seen.add(told);
+    if told.missed {
+        seen.missed += 1;
+        return;
+    }
+    seen.rounds += 1;
+    *seen.moments.entry(round.moment.name()).or_default() += 1;
+    *seen.met.entry(told.met.clone()).or_default() += 1;
+    for fault in round.faults() {
+        *seen.faults.entry(fault.kind()).or_default() += 1;
     }
 }
 

@@ -20,11 +20,11 @@ const COMES_WITHIN: Duration = Duration::from_secs(120);
 /// How often it is looked whether the command that leads to a moment has ended without it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many transactions are acknowledged while clients are busy, before a fault.
-const BUSY_FOR: u64 = 20;
+const BUSY_FOR: u64 = 12;
 /// How long that may take: nobody keeps them from it.
 const BUSY_WITHIN: Duration = Duration::from_secs(60);
 /// How long clients stay busy when everything is mended, at most.
-const STAYS_BUSY: Duration = Duration::from_secs(2);
+const STAYS_BUSY: Duration = Duration::from_secs(1);
 
 /// What is under way when the moment has come.
 #[derive(Default)]
@@ -117,7 +117,10 @@ impl Story<'_> {
                     .expect("they end");
                 self.ready_and_busy(round).await;
                 let (large, came) = self.come_to_early(side, aim, number, round).await;
-                self.now.missed = !came;
+                if !came {
+                    self.now.missed = true;
+                    self.now.restarts.push(format!("no {aim:?}: {}", self.last_words()));
+                }
                 under_way.large = Some(large);
             }
             Moment::Move(side, step) => {

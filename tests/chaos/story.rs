@@ -131,13 +131,13 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Tells it, round after round, until `until`; each that holds is put into `told`. Panics with
+    /// Tells it, round after round, until `until`; each that holds is given to `held`. Panics with
     /// what is wrong. Returns what came after the last one.
     pub(crate) async fn tell(
         mut self,
         plan: &Plan,
         until: Option<Instant>,
-        told: &mut Vec<Told>,
+        mut held: impl FnMut(Told),
     ) -> Told {
         self.start();
         for (number, round) in (1..).zip(&plan.rounds) {
@@ -147,7 +147,7 @@ impl<'a> Story<'a> {
             let began = Instant::now();
             within_time("the round", self.round(number, round)).await;
             self.now.took = began.elapsed();
-            told.push(mem::take(&mut self.now));
+            held(mem::take(&mut self.now));
         }
         if !self.is_removed() {
             within_time("the end", async {
@@ -207,13 +207,17 @@ impl<'a> Story<'a> {
     fn keep_up(&mut self) {
         let Some(status) = self.run.as_mut().and_then(Run::exit) else { return };
         if status.signal().is_none() {
-            let log = self.arena.world.desk.log();
-            let said: Vec<&str> = log.lines().rev().take(3).collect();
-            self.now.restarts.push(format!("{status}: {}", said.join(" < ")));
+            self.now.restarts.push(format!("{status}: {}", self.last_words()));
         }
         self.starts += 1;
         assert!(self.starts < AGAIN, "started again and again: {:#?}", self.now.restarts);
         self.start();
+    }
+
+    /// What the program said last, the last first.
+    pub(crate) fn last_words(&self) -> String {
+        let log = self.arena.world.desk.log();
+        log.lines().rev().take(3).collect::<Vec<_>>().join(" < ")
     }
 
     /// Waits until a move would be accepted.
