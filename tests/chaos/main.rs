@@ -317,3 +317,22 @@ fn keep(arena: &Arena, seed: u64, number: u64, why: &str) -> PathBuf {
     }
     folder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_round_is_named_with_those_before_it_and_how_to_repeat_it() {
+        let plan = Plan::of(7, 12);
+        let text = failure(7, 12, &plan, 2, "rows differ", None);
+        for (nth, round) in plan.rounds.iter().enumerate() {
+            assert_eq!(text.contains(&format!("{round:?}")), nth <= 2, "{nth}: {text}");
+        }
+        for part in ["migration 12 failed in round 3: ", "SEED=7 ONLY=12\n", "rows differ"] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        let end = failure(7, 12, &plan, plan.rounds.len(), "a slot is left", None);
+        assert!(end.contains("failed in its end") && end.contains("round 1 before it"), "{end}");
+    }
+}
