@@ -19,6 +19,8 @@ use crate::{
 const COMES_WITHIN: Duration = Duration::from_secs(120);
 /// How often it is looked whether the command that leads to a moment has ended without it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So many large transactions are tried until one comes to where it is aimed at.
+const TRIES: u64 = 3;
 /// So many transactions are acknowledged while clients are busy, before a fault.
 const BUSY_FOR: u64 = 12;
 /// How long that may take: nobody keeps them from it.
@@ -115,13 +117,19 @@ impl Story<'_> {
                 wait_until("large transactions to end", BUSY_WITHIN, async || !load.is_in_large())
                     .await
                     .expect("they end");
-                self.ready_and_busy(round).await;
-                let (large, came) = self.come_to_early(side, aim, number, round).await;
-                if !came {
-                    self.now.missed = true;
+                for attempt in 1..=TRIES {
+                    self.ready_and_busy(round).await;
+                    let number = number * TRIES + attempt;
+                    let (large, came) = self.come_to_early(side, aim, number, round).await;
+                    if came || attempt == TRIES {
+                        self.now.missed = !came;
+                        under_way.large = Some(large);
+                        break;
+                    }
+                    // The stream may have stood still for a comparison, or given it up.
                     self.now.restarts.push(format!("no {aim:?}: {}", self.last_words()));
+                    self.heard.push(large.await.expect("the client ends"));
                 }
-                under_way.large = Some(large);
             }
             Moment::Move(side, step) => {
                 under_way.asked = Some(self.come_to_step(side, step, round).await);
