@@ -105,19 +105,9 @@ impl work::Proof for Live {
                 view.different_tables.join(", ")
             )));
         }
-        // The way back is never refused for want of a comparison, only for a difference.
-        if self.owner() == Side::Green {
-            return Ok(None);
-        }
-        Ok(if !self.proof.passed() {
-            Some("no full comparison has finished since this process started".into())
-        } else if view.pending > LEFT_FOR_THE_FENCE {
-            Some(format!("{} changed rows wait for a comparison", view.pending))
-        } else {
-            self.proof.unread().first().map(|table| {
-                format!("{table} waits for a full comparison, and is too large for one in a pause")
-            })
-        })
+        let left = view.pending > LEFT_FOR_THE_FENCE && self.owner() == Side::Blue;
+        let left = left.then(|| format!("{} changed rows wait for a comparison", view.pending));
+        Ok(self.uncompared().or(left))
     }
 
     async fn glance(&self) -> Result<()> {
@@ -186,6 +176,20 @@ impl work::Ready for Live {
 }
 
 impl Live {
+    /// What a move would be refused for as long as nobody reads every row. The way back never is,
+    /// only for a difference.
+    pub(super) fn uncompared(&self) -> Option<String> {
+        if self.owner() == Side::Green {
+            return None;
+        }
+        if !self.proof.passed() {
+            return Some("no full comparison has finished since this process started".into());
+        }
+        self.proof.unread().first().map(|table| {
+            format!("{table} waits for a full comparison, and is too large for one in a pause")
+        })
+    }
+
     /// Whether definitions changed in the stream since it was connected: what is compared, fenced
     /// and followed rests on those of before.
     pub(super) fn redefined(&self) -> bool {

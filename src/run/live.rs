@@ -501,8 +501,8 @@ impl Live {
             }
             Converge::Never { why } => return Readiness::Never { why },
         }
-        if !self.proof.passed() && self.owner() == Side::Blue {
-            return not_yet("the first full comparison is not done");
+        if let Some(why) = self.uncompared() {
+            return not_yet(&why);
         }
         if self.state().measured.marker.is_none() {
             return not_yet("the pause is being estimated");
@@ -542,6 +542,11 @@ impl Live {
         let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
         self.alarm("CUT0130", alarm);
         Ok(())
+    }
+
+    /// What a comparison that came to no end left is compared at once, and not at its turn.
+    pub(super) fn compare_whole_now(&self) {
+        self.state().whole_again = None;
     }
 
     /// The proof: a full pass once the streams have caught up, then changed rows.

@@ -100,13 +100,18 @@ impl Live {
         let owner = self.owner();
         // A snapshot waits for open transactions; one more try outlasts a short one.
         let first = self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await;
-        match first {
+        let last = match first {
             Err(e @ PortError::Transient { .. }) => {
                 tracing::warn!("{}; comparing again", Failure::from(e));
-                Ok(self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await?)
+                self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await
             }
-            other => Ok(other?),
+            other => other,
+        };
+        // What was known before it began is forgotten.
+        if last.is_err() {
+            self.compare_whole_now();
         }
+        Ok(last?)
     }
 }
 

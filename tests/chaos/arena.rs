@@ -1,5 +1,5 @@
-//! What runs happen on: servers that stay from run to run, with new databases for each, and a
-//! proxy before every address that the program knows.
+//! What migrations happen on: servers that stay from one to the next, with new databases for each,
+//! and a proxy before every address that the program knows.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -21,16 +21,17 @@ pub(crate) const CLIENTS: usize = 6;
 /// Transactions per second over all clients around a fault, and on the way to it and from it.
 pub(crate) const BUSY: f64 = 40.0;
 pub(crate) const CALM: f64 = 6.0;
-/// One in so many transactions of the first client is large: when busy, about one in two seconds.
-const LARGE_EVERY: u64 = 13;
-/// A copy of it is made for each run.
+/// One in so many transactions of the first client is large by chance: when busy, about one in four
+/// seconds, beside those that are asked for.
+const LARGE_EVERY: u64 = 26;
+/// A copy of it is made for each migration.
 const TEMPLATE: &str = "shop";
 pub(crate) const SIZE: ShopSize = ShopSize { accounts: 100, products: 20, documents: 5 };
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two servers, a pooler, and the proxies before them.
 pub(crate) struct Arena {
-    /// The present run's; its databases are new.
+    /// The present migration's; its databases are new.
     pub(crate) world: World,
     pub(crate) blue: FaultProxy,
     pub(crate) green: FaultProxy,
@@ -109,8 +110,8 @@ impl Arena {
         self.world.database = new;
     }
 
-    /// Clients at work; `large` when one of them makes large transactions.
-    pub(crate) fn load(&self, large: bool) -> Load {
+    /// Clients at work.
+    pub(crate) fn load(&self) -> Load {
         Load::start(LoadOptions {
             url: self.world.shop.pooler_url(),
             clients: CLIENTS,
@@ -120,7 +121,7 @@ impl Arena {
             documents: SIZE.documents,
             reconnect: true,
             remember: true,
-            large_every: if large { LARGE_EVERY } else { 0 },
+            large_every: LARGE_EVERY,
         })
     }
 

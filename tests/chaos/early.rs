@@ -8,7 +8,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
     arena::{CLIENTS, SIZE},
-    plan::{Aim, Plan},
+    plan::{Aim, Round},
     story::Story,
     world::connect,
 };
@@ -31,19 +31,20 @@ pub(crate) fn early_in(log: &str) -> [usize; 2] {
 }
 
 impl Story<'_> {
-    /// Begins a large transaction on `side` and returns when it has come to `aim`. The task ends
-    /// it, and says what its client was told.
+    /// Begins large transaction `number` on `side` and returns when it has come to `aim`, and whether
+    /// it was seen there. The task ends it, and says what its client was told.
     pub(crate) async fn come_to_early(
         &self,
         side: Side,
         aim: Aim,
-        plan: &Plan,
-    ) -> JoinHandle<Heard> {
+        number: u64,
+        round: &Round,
+    ) -> (JoinHandle<Heard>, bool) {
         let mut large = LargeTransaction {
             client: CLIENTS,
-            number: 1,
+            number,
             accounts: SIZE.accounts,
-            dice: plan.large,
+            dice: round.large,
         };
         while large.is_half() || aim != Aim::Written && !large.is_wanted() {
             large.dice = large.dice.wrapping_add(1);
@@ -58,12 +59,15 @@ impl Story<'_> {
             let look = other.prepare(&sql).await.expect("a statement");
             let began = Instant::now();
             // Asked without a rest: it may be over in a millisecond.
-            while began.elapsed() < COMES_WITHIN
-                && other.query_opt(&look, &[]).await.expect("activity").is_none()
-            {}
+            while began.elapsed() < COMES_WITHIN {
+                if other.query_opt(&look, &[]).await.expect("activity").is_some() {
+                    return true;
+                }
+            }
+            false
         };
-        comes("backend_xid IS NOT NULL").await;
-        let thinks = if aim == Aim::Written { plan.thinks } else { Duration::ZERO };
+        let mut came = comes("backend_xid IS NOT NULL").await;
+        let thinks = if aim == Aim::Written { round.thinks } else { Duration::ZERO };
         let task = tokio::spawn(async move {
             sleep(thinks).await;
             let began = Instant::now();
@@ -73,9 +77,9 @@ impl Story<'_> {
             Heard { client: large.client, number, began, ended: Instant::now(), told }
         });
         if aim == Aim::Stored {
-            comes("query ~ '^UPDATE cutover_e2e|^COMMIT'").await;
+            came &= comes("query ~ '^UPDATE cutover_e2e|^COMMIT'").await;
         }
-        task
+        (task, came)
     }
 
     /// Ends the session that applies a large transaction, on whichever side it is.

@@ -6,7 +6,8 @@
 //!   not; the rest may be. What was taken back behind a savepoint has a receipt of the same number,
 //!   so that it would be there twice;
 //! - at every instant one side owned the writes: the acknowledged transactions of both sides can be
-//!   laid on a line that changes sides no oftener than moves were decided;
+//!   laid on a line that changes sides no oftener than moves were decided, from one time when all
+//!   clients were quiet to the next;
 //! - nobody waited longer than allowed, the time in which the only way in was gone left out.
 
 use std::{
@@ -25,15 +26,26 @@ pub(crate) struct Outage {
     pub(crate) what: String,
 }
 
-/// Everything that is known at the end of a run.
+/// The time between two instants at which no client was in the middle of anything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term {
+    pub(crate) since: Instant,
+    /// Who owned the writes when it began.
+    pub(crate) owner: Side,
+    /// How many moves the journal says were decided in it.
+    pub(crate) decided: usize,
+}
+
+/// Everything that is known at the end of a round.
 pub(crate) struct History<'a> {
+    /// Every attempt since the beginning of the migration.
     pub(crate) heard: &'a [Heard],
     /// Receipts on the owner: client and number.
     pub(crate) receipts: &'a [(usize, u64)],
     /// Which side is behind a port.
     pub(crate) sides: HashMap<u16, Side>,
-    /// How many moves the journal says were decided.
-    pub(crate) decided: usize,
+    /// One after the other; the first began before any attempt.
+    pub(crate) terms: &'a [Term],
     pub(crate) outages: &'a [Outage],
     pub(crate) longest: Duration,
 }
@@ -98,15 +110,25 @@ impl History<'_> {
         if acknowledged.len() != all {
             return vec![format!("{} writes by no server of ours", all - acknowledged.len())];
         }
-        let changes = fewest_changes(&acknowledged);
-        if changes > self.decided {
-            return vec![format!(
-                "the answers need {changes} changes of the owner, and {} moves were decided: both \
-                 sides took writes",
-                self.decided
-            )];
+        let mut wrong = Vec::new();
+        for (i, term) in self.terms.iter().enumerate() {
+            let next = self.terms.get(i + 1);
+            let of_it: Vec<_> = acknowledged
+                .iter()
+                .filter(|(began, ..)| *began >= term.since)
+                .filter(|(began, ..)| next.is_none_or(|next| *began < next.since))
+                .copied()
+                .collect();
+            let changes = fewest_changes(term.owner, &of_it);
+            if changes > term.decided {
+                wrong.push(format!(
+                    "the answers need {changes} changes of the owner, which was {} at first, and \
+                     {} moves were decided: both sides took writes",
+                    term.owner, term.decided
+                ));
+            }
         }
-        Vec::new()
+        wrong
     }
 
     fn nobody_waits(&self) -> Vec<String> {
@@ -139,11 +161,10 @@ fn refused(code: &str) -> bool {
     code == "25006"
 }
 
-/// How often the owner must have changed at least, beginning with blue, so that each transaction
+/// How often the owner must have changed at least, beginning with `owner`, so that each transaction
 /// was committed at some instant of its time on the side that owned the writes then.
-fn fewest_changes(acknowledged: &[(Instant, Instant, Side)]) -> usize {
+fn fewest_changes(mut owner: Side, acknowledged: &[(Instant, Instant, Side)]) -> usize {
     let mut changes = 0;
-    let mut owner = Side::Blue;
     let mut since: Option<Instant> = None;
     loop {
         // The owner must have changed by the earliest end of those of the other side that did not
@@ -172,7 +193,7 @@ mod tests {
     fn faults(
         heard: &[Heard],
         receipts: &[u64],
-        decided: usize,
+        terms: &[Term],
         outages: &[Outage],
     ) -> Vec<String> {
         let receipts: Vec<_> = receipts.iter().map(|n| (0, *n)).collect();
@@ -180,11 +201,15 @@ mod tests {
             heard,
             receipts: &receipts,
             sides: [(1, Side::Blue), (2, Side::Green)].into(),
-            decided,
+            terms,
             outages,
             longest: Duration::from_millis(100),
         }
         .faults()
+    }
+
+    fn term(since: Instant, owner: Side, decided: usize) -> Term {
+        Term { since, owner, decided }
     }
 
     const ON_BLUE: Told = Told::Committed { port: 1 };
@@ -209,7 +234,7 @@ mod tests {
             (one(Told::No("08006".into())), &[1], true),
             (one(Told::No("23505".into())), &[], false),
         ] {
-            let found = faults(&heard, receipts, 0, &[]);
+            let found = faults(&heard, receipts, &[term(at, Side::Blue, 0)], &[]);
             assert_eq!(found.is_empty(), right, "{heard:?} {receipts:?}: {found:?}");
         }
     }
@@ -229,10 +254,58 @@ mod tests {
             (vec![h(0, 4, 1, ON_GREEN), h(5, 6, 2, ON_BLUE)], 2),
         ] {
             let receipts: Vec<u64> = history.iter().filter_map(|h| h.number).collect();
-            assert!(faults(&history, &receipts, fewest, &[]).is_empty(), "{history:?}");
-            let too_few = fewest.checked_sub(1).map(|n| faults(&history, &receipts, n, &[]));
-            assert!(too_few.is_none_or(|found| !found.is_empty()), "{history:?}");
+            let found = |n| faults(&history, &receipts, &[term(at, Side::Blue, n)], &[]);
+            assert!(found(fewest).is_empty(), "{history:?}");
+            assert!(fewest.checked_sub(1).is_none_or(|n| !found(n).is_empty()), "{history:?}");
         }
+    }
+
+    #[test]
+    fn a_move_of_one_term_does_not_excuse_a_write_in_another() {
+        let at = Instant::now();
+        let h = |from, to, n, told| heard(at, from, to, n, told);
+        let later = at + Duration::from_millis(100);
+        let terms = |first: usize, owner, second: usize| {
+            [term(at, Side::Blue, first), term(later, owner, second)]
+        };
+        let (blue, green) = (Side::Blue, Side::Green);
+        for (history, terms, right) in [
+            // Nobody wrote between the two moves of the first term.
+            (vec![h(0, 10, 1, ON_BLUE), h(110, 120, 2, ON_BLUE)], terms(2, blue, 0), true),
+            (vec![h(0, 10, 1, ON_BLUE), h(110, 120, 2, ON_GREEN)], terms(2, blue, 0), false),
+            (vec![h(0, 10, 1, ON_BLUE), h(110, 120, 2, ON_GREEN)], terms(2, blue, 1), true),
+            (vec![h(0, 10, 1, ON_GREEN), h(110, 120, 2, ON_GREEN)], terms(1, green, 0), true),
+            (vec![h(0, 10, 1, ON_GREEN), h(110, 120, 2, ON_BLUE)], terms(1, green, 0), false),
+            (vec![h(0, 10, 1, ON_GREEN), h(110, 120, 2, ON_BLUE)], terms(1, green, 1), true),
+            (vec![h(0, 10, 1, ON_GREEN), h(110, 120, 2, ON_BLUE)], terms(0, green, 2), false),
+        ] {
+            let found = faults(&history, &[1, 2], &terms, &[]);
+            assert_eq!(found.is_empty(), right, "{history:?} {terms:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_in_an_earlier_round_is_looked_for_again() {
+        let at = Instant::now();
+        let later = at + Duration::from_millis(100);
+        let terms = [term(at, Side::Blue, 0), term(later, Side::Blue, 0)];
+        let history = [heard(at, 0, 10, 1, ON_BLUE), heard(at, 110, 120, 2, ON_BLUE)];
+        assert!(faults(&history, &[1, 2], &terms, &[]).is_empty());
+        assert!(!faults(&history, &[2], &terms, &[]).is_empty());
+    }
+
+    #[test]
+    fn an_outage_of_one_round_excuses_nobody_in_another() {
+        let at = Instant::now();
+        let ms = |n| at + Duration::from_millis(n);
+        let terms = [term(at, Side::Blue, 0), term(ms(200), Side::Blue, 0)];
+        let outage = Outage { from: ms(10), to: ms(140), what: String::new() };
+        let waits = |from, to| {
+            let history = [heard(at, 0, 150, 1, ON_BLUE), heard(at, from, to, 2, ON_BLUE)];
+            faults(&history, &[1, 2], &terms, std::slice::from_ref(&outage))
+        };
+        assert!(waits(200, 300).is_empty());
+        assert_eq!(waits(200, 350).len(), 1);
     }
 
     #[test]
@@ -248,7 +321,8 @@ mod tests {
             (0, 150, vec![outage(200, 300)], false),
             (50, 151, vec![outage(0, 40)], false),
         ] {
-            let found = faults(&[heard(at, from, to, 1, ON_BLUE)], &[1], 0, &outages);
+            let terms = [term(at, Side::Blue, 0)];
+            let found = faults(&[heard(at, from, to, 1, ON_BLUE)], &[1], &terms, &outages);
             assert_eq!(found.is_empty(), right, "{from} {to} {outages:?}: {found:?}");
         }
     }

@@ -1,51 +1,11 @@
-//! What happens in one run, by its seed alone: where the fault strikes, which one, what follows.
+//! What happens in one migration, by seed and number alone: where faults strike one after the other,
+//! which ones, what follows each of them.
 
 use std::time::Duration;
 
 use cutover_core::model::side::Side;
 
-/// A small generator (splitmix64): the same seed gives the same campaign everywhere.
-#[derive(Debug, Clone)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn ms(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
-    }
-
-    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap_or(0)]
-    }
-
-    /// One of these, each as often as its weight says.
-    fn weighted<T: Copy>(&mut self, of: &[(u64, T)]) -> T {
-        let mut left = self.below(of.iter().map(|(weight, _)| weight).sum());
-        for (weight, what) in of {
-            if left < *weight {
-                return *what;
-            }
-            left -= weight;
-        }
-        of[0].1
-    }
-}
+use crate::dice::{Dice, dealt};
 
 /// When the fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +24,8 @@ pub(crate) enum Moment {
     Verify,
     /// A move would be accepted.
     Armed,
+    /// `cutover run` was stopped and has just been started again, and this side owns the writes.
+    Restart(Side),
     /// A large transaction on this side is applied to the other one while it runs.
     Early(Side, Aim),
     /// A step of a move from this side has begun.
@@ -74,6 +36,37 @@ pub(crate) enum Moment {
     Finish,
     /// The migration is being given up.
     Abort,
+}
+
+impl Moment {
+    /// Its name, for the table at the end.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Move(side, step) => format!("move from {side}: {step}"),
+            Self::Early(side, aim) => format!("large on {side}: {aim:?}"),
+            Self::Moved(side) => format!("moved from {side}"),
+            Self::Restart(side) => format!("restart on {side}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// Who must own the writes before it comes, where that matters.
+    fn owner(self) -> Option<Side> {
+        match self {
+            Self::Move(side, _) | Self::Moved(side) => Some(side),
+            Self::Early(side, _) | Self::Restart(side) => Some(side),
+            _ => None,
+        }
+    }
+
+    /// Whether clients of the load may make a large transaction around it, and one is worth waiting
+    /// for.
+    fn may_be_amid_large(self) -> bool {
+        matches!(
+            self,
+            Self::Verify | Self::Armed | Self::Restart(_) | Self::Move(..) | Self::Moved(_)
+        )
+    }
 }
 
 /// What a large transaction has come to.
@@ -253,9 +246,91 @@ impl Fault {
     }
 }
 
-/// One run.
+/// Moments that come once, and before all others: one of them in each migration. As often as here.
+fn opening() -> Vec<Moment> {
+    cards(&[
+        (4, Moment::Preflight),
+        (6, Moment::Schema),
+        (7, Moment::Copy),
+        (5, Moment::Indexes),
+        (5, Moment::CatchingUp),
+    ])
+}
+
+/// Moments that a migration can come to again and again.
+fn repeatable() -> Vec<Moment> {
+    let mut weights = vec![(6, Moment::Verify), (5, Moment::Armed)];
+    for side in [Side::Blue, Side::Green] {
+        weights.extend([(4, Moment::Moved(side)), (2, Moment::Restart(side))]);
+        weights.extend(AIMS.map(|aim| (3, Moment::Early(side, aim))));
+        let often = if side == Side::Blue { 3 } else { 2 };
+        weights.extend(STEPS.map(|step| (often, Moment::Move(side, step))));
+    }
+    cards(&weights)
+}
+
+/// Moments that a migration does not come back from: one in every second migration.
+fn ending() -> Vec<Option<Moment>> {
+    vec![Some(Moment::Finish), Some(Moment::Abort), None, None]
+}
+
+fn cards(weights: &[(usize, Moment)]) -> Vec<Moment> {
+    weights.iter().flat_map(|(often, moment)| vec![*moment; *often]).collect()
+}
+
+/// Rounds of a migration at moments that can be reached again.
+const REPEATED: u64 = 8;
+
+/// The same moments in an order in which most find the writes where they need them: what is struck
+/// costs less than the way to it.
+fn with_few_moves_between(mut moments: Vec<Moment>) -> Vec<Moment> {
+    let mut owner = Side::Blue;
+    let mut ordered = Vec::new();
+    while !moments.is_empty() {
+        let fits = |moment: &Moment| moment.owner().is_none_or(|side| side == owner);
+        let moment = moments.remove(moments.iter().position(fits).unwrap_or(0));
+        owner = match moment {
+            Moment::Move(side, _) | Moment::Moved(side) => side.other(),
+            _ => moment.owner().unwrap_or(owner),
+        };
+        ordered.push(moment);
+    }
+    ordered
+}
+
+/// One migration: one round after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
+    pub(crate) rounds: Vec<Round>,
+}
+
+impl Plan {
+    /// Migration `number` of a campaign.
+    pub(crate) fn of(seed: u64, number: u64) -> Self {
+        let first = number.wrapping_mul(REPEATED);
+        let place = |nth: u64| first.wrapping_add(nth);
+        let again = (0..REPEATED).map(|nth| dealt(repeatable(), seed, place(nth))).collect();
+        let mut moments = vec![dealt(opening(), seed, number)];
+        moments.extend(with_few_moves_between(again));
+        moments.extend(dealt(ending(), seed, number));
+        let mut dice = Dice::of(seed, number);
+        Self { rounds: moments.into_iter().map(|moment| Round::at(moment, &mut dice)).collect() }
+    }
+
+    /// How many migrations have so many rounds together.
+    pub(crate) fn migrations_for(seed: u64, rounds: u64) -> u64 {
+        let (mut migrations, mut made) = (0, 0);
+        while made < rounds {
+            made += Self::of(seed, migrations).rounds.len() as u64;
+            migrations += 1;
+        }
+        migrations
+    }
+}
+
+/// One round: a fault at a moment, and what follows until everything that must hold is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Round {
     pub(crate) moment: Moment,
     /// From the beginning of the moment to the fault.
     pub(crate) delay: Duration,
@@ -265,34 +340,16 @@ pub(crate) struct Plan {
     /// A client goes around the pooler and keeps a transaction open for so long, so that the
     /// fence has to wait for it.
     pub(crate) writer: Option<Duration>,
+    /// The moment comes while a client is in the middle of a large transaction.
+    pub(crate) amid_large: bool,
     /// What the large transaction of [`Moment::Early`] is like.
     pub(crate) large: u64,
     /// How long its client thinks before it says the last word, when it is struck before that.
     pub(crate) thinks: Duration,
-    /// Moves that are made when everything works again.
-    pub(crate) moves_after: usize,
 }
 
-impl Plan {
-    pub(crate) fn of(seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
-        let moment = match dice.below(100) {
-            0..4 => Moment::Preflight,
-            4..10 => Moment::Schema,
-            10..17 => Moment::Copy,
-            17..22 => Moment::Indexes,
-            22..27 => Moment::CatchingUp,
-            27..32 => Moment::Verify,
-            32..35 => Moment::Armed,
-            35..58 => Moment::Move(Side::Blue, dice.one_of(&STEPS)),
-            58..74 => Moment::Move(Side::Green, dice.one_of(&STEPS)),
-            74..80 => Moment::Early(Side::Blue, dice.one_of(&AIMS)),
-            80..86 => Moment::Early(Side::Green, dice.one_of(&AIMS)),
-            86..89 => Moment::Moved(Side::Blue),
-            89..92 => Moment::Moved(Side::Green),
-            92..96 => Moment::Finish,
-            _ => Moment::Abort,
-        };
+impl Round {
+    fn at(moment: Moment, dice: &mut Dice) -> Self {
         let longest = match moment {
             Moment::Move(..) => 25,
             Moment::Early(_, Aim::Written) => 60,
@@ -301,41 +358,44 @@ impl Plan {
             Moment::Early(_, Aim::Stored) => 3,
             Moment::Finish | Moment::Abort => 60,
             Moment::Armed | Moment::Moved(_) => 500,
+            Moment::Restart(_) => 1000,
             Moment::Copy => 1500,
             _ => 400,
         };
         let delay = dice.ms(0, longest);
-        let fault = Fault::first(&mut dice, moment);
-        let second = (dice.below(4) == 0).then(|| {
+        let fault = Fault::first(dice, moment);
+        let second = dice.once_in(4).then(|| {
             let after = dice.ms(0, 1500);
             loop {
-                match Fault::draw(&mut dice, moment) {
+                match Fault::draw(dice, moment) {
                     Fault::FreezeProgram(..) | Fault::FreezePart(..) => {}
                     fault => break (after, fault),
                 }
             }
         });
-        let writer = (dice.below(3) == 0).then(|| dice.ms(50, 400));
-        let moves_after = match moment {
-            // Most of these have moved already.
-            Moment::Move(..) | Moment::Early(..) | Moment::Moved(_) => {
-                usize::from(dice.below(3) == 0)
-            }
-            Moment::Finish | Moment::Abort => 0,
-            _ => 1 + usize::from(dice.below(4) == 0),
-        };
+        let writer = dice.once_in(3).then(|| dice.ms(50, 400));
+        let amid_large = dice.once_in(3) && moment.may_be_amid_large();
         let (large, thinks) = (dice.next(), dice.ms(0, 700));
-        Self { moment, delay, fault, second, writer, large, thinks, moves_after }
+        Self { moment, delay, fault, second, writer, amid_large, large, thinks }
+    }
+
+    /// All its faults.
+    pub(crate) fn faults(&self) -> impl Iterator<Item = Fault> {
+        [Some(self.fault), self.second.map(|(_, fault)| fault)].into_iter().flatten()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use cutover::cutover::plan::Step;
 
     use super::*;
+
+    /// So many rounds `make test` makes in its time, and more, on two cores that have little else to
+    /// do.
+    const IN_CI: u64 = 200;
 
     #[test]
     fn every_step_of_a_move_is_met() {
@@ -344,20 +404,96 @@ mod tests {
         assert_eq!(STEPS[..], steps);
     }
 
-    #[test]
-    fn a_campaign_comes_to_every_moment_with_every_kind_of_fault() {
-        let mut seen = BTreeSet::new();
-        for seed in 0..4000 {
-            let plan = Plan::of(seed);
-            assert_eq!(plan, Plan::of(seed));
-            let moment = match plan.moment {
-                Moment::Move(side, step) => format!("{side} {step}"),
-                Moment::Early(side, aim) => format!("{side} {aim:?}"),
-                other => format!("{other:?}"),
-            };
-            seen.insert(moment);
-            seen.insert(plan.fault.kind().to_owned());
+    fn all_moments() -> BTreeSet<String> {
+        let all = opening().into_iter().chain(repeatable()).chain(ending().into_iter().flatten());
+        all.map(Moment::name).collect()
+    }
+
+    /// How often each moment, and each kind of fault, comes in so many rounds.
+    fn counted(seed: u64, rounds: u64) -> [BTreeMap<String, usize>; 2] {
+        let mut counts = [BTreeMap::new(), BTreeMap::new()];
+        for number in 0..Plan::migrations_for(seed, rounds) {
+            for round in Plan::of(seed, number).rounds {
+                *counts[0].entry(round.moment.name()).or_default() += 1;
+                for fault in round.faults() {
+                    *counts[1].entry(fault.kind().to_owned()).or_default() += 1;
+                }
+            }
         }
-        assert_eq!(seen.len(), 7 + 2 * STEPS.len() + 2 * AIMS.len() + 4 + 14, "{seen:?}");
+        counts
+    }
+
+    #[test]
+    fn the_campaign_of_ci_comes_to_every_moment_and_makes_every_fault() {
+        let [moments, faults] = counted(1, IN_CI);
+        assert_eq!(moments.keys().cloned().collect::<BTreeSet<_>>(), all_moments());
+        assert_eq!(all_moments().len(), 5 + 2 + 2 * (2 + AIMS.len() + STEPS.len()) + 2);
+        for (moment, times) in &moments {
+            assert!(*times >= 2, "{moment}: {times} of {moments:#?}");
+        }
+        assert_eq!(faults.len(), 14, "{faults:?}");
+    }
+
+    /// What decks are for: with any seed, not only with one that was tried.
+    #[test]
+    fn no_seed_leaves_out_a_moment() {
+        for seed in 0..50 {
+            let [moments, _] = counted(seed, IN_CI);
+            assert_eq!(moments.into_keys().collect::<BTreeSet<_>>(), all_moments(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_moment_that_comes_once_comes_at_its_time() {
+        for number in 0..200 {
+            let plan = Plan::of(7, number);
+            assert_eq!(plan, Plan::of(7, number));
+            assert_ne!(plan, Plan::of(8, number));
+            let moments: Vec<Moment> = plan.rounds.iter().map(|round| round.moment).collect();
+            let repeated = usize::try_from(REPEATED).unwrap();
+            let (first, rest) = moments.split_first().unwrap();
+            let (again, last) = rest.split_at(repeated);
+            assert!(opening().contains(first), "{moments:?}");
+            assert!(again.iter().all(|moment| repeatable().contains(moment)), "{moments:?}");
+            assert!(
+                last.len() < 2 && last.iter().all(|l| ending().contains(&Some(*l))),
+                "{last:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_order_saves_moves_and_leaves_nothing_out() {
+        let (blue, green) = (Side::Blue, Side::Green);
+        let dealt = vec![
+            Moment::Restart(green),
+            Moment::Move(green, "drain"),
+            Moment::Verify,
+            Moment::Move(blue, "fence"),
+            Moment::Moved(blue),
+        ];
+        let ordered = with_few_moves_between(dealt);
+        let wanted = [
+            Moment::Verify,
+            Moment::Move(blue, "fence"),
+            Moment::Restart(green),
+            Moment::Move(green, "drain"),
+            Moment::Moved(blue),
+        ];
+        assert_eq!(ordered, wanted);
+    }
+
+    #[test]
+    fn every_fault_comes_to_every_step_in_both_directions_sooner_or_later() {
+        let mut seen = BTreeSet::new();
+        for number in 0..1500 {
+            for round in Plan::of(3, number).rounds {
+                if let Moment::Move(..) = round.moment {
+                    seen.insert((round.moment.name(), round.fault.kind()));
+                }
+            }
+        }
+        // All but the end of a session that is aimed at elsewhere.
+        assert_eq!(seen.len(), 2 * STEPS.len() * 13, "{seen:?}");
     }
 }

@@ -1,11 +1,12 @@
 //! What a run shows: status, health and metrics, and the alarm when both sides are written.
 
 use cutover_core::model::side::Side;
+use cutover_sandbox::{shop::ShopSize, wait_until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     program::{COMMAND_WITHIN, Desk},
-    world::{PASS, World},
+    world::{Options, PASS, World},
 };
 
 /// Status line and body of a page of the run's HTTP address, which it has logged.
@@ -108,4 +109,30 @@ async fn a_run_can_be_watched_and_writes_on_both_sides_are_an_alarm() {
     world.close_the_books(load, Side::Blue).await;
     let (answer, _) = get(&world.desk, "/healthz").await;
     assert!(answer.contains(" 200 "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_comparison_that_came_to_no_end_is_made_again_before_a_move_is_called_possible() {
+    // Too large to be read in a pause.
+    let size = ShopSize { documents: 200, ..ShopSize::small() };
+    let world = World::with(Options { size, ..Options::default() }).await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let (lock, admin) = (world.superuser(Side::Green).await, world.superuser(Side::Green).await);
+    lock.batch_execute("BEGIN; LOCK documents").await.expect("a lock");
+    let verify = world.desk.begin(&["verify"]);
+    wait_until("the comparison to be given up", COMMAND_WITHIN, async || {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                   WHERE application_name LIKE 'cutover e2e%' AND wait_event_type = 'Lock'";
+        admin.query(end, &[]).await.expect("the superuser's word");
+        verify.is_finished()
+    })
+    .await
+    .expect("it ends");
+    verify.await.expect("it ends").exits(3);
+    lock.batch_execute("ROLLBACK").await.expect("no lock");
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    world.nothing_is_left().await;
 }

@@ -33,7 +33,7 @@ pub struct LoadOptions {
     /// Remember every attempt, for [`Load::heard`].
     pub remember: bool,
     /// One in so many transactions of the first client, on average, is a [`LargeTransaction`]; 0
-    /// for none.
+    /// for none. See [`Load::let_large`].
     pub large_every: u64,
 }
 
@@ -108,6 +108,9 @@ struct Shared {
     held: AtomicBool,
     at_work: AtomicUsize,
     rate: watch::Sender<f64>,
+    no_large: AtomicBool,
+    large_next: AtomicBool,
+    in_large: AtomicBool,
 }
 
 /// Running clients. They end when it is dropped.
@@ -181,6 +184,22 @@ impl Load {
     /// From now on so many transactions per second over all clients.
     pub fn set_rate(&self, rate: f64) {
         self.shared.rate.send_replace(rate);
+    }
+
+    /// Whether large transactions may be begun from now on; they may at first.
+    pub fn let_large(&self, on: bool) {
+        self.shared.no_large.store(!on, Ordering::SeqCst);
+    }
+
+    /// The next transaction of the first client is large, if any may be.
+    pub fn make_large_next(&self) {
+        self.shared.large_next.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a client is in the middle of a large transaction.
+    #[must_use]
+    pub fn is_in_large(&self) -> bool {
+        self.shared.in_large.load(Ordering::SeqCst)
     }
 
     /// Whether no client is in the middle of anything.
@@ -324,8 +343,7 @@ impl One {
 
     /// Makes one transaction.
     async fn transaction(&mut self, client: &Client) -> Result<Told, tokio_postgres::Error> {
-        let every = u32::try_from(self.options.large_every).unwrap_or(u32::MAX);
-        if self.number == 0 && every > 0 && self.pick(every) == 0 {
+        if self.number == 0 && self.is_large_next() {
             let large = LargeTransaction {
                 client: self.number,
                 number: self.n,
@@ -333,9 +351,21 @@ impl One {
                 dice: self.random,
             };
             self.pick(1);
-            return large.run(client).await;
+            self.shared.in_large.store(true, Ordering::SeqCst);
+            let told = large.run(client).await;
+            self.shared.in_large.store(false, Ordering::SeqCst);
+            return told;
         }
         self.small(client).await.map(|port| Told::Committed { port })
+    }
+
+    /// Whether it is the turn of a large one, by chance or because somebody wants one.
+    fn is_large_next(&mut self) -> bool {
+        let every = u32::try_from(self.options.large_every).unwrap_or(u32::MAX);
+        let by_chance = every > 0 && self.pick(every) == 0;
+        let s = &self.shared;
+        !s.no_large.load(Ordering::SeqCst)
+            && (s.large_next.swap(false, Ordering::SeqCst) || by_chance)
     }
 
     /// Makes a small one; the port of the server that made it.
@@ -464,4 +494,48 @@ async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
         connection.await.ok();
     });
     Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that nobody can be reached by: every turn of theirs is a connection that fails at
+    /// once, without a word to the outside, so that the clock of a test may run ahead.
+    fn nobody_is_reached(rate: f64) -> Load {
+        Load::start(LoadOptions {
+            url: "no address".to_owned(),
+            clients: 4,
+            rate,
+            accounts: 2,
+            products: 1,
+            documents: 1,
+            reconnect: true,
+            remember: false,
+            large_every: 0,
+        })
+    }
+
+    /// Turns that came in the next `seconds` of the test's clock.
+    async fn turns(load: &Load, seconds: u64) -> u64 {
+        let before = load.view().failed;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        load.view().failed - before
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_rate_holds_from_now_on() {
+        let load = nobody_is_reached(10.0);
+        for (rate, turns_wanted) in [(10.0, 900..1100), (40.0, 3700..4300), (1.0, 70..130)] {
+            load.set_rate(rate);
+            let came = turns(&load, 100).await;
+            assert!(turns_wanted.contains(&came), "{came} turns in 100 s at {rate}/s");
+        }
+        // One in years; who waits for such a turn does not do so when the rate is another.
+        load.set_rate(1e-8);
+        assert_eq!(turns(&load, 1000).await, 0);
+        load.set_rate(10.0);
+        let came = turns(&load, 10).await;
+        assert!((60..140).contains(&came), "{came} turns in 10 s at 10/s");
+    }
 }
