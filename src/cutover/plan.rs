@@ -132,7 +132,7 @@ impl Step {
                  the switches; writers in flight are waited for"
             ),
             Self::Drain => format!(
-                "write a marker into {from}'s change log and wait until it is applied on {to}"
+                "wait until all of {from}'s change log up to a marker is applied on {to}"
             ),
             Self::Verify => {
                 "compare the rows that changed since the last full comparison; every row is equal"
