@@ -82,6 +82,7 @@ impl work::Proof for Live {
         if self.redefined() {
             return Ok(Some(REDEFINED.into()));
         }
+        self.proof.look_for_rewrites().await?;
         let view = self.proof.view();
         if view.different > 0 {
             return Ok(Some(format!(
