@@ -100,7 +100,7 @@ impl work::Proof for Live {
         } else if view.pending > LEFT_FOR_THE_FENCE {
             Some(format!("{} changed rows wait for a comparison", view.pending))
         } else {
-            self.proof.unread().first().map(|table| {
+            self.proof.unread().await?.first().map(|table| {
                 format!("{table} waits for a full comparison, and is too large for one in a pause")
             })
         })

@@ -5,20 +5,35 @@ use std::sync::Arc;
 use cutover_core::{
     model::{digest::Digest, schema::Table},
     port::{
-        Result,
+        PortError, Result,
         copy::Range,
         reader::{Part, RowReader},
     },
 };
 
+use super::ports::Ports;
 use crate::transform::Pair;
 
 /// Tables up to this size are read whole behind the fence.
 const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
 
-/// Whether reading all of it would make clients wait for too long.
-pub(super) fn is_large(pair: &Pair) -> bool {
-    pair.blue.iter().chain(&pair.green).any(|t| t.bytes > WHOLE_BEHIND_FENCE)
+/// Which of these pairs would make clients wait for too long if all of it were read, by now: a
+/// table grows while the run is on.
+pub(super) async fn large(ports: &Ports, pairs: &[Pair], chosen: &[usize]) -> Result<Vec<usize>> {
+    let of = |side: fn(&Pair) -> &Vec<Table>| -> Vec<(usize, &Table)> {
+        chosen.iter().flat_map(|i| side(&pairs[*i]).iter().map(move |t| (*i, t))).collect()
+    };
+    let ask = async |reader: &Arc<dyn RowReader>, tables: Vec<(usize, &Table)>| {
+        let names: Vec<&Table> = tables.iter().map(|(_, table)| *table).collect();
+        let sizes = if names.is_empty() { Vec::new() } else { reader.sizes(&names).await? };
+        let large = tables.iter().zip(sizes).filter(|(_, bytes)| *bytes > WHOLE_BEHIND_FENCE);
+        Ok::<Vec<usize>, PortError>(large.map(|((i, _), _)| *i).collect())
+    };
+    let (blue, green) = tokio::try_join!(
+        ask(&ports.blue.reader, of(|p| &p.blue)),
+        ask(&ports.green.reader, of(|p| &p.green))
+    )?;
+    Ok(chosen.iter().copied().filter(|i| blue.contains(i) || green.contains(i)).collect())
 }
 
 /// Which files hold the rows of the pairs on one side.

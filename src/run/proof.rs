@@ -25,7 +25,7 @@ use cutover_core::{
 };
 
 use super::{
-    pairs::{files, is_large, sums},
+    pairs::{files, large, sums},
     pipes::Pipes,
     ports::Ports,
 };
@@ -372,11 +372,13 @@ impl Proof {
 
     /// Tables that can be proven by a full comparison only, and are too large for one behind the
     /// fence.
-    #[must_use]
-    pub fn unread(&self) -> Vec<String> {
-        let whole = self.ledger.whole();
-        let pairs = whole.iter().map(|i| &self.pairs[*i]);
-        pairs.filter(|pair| is_large(pair)).map(|pair| pair.name.to_string()).collect()
+    ///
+    /// # Errors
+    ///
+    /// A side does not say how large they are.
+    pub async fn unread(&self) -> Result<Vec<String>> {
+        let large = large(&self.ports, &self.pairs, &self.ledger.whole()).await?;
+        Ok(large.into_iter().map(|i| self.pairs[i].name.to_string()).collect())
     }
 
     /// Looks for tables whose rows were written anew since the last look: not all that does so is
@@ -415,9 +417,11 @@ impl Proof {
         self.note(step);
         looked?;
         let whole = self.ledger.whole();
-        let (large, small): (Vec<&Pair>, Vec<&Pair>) =
-            whole.iter().map(|i| &self.pairs[*i]).partition(|pair| is_large(pair));
-        let unproven = large.into_iter().map(|pair| pair.name.clone()).collect::<Vec<_>>();
+        let large = large(&self.ports, &self.pairs, &whole).await?;
+        let (large, small): (Vec<usize>, Vec<usize>) =
+            whole.into_iter().partition(|i| large.contains(i));
+        let unproven: Vec<TableName> = large.iter().map(|i| self.pairs[*i].name.clone()).collect();
+        let small: Vec<&Pair> = small.iter().map(|i| &self.pairs[*i]).collect();
         let mut different = BTreeSet::new();
         let (blue, green) = tokio::try_join!(
             sums(&self.ports.blue.reader, &small, |p| &p.blue),

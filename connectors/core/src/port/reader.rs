@@ -35,6 +35,7 @@ pub struct Lookup<'a> {
 /// What is being done when an answer is missing.
 const DIGESTS: &str = "reading digests";
 const ROWS: &str = "reading rows by key";
+const SIZES: &str = "measuring tables";
 const FILES: &str = "asking whether rows were written anew";
 
 /// Reads digests of rows. Both sides render a row to the same text under the same pinned
@@ -112,6 +113,22 @@ pub trait RowReader: Send + Sync {
         let all = self.files_of(tables).await?;
         even(FILES, tables.first().map(|table| &table.name), tables.len(), all.len())?;
         Ok(all)
+    }
+
+    /// Bytes of these tables by now.
+    ///
+    /// # Errors
+    ///
+    /// As [`RowReader::files`].
+    async fn sizes(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        let all = self.sizes_of(tables).await?;
+        even(SIZES, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`RowReader::sizes`], which counts the answers: call that.
+    async fn sizes_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        Ok(tables.iter().map(|table| table.bytes).collect())
     }
 
     /// The connector's part of [`RowReader::files`], which counts the answers: call that.

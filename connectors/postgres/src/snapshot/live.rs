@@ -34,7 +34,10 @@ const SESSIONS: u32 = 2;
 const PREPARED: usize = 250;
 
 /// The file of each table, in their order. What `ALTER TABLE` writes anew is in no log.
-const FILES: &str = "SELECT coalesce(pg_relation_filenode(to_regclass(w.name)), 0) \
+const FILES: &str = "SELECT coalesce(pg_relation_filenode(to_regclass(w.name))::int8, 0) \
+                     FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
+
+const SIZES: &str = "SELECT coalesce(pg_table_size(to_regclass(w.name)), 0) \
                      FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
 
 /// Reads digests outside of any snapshot: every statement sees what is committed when it begins.
@@ -91,6 +94,22 @@ impl LiveReader {
             .map_err(|e| port_error(format!("opening a reader on {}", self.db.side), e))?;
         Ok(Warm::new(session))
     }
+
+    /// A number of each table.
+    async fn of_each(&self, tables: &[&Table], statement: &str) -> Result<Vec<u64>> {
+        let _turn = self.turns(1).await;
+        let mut warm = self.session().await?;
+        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+        let ask = async {
+            let statement = warm.prepared(statement).await?;
+            warm.session.query(&statement, &[&names]).await
+        };
+        let rows = ask
+            .await
+            .map_err(|e| port_error(format!("looking at the tables of {}", self.db.side), e))?;
+        self.idle.put(warm);
+        Ok(rows.iter().map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)).collect())
+    }
 }
 
 #[async_trait]
@@ -136,18 +155,11 @@ impl RowReader for LiveReader {
     }
 
     async fn files_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
-        let _turn = self.turns(1).await;
-        let mut warm = self.session().await?;
-        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
-        let ask = async {
-            let statement = warm.prepared(FILES).await?;
-            warm.session.query(&statement, &[&names]).await
-        };
-        let rows = ask.await.map_err(|e| {
-            port_error(format!("asking which tables of {} were written anew", self.db.side), e)
-        })?;
-        self.idle.put(warm);
-        Ok(rows.iter().map(|row| row.get::<_, u32>(0).into()).collect())
+        self.of_each(tables, FILES).await
+    }
+
+    async fn sizes_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        self.of_each(tables, SIZES).await
     }
 
     async fn get_ready(&self, tables: &[&Table]) -> Result<()> {
