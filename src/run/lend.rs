@@ -97,6 +97,7 @@ impl work::Proof for Live {
         if self.redefined() {
             return Ok(Some(REDEFINED.into()));
         }
+        self.proof.look_for_rewrites().await?;
         let view = self.proof.view();
         if view.different > 0 {
             return Ok(Some(format!(
@@ -105,6 +106,7 @@ impl work::Proof for Live {
                 view.different_tables.join(", ")
             )));
         }
+        self.proof.look_for_growth().await?;
         let left = view.pending > LEFT_FOR_THE_FENCE && self.owner() == Side::Blue;
         let left = left.then(|| format!("{} changed rows wait for a comparison", view.pending));
         Ok(self.uncompared().or(left))

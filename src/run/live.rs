@@ -536,6 +536,8 @@ impl Live {
             )
         });
         self.alarm("CUT0509", alarm);
+        self.proof.look_for_rewrites().await?;
+        self.proof.look_for_growth().await?;
         self.state().definitions_due = Some(began + began.elapsed() * SELDOM);
         let owner = self.owner();
         let count = self.ports.side(owner).primary.unfollowed().await?;

@@ -14,6 +14,7 @@ pub mod live;
 mod lost;
 mod moves;
 pub mod owed;
+mod pairs;
 mod perform;
 pub mod pipes;
 pub mod ports;

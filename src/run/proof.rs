@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use cutover_core::{
     model::{
-        digest::{Digest, RowKey},
+        digest::RowKey,
         event::{Change, Relation, TransactionId},
         position::Position,
         schema::{Table, TableName},
@@ -21,11 +21,14 @@ use cutover_core::{
     port::{
         Result,
         copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
-        reader::{Part, RowReader},
     },
 };
 
-use super::{pipes::Pipes, ports::Ports};
+use super::{
+    pairs::{files, large, sums, was_large},
+    pipes::Pipes,
+    ports::Ports,
+};
 use crate::{
     copy::in_order_of,
     stream::Witness,
@@ -44,8 +47,6 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
 /// How long changed rows are compared before a pause.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(1);
-/// Tables without a key up to this size are read whole behind the fence.
-const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
 
 /// From so many rows on a comparison says how fast rows are compared.
 const MEASURED_FROM: u64 = 100;
@@ -69,6 +70,10 @@ struct Inner {
     many: BTreeSet<usize>,
     /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
+    /// Pairs that turned out to be large when they were looked at.
+    grown: BTreeSet<usize>,
+    /// The files of every pair, blue's and green's, as they were seen last.
+    files: Vec<[Vec<u64>; 2]>,
 }
 
 #[derive(Clone)]
@@ -219,6 +224,8 @@ impl Proof {
         chosen: &[usize],
         workers: usize,
     ) -> Result<PassReport> {
+        // Before any row is read: what is written anew from here on is seen later.
+        self.look_for_rewrites().await?;
         let (pass, aligned) = pipes
             .aligned(owner, |position, mine| async move {
                 // What is recorded so far is part of what is about to be read.
@@ -370,8 +377,42 @@ impl Proof {
     #[must_use]
     pub fn unread(&self) -> Vec<String> {
         let whole = self.ledger.whole();
-        let pairs = whole.iter().map(|i| &self.pairs[*i]);
-        pairs.filter(|pair| is_large(pair)).map(|pair| pair.name.to_string()).collect()
+        let grown = &self.lock().grown;
+        let large = whole.iter().filter(|i| grown.contains(i) || was_large(&self.pairs[**i]));
+        large.map(|i| self.pairs[*i].name.to_string()).collect()
+    }
+
+    /// Looks how large tables are that can be proven by a full comparison only.
+    ///
+    /// # Errors
+    ///
+    /// A side does not say.
+    pub async fn look_for_growth(&self) -> Result<()> {
+        let large = large(&self.ports, &self.pairs, &self.ledger.whole()).await?;
+        self.lock().grown = large.into_iter().collect();
+        Ok(())
+    }
+
+    /// Looks for tables whose rows were written anew since the last look: not all that does so is
+    /// in a change log, or shows in a definition. They have to be compared as a whole again.
+    ///
+    /// # Errors
+    ///
+    /// A side does not say.
+    pub async fn look_for_rewrites(&self) -> Result<()> {
+        let (blue, green) = tokio::try_join!(
+            files(&self.ports.blue.reader, &self.pairs, |p| &p.blue),
+            files(&self.ports.green.reader, &self.pairs, |p| &p.green)
+        )?;
+        let now: Vec<[Vec<u64>; 2]> = blue.into_iter().zip(green).map(<[_; 2]>::from).collect();
+        let before = std::mem::replace(&mut self.lock().files, now.clone());
+        for (i, (before, now)) in before.iter().zip(&now).enumerate() {
+            if before != now {
+                tracing::info!(table = %self.pairs[i].name, "rows were written anew");
+                self.ledger.rewritten(i);
+            }
+        }
+        Ok(())
     }
 
     /// Compares what is left behind the fence and says what is proven. Both sides stand still.
@@ -381,14 +422,18 @@ impl Proof {
     /// A read failed.
     pub async fn behind_fence(&self) -> Result<Certificate> {
         let before = self.compared.load(Ordering::Relaxed);
-        let step = self.recent.behind_fence().await?;
+        let (step, looked) = tokio::join!(self.recent.behind_fence(), self.look_for_rewrites());
+        let step = step?;
         let behind_fence = step.count();
         // At once: whatever fails below, this is known.
         self.note(step);
+        looked?;
         let whole = self.ledger.whole();
-        let (large, small): (Vec<&Pair>, Vec<&Pair>) =
-            whole.iter().map(|i| &self.pairs[*i]).partition(|pair| is_large(pair));
-        let unproven = large.into_iter().map(|pair| pair.name.clone()).collect::<Vec<_>>();
+        let large = large(&self.ports, &self.pairs, &whole).await?;
+        let (large, small): (Vec<usize>, Vec<usize>) =
+            whole.into_iter().partition(|i| large.contains(i));
+        let unproven: Vec<TableName> = large.iter().map(|i| self.pairs[*i].name.clone()).collect();
+        let small: Vec<&Pair> = small.iter().map(|i| &self.pairs[*i]).collect();
         let mut different = BTreeSet::new();
         let (blue, green) = tokio::try_join!(
             sums(&self.ports.blue.reader, &small, |p| &p.blue),
@@ -503,32 +548,6 @@ impl Proof {
             .map(|((i, key), how)| (self.pairs[*i].name.clone(), key.clone(), *how))
             .collect()
     }
-}
-
-/// Digests of all rows of the pairs on one side.
-/// Whether reading all of it would make clients wait for too long.
-fn is_large(pair: &Pair) -> bool {
-    pair.blue.iter().chain(&pair.green).any(|t| t.bytes > WHOLE_BEHIND_FENCE)
-}
-
-async fn sums(
-    reader: &Arc<dyn RowReader>,
-    pairs: &[&Pair],
-    side: fn(&Pair) -> &Vec<Table>,
-) -> Result<Vec<Digest>> {
-    let range = Range { condition: String::new(), bytes: 0 };
-    let tables: Vec<(usize, &Table)> = pairs
-        .iter()
-        .enumerate()
-        .flat_map(|(i, pair)| side(pair).iter().map(move |table| (i, table)))
-        .collect();
-    let parts: Vec<Part<'_>> =
-        tables.iter().map(|(_, table)| Part { table, range: &range, buckets: 1 }).collect();
-    let mut sums = vec![Digest::default(); pairs.len()];
-    for ((i, _), digests) in tables.iter().zip(reader.digests(&parts).await?) {
-        digests.into_iter().for_each(|digest| sums[*i].add(digest));
-    }
-    Ok(sums)
 }
 
 /// Several reads as one; only for text, which has no header.

@@ -98,7 +98,8 @@ impl Worker {
             last = Some(relation);
             match self.shapes.get(&relation.name) {
                 Some(known) if Arc::ptr_eq(known, relation) => continue,
-                Some(known) if known.columns != relation.columns => {
+                // Another number is another table that has come to its name.
+                Some(known) if (known.id, &known.columns) != (relation.id, &relation.columns) => {
                     self.config.definitions.unchanged(self.config.from, &relation.name).await?;
                 }
                 _ => {}

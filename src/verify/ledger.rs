@@ -112,7 +112,7 @@ struct Changed {
 struct PairLedger {
     key: Vec<String>,
     pending: HashSet<RowKey>,
-    /// Needs a full comparison: no key, emptied, or too many keys.
+    /// Needs a full comparison: no key, emptied, written anew, or too many keys.
     whole: bool,
     /// Full comparisons that are under way.
     passes: u32,
@@ -308,6 +308,11 @@ impl Ledger {
                 changed.keys.into_iter().for_each(|key| inner.record(i, key, self.budget));
             }
         }
+    }
+
+    /// Records that rows of a pair were written anew, nobody knows which.
+    pub fn rewritten(&self, pair: usize) {
+        self.lock().mark_whole(pair);
     }
 
     /// Records that a table was emptied.

@@ -12,6 +12,7 @@ mod ddl_branches;
 mod ddl_partitions;
 mod ddl_partitions_told;
 mod ddl_told;
+mod ddl_unseen;
 mod ends;
 mod failed_switch;
 mod failover;

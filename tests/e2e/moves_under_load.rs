@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use cutover_core::model::side::Side;
 
-use crate::world::World;
+use crate::{
+    program::COMMAND_WITHIN,
+    world::{Options, World},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
@@ -43,4 +46,27 @@ async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
     assert!(run.ended(Duration::from_secs(20)).await.success());
     world.nothing_is_left().await;
     assert!(world.takes_writes(Side::Green).await, "the owner refuses writes after the end");
+}
+
+/// What a table without a key has gained since the run began is not read inside of a pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_a_key_that_has_grown_is_compared_before_the_pause() {
+    let more = "verify: { continuous: false }\n".to_owned();
+    let world = World::with(Options { more, ..Options::default() }).await;
+    let mut run = world.desk.run();
+    run.streams().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    run.ready().await;
+    let grow = "INSERT INTO audit_log (what) SELECT repeat(md5(i::text), 8) \
+                FROM generate_series(1, 20000) i";
+    world.direct(Side::Blue).await.batch_execute(grow).await.expect("rows");
+    let met = |status: &serde_json::Value| status["proof"]["whole"] == 1;
+    run.status("the stream to meet them", COMMAND_WITHIN, met).await;
+    run.ready().await;
+    let refused = world.desk.ask(&["switch"]).await;
+    refused.exits(1).says("public.audit_log waits for a full comparison");
+    assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
 }

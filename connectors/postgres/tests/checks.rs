@@ -15,8 +15,8 @@ mod standby;
 use std::collections::BTreeSet;
 
 use cutover_core::{
-    model::{finding::Scope, side::Side},
-    port::examine::Examine,
+    model::{finding::Scope, selection::Selection, side::Side},
+    port::examine::{Examine, Question},
 };
 use cutover_sandbox::{PgOptions, StopMode, find_postgres, wait_until};
 
@@ -125,6 +125,33 @@ async fn an_unlogged_partition_that_came_later_stops_a_move() {
     let [finding] = &findings[..] else { panic!("{findings:#?}") };
     assert_eq!(finding.code, "CUT0128");
     assert!(finding.remedy.contains("\"t_2\""), "{finding:?}");
+}
+
+#[tokio::test]
+async fn a_schema_of_the_user_with_a_name_like_ours_is_not_left_behind_silently() {
+    let install = find_postgres().pop().unwrap();
+    let place = Place::start(&install, PgOptions::new()).await;
+    place
+        .sql(
+            "CREATE SCHEMA app AUTHORIZATION app;
+             CREATE SCHEMA cutover_other CREATE TABLE progress (one boolean);
+             CREATE SCHEMA cutover_archive CREATE TABLE invoices (id int PRIMARY KEY)",
+        )
+        .await;
+    place.hand_over().await;
+    let mut question = place.question(Side::Blue, place.tables().await);
+    let asked = async |question: &Question| {
+        let findings = place.as_superuser(Side::Blue).examine(question).await.unwrap();
+        findings.iter().map(|f| (f.code.clone(), f.what.clone())).collect::<Vec<_>>()
+    };
+    let other = ("CUT0142".to_owned(), "other runs have things here: schema cutover_other".into());
+    assert_eq!(asked(&question).await, std::slice::from_ref(&other));
+    question.selection = Selection::default();
+    let [(code, what), rest @ ..] = &asked(&question).await[..] else { panic!("no finding") };
+    assert_eq!((code.as_str(), rest), ("CUT0183", &[other.clone()][..]));
+    assert!(what.ends_with("\"cutover_archive\".\"invoices\""), "{what}");
+    question.selection.exclude.push("cutover_archive.*".into());
+    assert_eq!(asked(&question).await, [other]);
 }
 
 #[tokio::test]

@@ -41,7 +41,8 @@ pub struct OpenTransaction {
 #[async_trait]
 pub trait Primary: Send + Sync {
     /// Brings everything that the fence is made of into place, asleep: clients pay nothing for it.
-    /// Idempotent; adds tables that are new, and leaves awake what is awake.
+    /// Idempotent; adds tables that are new, leaves others free again, and leaves awake what is
+    /// awake.
     async fn lay_fence(&self, run: &RunId, tables: &[Table]) -> Result<()>;
 
     /// Wakes what [`Primary::lay_fence`] laid, ahead of the move, so that closing is one fast

@@ -35,6 +35,8 @@ pub struct Lookup<'a> {
 /// What is being done when an answer is missing.
 const DIGESTS: &str = "reading digests";
 const ROWS: &str = "reading rows by key";
+const SIZES: &str = "measuring tables";
+const FILES: &str = "asking whether rows were written anew";
 
 /// Reads digests of rows. Both sides render a row to the same text under the same pinned
 /// settings and hash that, so equal digests mean equal rows.
@@ -99,6 +101,39 @@ pub trait RowReader: Send + Sync {
     async fn key_digests(&self, table: &Table, keys: &[RowKey]) -> Result<Vec<RowDigest>> {
         let all = self.lookup(&[Lookup { table, keys }]).await?;
         only(ROWS, &table.name, all)
+    }
+
+    /// Which files hold the rows of these tables: another number than before means that the rows
+    /// were written anew, by something that need not be in the change log. 0 where nobody knows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a table has no answer.
+    async fn files(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        let all = self.files_of(tables).await?;
+        even(FILES, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// Bytes of these tables by now.
+    ///
+    /// # Errors
+    ///
+    /// As [`RowReader::files`].
+    async fn sizes(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        let all = self.sizes_of(tables).await?;
+        even(SIZES, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`RowReader::sizes`], which counts the answers: call that.
+    async fn sizes_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        Ok(tables.iter().map(|table| table.bytes).collect())
+    }
+
+    /// The connector's part of [`RowReader::files`], which counts the answers: call that.
+    async fn files_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        Ok(vec![0; tables.len()])
     }
 
     /// Does ahead what the first reads by key of these tables would have to do; the first ones are

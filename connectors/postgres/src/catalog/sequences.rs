@@ -18,11 +18,16 @@ pub(crate) struct Sequence {
     pub(crate) name: TableName,
     pub(crate) increment: i64,
     pub(crate) cycle: bool,
+    /// The least and the greatest value.
+    pub(crate) bounds: (i64, i64),
     /// The table whose column owns it.
     pub(crate) owner: Option<u32>,
+    /// Tables that have a default with it.
+    users: Vec<u32>,
 }
 
-/// Sequences of selected tables, and free ones whose own name is selected, sorted by name.
+/// Sequences of selected tables, those that a default of such a table uses, and free ones whose
+/// own name is selected, sorted by name.
 /// `session` must not be in a transaction.
 pub(crate) async fn sequences(session: &Session, selection: &Selection) -> Result<Vec<Sequence>> {
     in_one_view(session, "reading the sequences of the catalog", async {
@@ -47,7 +52,11 @@ pub(crate) fn sorted(rows: &[Row]) -> Vec<Sequence> {
 /// The same, prepared by the caller, for the pause.
 pub(crate) fn all_statement() -> String {
     format!(
-        "SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement, s.seqcycle, d.refobjid \
+        "SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement, s.seqcycle, d.refobjid, \
+                s.seqmin, s.seqmax, \
+                ARRAY(SELECT e.adrelid FROM pg_depend u JOIN pg_attrdef e ON e.oid = u.objid \
+                      WHERE u.classid = 'pg_attrdef'::regclass AND u.refobjid = c.oid \
+                        AND u.refclassid = 'pg_class'::regclass ORDER BY 1) \
          FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
          CROSS JOIN LATERAL \
@@ -66,6 +75,8 @@ fn sequence(row: &Row) -> Sequence {
         increment: row.get(3),
         cycle: row.get(4),
         owner: row.get(5),
+        bounds: (row.get(6), row.get(7)),
+        users: row.get(8),
     }
 }
 
@@ -86,14 +97,20 @@ async fn select(
             *selected.entry(name).or_default() |= yes;
         }
     }
-    let belongs = |sequence: &Sequence| {
-        let Some(oid) = sequence.owner else { return selection.selects(&sequence.name) };
-        let Some(owner) = relations.get(&oid) else { return false };
+    let moved = |oid: &u32| {
+        let Some(table) = relations.get(oid) else { return false };
         // A partitioned table without partitions is not in the map.
         selected
-            .get(&owner.name)
+            .get(&table.name)
             .copied()
-            .unwrap_or_else(|| selection.selects_any(&owner.name, roots.get(&oid)))
+            .unwrap_or_else(|| selection.selects_any(&table.name, roots.get(oid)))
+    };
+    let belongs = |sequence: &Sequence| {
+        let own = match &sequence.owner {
+            Some(owner) => moved(owner),
+            None => selection.selects(&sequence.name),
+        };
+        own || sequence.users.iter().any(moved)
     };
     let keep: Vec<bool> = all.iter().map(belongs).collect();
     Ok(all.into_iter().zip(keep).filter_map(|(s, keep)| keep.then_some(s)).collect())

@@ -118,6 +118,7 @@ const CHECKS: &[Check] = &[
     check!(tables::unlogged, BOTH),
     check!(tables::foreign, START),
     check!(tables::large_objects, BOTH),
+    check!(tables::reserved, BOTH),
     check!(tables::rules, START),
     check!(tables::triggers, BOTH),
     check!(tables::existing_rows, START),

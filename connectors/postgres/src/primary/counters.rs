@@ -23,6 +23,8 @@ use crate::{
 
 /// A sequence that has no counterpart here.
 pub(super) const MISSING: &str = "CUT0714";
+/// A sequence that would hand out other values here.
+pub(super) const UNLIKE: &str = "CUT0715";
 
 /// Sequences per statement: planning grows faster than their number.
 const PER_STATEMENT: usize = 250;
@@ -157,7 +159,43 @@ pub(super) async fn advance(db: &Database, counters: &[Counter]) -> Result<()> {
 /// Prepares and plans [`advance`] for these sequences; moves none.
 pub(super) async fn get_ready(db: &Database, counters: &[Counter]) -> Result<()> {
     // Nothing is before or behind an unknown value, and what would be set to it stays.
-    set(db, counters, |_| None).await
+    set(db, counters, |_| None).await?;
+    let doing = format!("looking at the sequences of {}", db.side);
+    let mut kept = db.kept.counting.lock().await;
+    let warm = session(db, &mut kept).await?;
+    let here =
+        catalog::all_sequences(&warm.session).await.map_err(|e| port_error(doing.as_str(), e))?;
+    *kept = Some(warm);
+    let unlike: Vec<String> = counters
+        .iter()
+        .filter_map(|c| {
+            let at = here.binary_search_by(|s| s.name.cmp(&c.name)).ok()?;
+            unlike(c, &here[at]).map(|why| format!("{} {why}", c.name))
+        })
+        .collect();
+    if unlike.is_empty() {
+        return Ok(());
+    }
+    Err(PortError::definite(
+        UNLIKE,
+        doing,
+        unlike.join("; "),
+        "give the sequence the definition that it has on the other side (`\\d name` shows it): \
+         ALTER SEQUENCE ... AS ... INCREMENT BY ... MINVALUE ... MAXVALUE ...",
+    ))
+}
+
+/// Why a sequence of the other side cannot go on as this one.
+fn unlike(counter: &Counter, here: &Sequence) -> Option<String> {
+    let (least, greatest) = here.bounds;
+    if !(least..=greatest).contains(&counter.last_value) {
+        return Some(format!("is past its bounds here ({least} to {greatest})"));
+    }
+    if counter.increment != here.increment {
+        let there = counter.increment;
+        return Some(format!("goes by {} here and by {there} there", here.increment));
+    }
+    None
 }
 
 async fn set(db: &Database, counters: &[Counter], value: fn(i64) -> Option<i64>) -> Result<()> {

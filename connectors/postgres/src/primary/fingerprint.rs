@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cutover_core::{
-    model::{schema::Table, selection::Selection},
+    model::{
+        schema::{Table, TableName},
+        selection::Selection,
+    },
     port::Result,
 };
+use tokio_postgres::Row;
 
 use crate::{
     catalog,
@@ -19,7 +23,31 @@ pub(super) async fn read(
 ) -> Result<BTreeMap<String, String>> {
     let tables = catalog::definitions(session, selection).await?;
     let labels = labels(session).await?;
-    Ok(tables.iter().map(|table| (table.name.to_string(), text(table, &labels))).collect())
+    let numbers = numbers(session).await?;
+    let number = |table: &Table| numbers.get(&table.name).map_or("", String::as_str);
+    Ok(tables
+        .iter()
+        .map(|table| (table.name.to_string(), text(table, &labels, number(table))))
+        .collect())
+}
+
+/// Numbers of every table and its columns: what has taken the name of another, with the same
+/// definition, has other rows.
+async fn numbers(session: &Session) -> Result<HashMap<TableName, String>> {
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, c.relname::text, \
+                    concat_ws(' ', c.oid, string_agg(a.attnum::text, ' ' ORDER BY a.attnum)) \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_attribute a \
+                  ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+             WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' GROUP BY n.nspname, c.oid",
+            &[],
+        )
+        .await
+        .map_err(|e| port_error("reading the numbers of tables in the catalog", e))?;
+    let name = |row: &Row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+    Ok(rows.iter().map(|row| (name(row), row.get(2))).collect())
 }
 
 /// Labels of every enum by type name: a new one is a new definition of all tables that use it.
@@ -37,7 +65,7 @@ async fn labels(session: &Session) -> Result<HashMap<String, String>> {
 }
 
 /// Everything but what changes with the rows.
-fn text(table: &Table, labels: &HashMap<String, String>) -> String {
+fn text(table: &Table, labels: &HashMap<String, String>, number: &str) -> String {
     let columns: Vec<String> = table
         .columns
         .iter()
@@ -56,7 +84,7 @@ fn text(table: &Table, labels: &HashMap<String, String>) -> String {
         })
         .collect();
     format!(
-        "columns: {}; identity: {:?}; key: {:?}; root: {:?}",
+        "number: {number}; columns: {}; identity: {:?}; key: {:?}; root: {:?}",
         columns.join(", "),
         table.identity,
         table.primary_key,
@@ -90,17 +118,18 @@ mod tests {
             bytes: 1,
         };
         let none = HashMap::new();
-        let was = text(&table, &none);
+        let was = text(&table, &none, "5 1");
         let grown = Table { estimated_rows: Some(9), bytes: 9, ..table.clone() };
-        assert_eq!(text(&grown, &none), was);
+        assert_eq!(text(&grown, &none, "5 1"), was);
         let labels = HashMap::from([("s.mood".to_owned(), "'happy'".to_owned())]);
-        assert_ne!(text(&table, &labels), was);
+        assert_ne!(text(&table, &labels, "5 1"), was);
+        assert_ne!(text(&table, &none, "6 1"), was);
         let attached = Table { root: Some(TableName::new("s", "r")), ..table.clone() };
-        assert_ne!(text(&attached, &none), was);
+        assert_ne!(text(&attached, &none, "5 1"), was);
         let mut altered = table.clone();
         altered.columns[0].nullable = false;
-        assert_ne!(text(&altered, &none), was);
+        assert_ne!(text(&altered, &none, "5 1"), was);
         let keyed = Table { identity: RowIdentity::Nothing, ..table };
-        assert_ne!(text(&keyed, &none), was);
+        assert_ne!(text(&keyed, &none, "5 1"), was);
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     connect::port_error,
     database::Database,
     shelf::{Keys, Shelf, Warm},
+    sql,
 };
 
 /// Sessions at most. One more would have to be opened inside the pause, which costs more than a
@@ -31,6 +32,13 @@ const SESSIONS: u32 = 2;
 /// Tables whose statements are prepared ahead. Each is kept by every session, in the server's
 /// memory; further ones are prepared in the read itself, all in one round trip.
 const PREPARED: usize = 250;
+
+/// The file of each table, in their order. What `ALTER TABLE` writes anew is in no log.
+const FILES: &str = "SELECT coalesce(pg_relation_filenode(to_regclass(w.name))::int8, 0) \
+                     FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
+
+const SIZES: &str = "SELECT coalesce(pg_table_size(to_regclass(w.name)), 0) \
+                     FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
 
 /// Reads digests outside of any snapshot: every statement sees what is committed when it begins.
 ///
@@ -86,6 +94,22 @@ impl LiveReader {
             .map_err(|e| port_error(format!("opening a reader on {}", self.db.side), e))?;
         Ok(Warm::new(session))
     }
+
+    /// A number of each table.
+    async fn of_each(&self, tables: &[&Table], statement: &str) -> Result<Vec<u64>> {
+        let _turn = self.turns(1).await;
+        let mut warm = self.session().await?;
+        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+        let ask = async {
+            let statement = warm.prepared(statement).await?;
+            warm.session.query(&statement, &[&names]).await
+        };
+        let rows = ask
+            .await
+            .map_err(|e| port_error(format!("looking at the tables of {}", self.db.side), e))?;
+        self.idle.put(warm);
+        Ok(rows.iter().map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)).collect())
+    }
 }
 
 #[async_trait]
@@ -128,6 +152,14 @@ impl RowReader for LiveReader {
             Ok::<_, PortError>(rows)
         });
         Ok(try_join_all(reads).await?.into_iter().flatten().collect())
+    }
+
+    async fn files_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        self.of_each(tables, FILES).await
+    }
+
+    async fn sizes_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
+        self.of_each(tables, SIZES).await
     }
 
     async fn get_ready(&self, tables: &[&Table]) -> Result<()> {

@@ -43,6 +43,32 @@ async fn nobody_pays_for_it_and_nothing_rests_on_it() {
     }
 }
 
+/// A table that is excluded while the run is on belongs to its clients again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_leaves_the_run_is_free_again() {
+    for server in servers().await {
+        let ddl = "CREATE TABLE stays (id int); CREATE TABLE leaves (id int); \
+                   CREATE TABLE p (id int) PARTITION BY LIST (id); \
+                   CREATE TABLE p1 PARTITION OF p DEFAULT";
+        let home = Home::new(server, ddl).await;
+        let mut tables = home.tables().await;
+        home.db.install_fence(&home.run, &tables).await.unwrap();
+        home.db.close_to_clients(&home.run, LONG).await.unwrap();
+        tables.retain(|table| table.name.name == "stays");
+        for _ in 0..2 {
+            home.db.lay_fence(&home.run, &tables).await.unwrap();
+        }
+        assert_eq!(home.db.fence(&home.run).await.unwrap(), Fence::Closed);
+        let client = home.client().await;
+        client
+            .batch_execute("INSERT INTO leaves VALUES (1); INSERT INTO p VALUES (1)")
+            .await
+            .unwrap();
+        client.batch_execute("INSERT INTO stays VALUES (1)").await.unwrap_err();
+        home.db.remove_fence(&home.run).await.unwrap();
+    }
+}
+
 /// Whoever waits for a lock has everybody queue behind it, so we do not wait for what lasts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waking_it_holds_nobody_up() {

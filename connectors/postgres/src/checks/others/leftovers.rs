@@ -1,6 +1,6 @@
 //! What an earlier run of the same name left behind, and what other runs have here.
 
-use super::super::{Answer, facts::Context, found::*};
+use super::super::{Answer, facts::Context, found::*, tables::reserved::NOT_OURS};
 use crate::sql::{self, Names};
 
 /// Something with a name of ours.
@@ -17,21 +17,20 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     if context.question.resuming {
         return Ok(Vec::new());
     }
-    let rows = context
-        .session
-        .query(
-            "SELECT 'slot', slot_name::text, nullif(database, current_database())::text \
+    // A schema with anything else in it is nobody's to drop.
+    let query = format!(
+        "SELECT 'slot', slot_name::text, nullif(database, current_database())::text \
                FROM pg_replication_slots WHERE slot_name ~ '^cutover_' AND NOT temporary \
              UNION ALL SELECT 'publication', pubname::text, NULL FROM pg_publication \
                WHERE pubname ~ '^cutover_' \
-             UNION ALL SELECT 'schema', nspname::text, NULL FROM pg_namespace \
-               WHERE nspname ~ '^cutover_' \
+             UNION ALL SELECT 'schema', nspname::text, NULL FROM pg_namespace n \
+               WHERE nspname ~ '^cutover_' AND NOT EXISTS (SELECT FROM pg_class c \
+                   WHERE c.relnamespace = n.oid AND {NOT_OURS}) \
              UNION ALL SELECT 'origin', roname, NULL FROM pg_replication_origin \
                WHERE roname ~ '^cutover_' \
-             ORDER BY 2, 1",
-            &[],
-        )
-        .await?;
+             ORDER BY 2, 1"
+    );
+    let rows = context.session.query(&query, &[]).await?;
     let things: Vec<Thing> = rows
         .iter()
         .map(|row| Thing { kind: row.get(0), name: row.get(1), elsewhere: row.get(2) })

@@ -9,6 +9,7 @@ pub(super) mod generated;
 pub(super) mod identity;
 pub(super) mod large_objects;
 pub(super) mod materialized_views;
+pub(super) mod reserved;
 pub(super) mod rules;
 pub(super) mod size;
 pub(super) mod triggers;

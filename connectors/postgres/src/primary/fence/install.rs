@@ -67,8 +67,8 @@ impl Manner {
     }
 }
 
-/// Installs the fence open; adds what is new, wakes what is asleep when it shall be awake, and
-/// leaves the rest as it is.
+/// Installs the fence open; adds what is new, wakes what is asleep when it shall be awake, takes it
+/// from tables that are no part of the run any more, and leaves the rest as it is.
 pub(in crate::primary) async fn install(
     db: &Database,
     run: &RunId,
@@ -90,6 +90,7 @@ pub(in crate::primary) async fn install(
         .iter()
         .map(|row| row.get(0))
         .collect();
+    let wanted: Vec<u32> = families.iter().map(|f| f.oid).collect();
     let work: Vec<_> = families
         .into_iter()
         .filter(|f| !done.contains(&f.oid))
@@ -100,6 +101,15 @@ pub(in crate::primary) async fn install(
         Triggers::Awake => Manner::Moving,
     };
     patiently(session, &doing, work, manner).await?;
+    let rows = session.query(&text::fenced_beside(&names), &[&wanted]).await.map_err(failed)?;
+    let work: Vec<_> = rows
+        .iter()
+        .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+        .map(|name| (text::leave_one(&names, &name), name))
+        .collect();
+    if !work.is_empty() {
+        patiently(session, &doing, work, Manner::Removing).await?;
+    }
     session.batch_execute(&text::settled(&names)).await.map_err(failed)?;
     db.put_back(warm);
     Ok(())

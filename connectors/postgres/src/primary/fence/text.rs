@@ -203,6 +203,26 @@ pub(super) fn unfence_one(names: &Names, name: &TableName) -> String {
     format!("DROP TRIGGER IF EXISTS {} ON {}", sql::ident(&names.fence()), sql::table(name))
 }
 
+/// Names of fenced tables that are not among these.
+pub(super) fn fenced_beside(names: &Names) -> String {
+    format!(
+        "SELECT n.nspname::text, c.relname::text FROM {} f JOIN pg_class c ON c.oid = f.relid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE f.relid <> ALL ($1::oid[]) \
+         ORDER BY 1, 2",
+        fenced(names)
+    )
+}
+
+/// The table is no part of the run any more.
+pub(super) fn leave_one(names: &Names, name: &TableName) -> String {
+    format!(
+        "{}; DELETE FROM {} WHERE relid = {}::regclass",
+        unfence_one(names, name),
+        fenced(names),
+        sql::literal(&sql::table(name)),
+    )
+}
+
 /// Removes what the fence rests on; the schema only when nothing else of the run is in it.
 pub(super) fn remove_foundation(names: &Names) -> String {
     let schema = sql::ident(names.schema());

@@ -1,0 +1,74 @@
+//! What is asked about pairs as a whole.
+
+use std::sync::Arc;
+
+use cutover_core::{
+    model::{digest::Digest, schema::Table},
+    port::{
+        PortError, Result,
+        copy::Range,
+        reader::{Part, RowReader},
+    },
+};
+
+use super::ports::Ports;
+use crate::transform::Pair;
+
+/// Tables up to this size are read whole behind the fence.
+const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
+
+/// Whether it was too large to be read behind the fence when the run looked at its tables.
+pub(super) fn was_large(pair: &Pair) -> bool {
+    pair.blue.iter().chain(&pair.green).any(|table| table.bytes > WHOLE_BEHIND_FENCE)
+}
+
+/// Which of these pairs would make clients wait for too long if all of it were read, by now: a
+/// table grows while the run is on.
+pub(super) async fn large(ports: &Ports, pairs: &[Pair], chosen: &[usize]) -> Result<Vec<usize>> {
+    let of = |side: fn(&Pair) -> &Vec<Table>| -> Vec<(usize, &Table)> {
+        chosen.iter().flat_map(|i| side(&pairs[*i]).iter().map(move |t| (*i, t))).collect()
+    };
+    let ask = async |reader: &Arc<dyn RowReader>, tables: Vec<(usize, &Table)>| {
+        let names: Vec<&Table> = tables.iter().map(|(_, table)| *table).collect();
+        let sizes = if names.is_empty() { Vec::new() } else { reader.sizes(&names).await? };
+        let large = tables.iter().zip(sizes).filter(|(_, bytes)| *bytes > WHOLE_BEHIND_FENCE);
+        Ok::<Vec<usize>, PortError>(large.map(|((i, _), _)| *i).collect())
+    };
+    let (blue, green) = tokio::try_join!(
+        ask(&ports.blue.reader, of(|p| &p.blue)),
+        ask(&ports.green.reader, of(|p| &p.green))
+    )?;
+    Ok(chosen.iter().copied().filter(|i| blue.contains(i) || green.contains(i)).collect())
+}
+
+/// Which files hold the rows of the pairs on one side.
+pub(super) async fn files(
+    reader: &Arc<dyn RowReader>,
+    pairs: &[Pair],
+    side: fn(&Pair) -> &Vec<Table>,
+) -> Result<Vec<Vec<u64>>> {
+    let tables: Vec<&Table> = pairs.iter().flat_map(side).collect();
+    let mut all = reader.files(&tables).await?.into_iter();
+    Ok(pairs.iter().map(|pair| all.by_ref().take(side(pair).len()).collect()).collect())
+}
+
+/// Digests of all rows of the pairs on one side.
+pub(super) async fn sums(
+    reader: &Arc<dyn RowReader>,
+    pairs: &[&Pair],
+    side: fn(&Pair) -> &Vec<Table>,
+) -> Result<Vec<Digest>> {
+    let range = Range { condition: String::new(), bytes: 0 };
+    let tables: Vec<(usize, &Table)> = pairs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, pair)| side(pair).iter().map(move |table| (i, table)))
+        .collect();
+    let parts: Vec<Part<'_>> =
+        tables.iter().map(|(_, table)| Part { table, range: &range, buckets: 1 }).collect();
+    let mut sums = vec![Digest::default(); pairs.len()];
+    for ((i, _), digests) in tables.iter().zip(reader.digests(&parts).await?) {
+        digests.into_iter().for_each(|digest| sums[*i].add(digest));
+    }
+    Ok(sums)
+}

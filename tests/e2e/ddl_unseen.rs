@@ -1,0 +1,90 @@
+//! Rows that definitions change without a word in the log, where no event trigger tells of it.
+
+use cutover_core::model::side::Side;
+use serde_json::Value;
+
+use crate::{
+    pair::{Pair, oldest_and_newest},
+    program::{COMMAND_WITHIN, Run},
+};
+
+/// Writes every row of a table anew, with other values.
+const OTHER_VALUES: &str =
+    "ALTER TABLE products ALTER COLUMN name TYPE text USING upper(name) || '!'";
+/// A partition is not in the publication itself, so the server lets it leave the log for a while.
+const OUT_OF_THE_LOG: &str = "ALTER TABLE events_2026_01 SET UNLOGGED; \
+    INSERT INTO events SELECT i, '2026-01-15', 'unlogged' FROM generate_series(9001, 9010) i; \
+    ALTER TABLE events_2026_01 SET LOGGED";
+const TABLES: &str = "CREATE TABLE old (id integer PRIMARY KEY, what text); \
+    CREATE TABLE new (LIKE old INCLUDING ALL); \
+    INSERT INTO old VALUES (1, 'old'); INSERT INTO new VALUES (1, 'new'), (2, 'new')";
+const EXCHANGED: &str = "BEGIN; ALTER TABLE old RENAME TO gone; ALTER TABLE new RENAME TO old; \
+    ALTER TABLE gone RENAME TO new; COMMIT";
+const EMPTIED: &str =
+    "BEGIN; ALTER TABLE orders DROP COLUMN note; ALTER TABLE orders ADD COLUMN note text; COMMIT";
+
+fn alarmed(status: &Value, table: &str) -> bool {
+    let says = |a: &Value| {
+        a["code"] == "CUT0509" && a["what"].as_str().is_some_and(|what| what.contains(table))
+    };
+    status["alarms"].as_array().is_some_and(|alarms| alarms.iter().any(says))
+}
+
+async fn is_alarmed(run: &mut Run, table: &str) {
+    run.status("what changed to be noticed", COMMAND_WITHIN, |s| alarmed(s, table)).await;
+}
+
+/// Stops and starts `cutover run`, as the remedy says.
+async fn restarted(pair: &Pair, run: &mut Run) -> Run {
+    assert!(run.terminate().await.success());
+    let mut run = pair.desk.run();
+    run.ready().await;
+    run
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
+    let (blue, green) = oldest_and_newest().await;
+    let pair = Pair::open("unseen", &blue, &green, "").await;
+    pair.does(Side::Blue, TABLES).await;
+    let load = pair.load();
+    let mut run = pair.desk.run();
+    run.ready().await;
+
+    // Rows that differ are found again, and copied again.
+    for (change, table) in [(OTHER_VALUES, "products"), (OUT_OF_THE_LOG, "events_2026_01")] {
+        pair.does(Side::Blue, change).await;
+        // At once, and not only when somebody has looked: behind the fence at the latest.
+        pair.desk.ask(&["switch"]).await.exits(1).says(table);
+        pair.desk.ask(&["verify"]).await.exits(1).says(table);
+        let name = format!("public.{table}");
+        pair.desk.ask(&["verify", "--table", &name, "--repair"]).await.exits(0);
+        pair.desk.ask(&["verify"]).await.exits(0);
+        run.ready().await;
+    }
+
+    // Another table takes the name: its rows go nowhere before green's tables have done the same.
+    pair.does(Side::Blue, "INSERT INTO old VALUES (2, 'old')").await;
+    pair.holds(Side::Green, "SELECT count(*) = 2 FROM old").await;
+    pair.does(Side::Blue, EXCHANGED).await;
+    pair.does(Side::Blue, "INSERT INTO old VALUES (3, 'new')").await;
+    run.status("the stream to stop", COMMAND_WITHIN, |s| {
+        s["streams"]["forward"]["health"]["stopped"]["code"] == "CUT0509"
+    })
+    .await;
+    pair.desk.ask(&["switch"]).await.exits(1).says("public.old");
+    pair.does(Side::Green, EXCHANGED).await;
+    run = restarted(&pair, &mut run).await;
+
+    pair.does(Side::Blue, EMPTIED).await;
+    is_alarmed(&mut run, "public.orders").await;
+    pair.desk.ask(&["switch"]).await.exits(1).says("public.orders");
+    pair.does(Side::Green, EMPTIED).await;
+    run = restarted(&pair, &mut run).await;
+
+    pair.desk.moves("switch").await.exits(0);
+    pair.close_the_books(load, Side::Green).await;
+    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    pair.nothing_is_left().await;
+}
