@@ -231,6 +231,7 @@ impl Shared {
     async fn copy_piece(&self, piece: Piece) -> Result<()> {
         let job = &self.jobs[piece.job];
         let source = &job.sources[piece.source];
+        has_room(source, &job.target)?;
         let format = format(source, &job.target, self.sink.copy_formats());
         let inner = self.snapshot.read(source, &piece.range, format).await?;
         let rows = Box::new(Metered {
@@ -248,6 +249,19 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Whether the target has all columns that travel.
+fn has_room(source: &Table, target: &Table) -> Result<()> {
+    let Some(column) = source.carried().find(|c| target.column(&c.name).is_none()) else {
+        return Ok(());
+    };
+    Err(PortError::definite(
+        "CUT0407",
+        format!("copying rows into table {}", target.name),
+        format!("it has no column {}, which {} has by now", column.name, source.name),
+        "make the definitions of the table equal on both sides, then start the run again",
+    ))
 }
 
 /// The target with exactly the columns that the source carries, in its order.
@@ -326,6 +340,13 @@ mod tests {
         let (a, b) = (table("t", &["integer"]), table("t", &["bigint"]));
         assert_eq!(format(&a, &b, &both), CopyFormat::PostgresText);
         assert_eq!(format(&a, &a, &[CopyFormat::Rows]), CopyFormat::Rows);
+    }
+
+    #[test]
+    fn no_row_is_copied_without_a_column() {
+        let (narrow, wide) = (table("t", &["integer"]), table("t", &["integer", "text"]));
+        assert!(has_room(&narrow, &wide).is_ok());
+        assert_eq!(has_room(&wide, &narrow).unwrap_err().code(), Some("CUT0407"));
     }
 
     #[test]

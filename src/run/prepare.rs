@@ -4,6 +4,7 @@
 //! same code for a first start and for the start after a crash.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
@@ -14,7 +15,7 @@ use cutover_core::{
     model::{
         finding::Scope,
         run::RunId,
-        schema::{Table, TableName},
+        schema::{Counterparts, Table, TableName},
         selection::Selection,
         side::Side,
     },
@@ -134,7 +135,9 @@ impl Preparation {
         self.keep_what_was_given().await?;
         self.ports.green.sink.prepare(&self.run).await?;
         let blue = self.ports.blue.source.tables(&self.selection).await?;
+        let (all, complete) = (blue.len(), self.book.standing().after_rows);
         let (blue, mut new) = self.look_for_new(blue).await?;
+        let left_out = all - blue.len();
         new.extend(waited_for.iter().cloned());
         let capture = self.capture(&blue).await?;
         let Capture { definitions: told, since, snapshot, .. } = capture;
@@ -153,7 +156,14 @@ impl Preparation {
         let stops = [told && self.policy != Policy::Apply, false];
         let sides = Sides { blue: &blue, green: &green, mapping: &mapping, stops };
         self.rows(Side::Blue, &sides, &since, snapshot).await?;
-        self.definitions_after_rows().await?;
+        self.definitions_after_rows(told).await?;
+        if !complete && left_out > 0 {
+            return Err(PortError::transient(
+                "copying rows",
+                "tables came into being on blue meanwhile, and are looked at now",
+            )
+            .into());
+        }
         let (back, back_told) = self.arm_way_back(&blue).await?;
         // Sizes, keys and estimates are known better now.
         let green = self.ports.green.source.tables(&self.selection_of_green()).await?;
@@ -284,12 +294,24 @@ impl Preparation {
         blue: Vec<Table>,
     ) -> Result<(Vec<Table>, Vec<TableName>), RunError> {
         let standing = self.book.standing();
-        if !standing.after_rows || self.policy == Policy::Stop {
+        let early = !standing.after_rows;
+        let nothing_new = match self.policy {
+            Policy::Stop => !early || !standing.copy_began,
+            Policy::Apply => early && !standing.copy_began,
+            Policy::Ignore => early,
+        };
+        if nothing_new {
             return Ok((blue, Vec::new()));
         }
         let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
+        let there = Counterparts::new(&green);
+        if early {
+            let late = |t: &Table| self.comes_later(there.of(t).as_ref());
+            let known = blue.into_iter().filter(|t| !late(t)).collect();
+            return Ok((known, Vec::new()));
+        }
         let (known, new): (Vec<Table>, Vec<Table>) =
-            blue.into_iter().partition(|t| transform::map(std::slice::from_ref(t), &green).is_ok());
+            blue.into_iter().partition(|t| there.of(t).is_some());
         if self.policy == Policy::Ignore {
             for table in new {
                 tracing::warn!(table = %table.name, "a table is new on blue, and that is ignored");
@@ -300,6 +322,16 @@ impl Preparation {
         let strays = standing.from_blue.strays(&mapping.forward, &known, &green);
         let names = new.iter().map(|t| t.name.clone()).chain(strays).collect();
         Ok((known.into_iter().chain(new).collect(), names))
+    }
+
+    /// Whether a table has to wait until green is complete, since it came into being after green
+    /// got its definitions. A partition would go to its root otherwise.
+    fn comes_later(&self, counterpart: Option<&Cow<'_, Table>>) -> bool {
+        match counterpart {
+            None => self.policy == Policy::Apply,
+            Some(Cow::Owned(_)) => matches!(self.definitions, Definitions::Copy { .. }),
+            Some(Cow::Borrowed(_)) => false,
+        }
     }
 
     /// Makes tables on green that are new on blue. With `told`, the stream tells when they become
@@ -382,7 +414,7 @@ impl Preparation {
         Ok(())
     }
 
-    async fn definitions_after_rows(&self) -> Result<(), RunError> {
+    async fn definitions_after_rows(&self, told: bool) -> Result<(), RunError> {
         if self.book.standing().after_rows {
             return Ok(());
         }
@@ -390,7 +422,9 @@ impl Preparation {
             Definitions::Copy { .. } => {
                 self.progress.say("building indexes and constraints");
                 let one_view = self.book.standing().from_blue.are_of_one_view();
-                self.ports.schema.after_rows(&self.selection, self.workers, one_view).await?;
+                let told = told && self.policy != Policy::Ignore;
+                let (selection, workers) = (&self.selection, self.workers);
+                self.ports.schema.after_rows(selection, workers, one_view, told).await?;
             }
             Definitions::Provided => {
                 self.progress.say("gathering statistics");

@@ -116,6 +116,7 @@ impl Preparation {
             return Ok(());
         }
         self.are_as_made(from, &all, &todo).await?;
+        self.are_wide_enough(from, &all, &todo).await?;
         let (here, there) = (self.ports.side(from), self.ports.side(from.other()));
         // Whoever wrote to a table before it became a partition has ended when it did. Where
         // something was published meanwhile, there may be writers that nobody asked to end.
@@ -147,11 +148,17 @@ impl Preparation {
             }
         }
         self.outdate(from, &todo, &standing)?;
+        let first = first.filter(|_| !standing.copy_began);
+        let again = first.is_none();
         let snapshot: Arc<dyn Snapshot> = match first {
-            Some(snapshot) if !standing.copy_began => Arc::from(snapshot),
-            _ => Arc::from(here.source.snapshot().await?),
+            Some(snapshot) => Arc::from(snapshot),
+            None => Arc::from(here.source.snapshot().await?),
         };
         self.as_read(from, &todo).await?;
+        if again && self.follows(from) {
+            // Values of enums that the snapshot may contain, and of which the stream tells later.
+            self.ports.schema.add_values(&tops(&todo)).await?;
+        }
         // Whatever a snapshot contains was in the log before others could see it.
         let until = here.source.head().await?;
         self.book.note(Fact::CopyBegan { from, until: Some(until.clone()) })?;
@@ -164,8 +171,8 @@ impl Preparation {
             // After the snapshot: no row in it is newer than a key that is not seen.
             let held = all.iter().filter(|job| !owing.contains(&job.target.name)).map(top);
             let held: BTreeSet<TableName> = held.collect();
-            let tops: BTreeSet<TableName> = todo.iter().map(top).collect();
-            let empty: Vec<TableName> = tops.difference(&held).cloned().collect();
+            let empty: Vec<TableName> =
+                tops(&todo).into_iter().filter(|table| !held.contains(table)).collect();
             self.ports.schema.inherit_keys(&empty).await?;
         }
         let noter = Arc::new(Noter {
@@ -194,9 +201,7 @@ impl Preparation {
     /// Tables that were made here during the run, and changed there before anything was copied, are
     /// made once more. The stream tells of those changes as well, and finds them made.
     async fn are_as_made(&self, from: Side, all: &[Job], todo: &[Job]) -> Result<(), RunError> {
-        let makes = self.policy == Policy::Apply
-            && matches!(self.definitions, Definitions::Copy { .. })
-            && from == Side::Blue;
+        let makes = self.follows(from) && matches!(self.definitions, Definitions::Copy { .. });
         let standing = self.book.standing();
         if !makes || !standing.after_rows {
             return Ok(());
@@ -209,6 +214,37 @@ impl Preparation {
         self.ports.schema.discard(&tables).await?;
         Err(PortError::transient(
             "copying new tables",
+            "their definitions have changed since they were made on green",
+        )
+        .into())
+    }
+
+    /// Whether what is defined on this side is made on the other one, also ahead of the stream.
+    fn follows(&self, from: Side) -> bool {
+        self.policy == Policy::Apply && from == Side::Blue
+    }
+
+    /// Tables that changed there since they were made here get what they lack before they are
+    /// filled. What belongs together is altered together, and so all of it is copied again.
+    async fn are_wide_enough(&self, from: Side, all: &[Job], todo: &[Job]) -> Result<(), RunError> {
+        let narrow: Vec<Job> = todo.iter().filter(|job| is_narrow(job)).cloned().collect();
+        if !self.follows(from) || narrow.is_empty() {
+            return Ok(());
+        }
+        let tables = self.ports.schema.align(&tops(&narrow), false).await?;
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let standing = self.book.standing();
+        let whole: Vec<Job> =
+            all.iter().filter(|job| tables.contains(&top(job))).cloned().collect();
+        self.outdate(from, &whole, &standing)?;
+        for job in whole.iter().filter(|_| standing.copy_began) {
+            self.ports.side(from.other()).sink.clear(&self.run, &job.target).await?;
+        }
+        self.ports.schema.align(&tables, true).await?;
+        Err(PortError::transient(
+            "copying tables",
             "their definitions have changed since they were made on green",
         )
         .into())
@@ -353,8 +389,23 @@ fn outgrown(all: &[Job], todo: &[Job], copies: &Copies) -> Vec<TableName> {
     if !new.iter().any(other) {
         return Vec::new();
     }
-    let tops: BTreeSet<TableName> = new.into_iter().map(top).collect();
+    tops(new)
+}
+
+/// What is above the rows of some jobs, each once.
+fn tops<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<TableName> {
+    let tops: BTreeSet<TableName> = jobs.into_iter().map(top).collect();
     tops.into_iter().collect()
+}
+
+/// Whether a source has a column that its target has not, or has with another type.
+fn is_narrow(job: &Job) -> bool {
+    let fits = |source: &Table| {
+        source
+            .carried()
+            .all(|c| job.target.column(&c.name).is_some_and(|t| t.declared_type == c.declared_type))
+    };
+    !job.sources.iter().all(fits)
 }
 
 /// The sources of a job that are followed.

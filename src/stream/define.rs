@@ -35,8 +35,11 @@ impl Worker {
         {
             // Both sides may be ahead of the stream already, and equal.
             let now = self.config.source.describe(tables).await?;
-            match open.writer.redefine(content, Some(&now), selection, false).await? {
-                again @ Redefined::Alike { .. } => found = again,
+            match open.writer.redefine(content, Some(&now), selection, make).await? {
+                again @ (Redefined::Alike { .. } | Redefined::Made { .. }) => found = again,
+                again @ Redefined::Differs { .. } if matches!(found, Redefined::Differs { .. }) => {
+                    found = again;
+                }
                 // Some of them may be gone by now.
                 Redefined::Unfollowed { what, why, tables, leaves }
                     if why.is_empty() || matches!(found, Redefined::Unfollowed { .. }) =>

@@ -180,6 +180,7 @@ async fn branches(policy: &str) {
     }
     if policy == "apply" {
         columns_come_before_the_copy(&pair, &mut run).await;
+        what_is_copied_again_has_changed(&pair, &mut run).await;
     }
     for (name, story) in FALLS {
         play(&pair, &mut run, Side::Blue, (name, story)).await;
@@ -209,7 +210,7 @@ async fn columns_come_before_the_copy(pair: &Pair, run: &mut Run) {
     holder.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("a transaction");
     pair.does(
         Side::Blue,
-        "CREATE TABLE late (id int PRIMARY KEY, gone text NOT NULL, w int); \
+        "CREATE TABLE late (id int PRIMARY KEY, gone text NOT NULL, w int, t tier); \
          CREATE TABLE later (id serial PRIMARY KEY, late int REFERENCES late); \
          CREATE TABLE latest (id int, k int, PRIMARY KEY (id, k)) PARTITION BY LIST (k); \
          CREATE TABLE latest_1 PARTITION OF latest FOR VALUES IN (1); \
@@ -224,7 +225,8 @@ async fn columns_come_before_the_copy(pair: &Pair, run: &mut Run) {
         "ALTER TABLE late DROP COLUMN gone",
         "ALTER TABLE late ALTER w TYPE text USING 'w' || id",
         "ALTER TABLE latest ADD more int; UPDATE latest SET more = 7",
-        "INSERT INTO late VALUES (4, 'v')",
+        "ALTER TYPE tier ADD VALUE 'lead'",
+        "INSERT INTO late VALUES (4, 'v', 'lead')",
     ] {
         pair.does(Side::Blue, sql).await;
     }
@@ -232,6 +234,31 @@ async fn columns_come_before_the_copy(pair: &Pair, run: &mut Run) {
     let stops = play(pair, run, Side::Blue, ("columns come before the copy", &[])).await;
     assert_eq!(stops, 0);
     assert!(pair.desk.log().contains("made once more"), "{}", pair.desk.log());
+}
+
+/// A part was away while nobody looked, and the whole table is another one by now: it gets what it
+/// lacks before its rows come, and so do its other parts.
+async fn what_is_copied_again_has_changed(pair: &Pair, run: &mut Run) {
+    assert!(run.terminate().await.success());
+    for sql in [
+        "ALTER TABLE parts DETACH PARTITION parts_2",
+        "INSERT INTO parts_2 VALUES (970, 2, 1, 'alone')",
+        "ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES IN (2)",
+        "ALTER TABLE parts ADD extra text NOT NULL DEFAULT 'e'",
+        "UPDATE parts SET extra = 'f' WHERE id % 3 = 0",
+        "ALTER TABLE parts ALTER ref TYPE bigint",
+        "INSERT INTO refs VALUES (6000000000); UPDATE parts SET ref = 6000000000 WHERE k = 2",
+        "CREATE INDEX parts_extra ON parts (extra)",
+        "CREATE TYPE again AS ENUM ('a'); ALTER TABLE parts ADD a again",
+        "ALTER TYPE again ADD VALUE 'b'",
+        "UPDATE parts SET a = 'b' WHERE id % 5 = 0",
+    ] {
+        pair.does(Side::Blue, sql).await;
+    }
+    *run = pair.desk.run();
+    let stops = play(pair, run, Side::Blue, ("what is copied again has changed", &[])).await;
+    assert_eq!(stops, 0);
+    assert_eq!(pair.defined(Side::Blue).await, pair.defined(Side::Green).await);
 }
 
 /// Nobody may watch statements: what an operator repeats, or what `apply` makes by itself after a

@@ -250,8 +250,16 @@ async fn safe_changes_while_rows_are_copied_lose_no_row() {
     // Small tables come last.
     for statement in [
         "ALTER TABLE products ALTER COLUMN stock TYPE bigint",
+        "ALTER TABLE products ADD COLUMN more text NOT NULL DEFAULT 'm'",
         "ALTER TABLE accounts ADD COLUMN note text",
         "UPDATE products SET stock = stock + 1; UPDATE accounts SET note = 'n' WHERE id = 1",
+        "CREATE INDEX products_more ON products (more)",
+        "CREATE INDEX accounts_note ON accounts (note)",
+        "CREATE TABLE coupons (id serial PRIMARY KEY, account bigint REFERENCES accounts, what text); \
+         CREATE INDEX ON coupons (what); INSERT INTO coupons (what) VALUES ('x')",
+        "CREATE TABLE events_2026_03 PARTITION OF events \
+         FOR VALUES FROM ('2036-03-01') TO ('2036-04-01')",
+        "INSERT INTO events VALUES (-1, '2036-03-02', 'late', NULL)",
     ] {
         alter(&world, Side::Blue, statement).await;
     }

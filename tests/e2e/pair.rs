@@ -118,6 +118,12 @@ impl Pair {
         become_equal(async |side| self.superuser(side).await).await;
     }
 
+    /// Columns, indexes and types of users, as the catalog of a side has them.
+    pub(crate) async fn defined(&self, side: Side) -> String {
+        let client = self.superuser(side).await;
+        client.query_one(DEFINED, &[]).await.expect("definitions").get(0)
+    }
+
     /// Nothing of this run is on either server, whatever others are there.
     pub(crate) async fn nothing_is_left(&self) {
         let ours = format!("cutover_{}%", self.name.replace('-', "_"));
@@ -135,6 +141,25 @@ impl Pair {
         self.desk.files_keep_secrets();
     }
 }
+
+const DEFINED: &str = r"
+    WITH ours AS (SELECT oid FROM pg_namespace WHERE nspname !~ '^(pg_|cutover_|information_schema)')
+    SELECT string_agg(d, E'\n' ORDER BY d) FROM (
+        SELECT format('%s.%I %s %s %s', attrelid::regclass, attname,
+                      format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid))
+          FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
+          LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+         WHERE relkind IN ('r', 'p', 'c') AND relnamespace IN (SELECT oid FROM ours)
+           AND attnum > 0 AND NOT attisdropped
+        UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index
+            JOIN pg_class c ON c.oid = indexrelid WHERE relnamespace IN (SELECT oid FROM ours)
+        UNION ALL SELECT format('%s %s %s', t.oid::regtype, typtype,
+                (SELECT string_agg(quote_literal(enumlabel), ',' ORDER BY enumsortorder)
+                   FROM pg_enum WHERE enumtypid = t.oid))
+            FROM pg_type t WHERE typtype IN ('e', 'd', 'r') AND typnamespace IN (SELECT oid FROM ours)
+        UNION ALL SELECT format('%s of %s', conname, contypid::regtype) FROM pg_constraint
+            WHERE contypid <> 0 AND contype = 'c' AND connamespace IN (SELECT oid FROM ours)
+    ) AS a(d)";
 
 const LEFTOVERS: &str = "
     SELECT 'slot ' || slot_name FROM pg_replication_slots

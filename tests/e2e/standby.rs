@@ -20,14 +20,14 @@ const SENDERS: &str =
     "SELECT count(*) FROM pg_stat_replication WHERE application_name ~ '^cutover'";
 
 /// Two servers with standbys, and a run between them that reads there.
-struct Readers {
-    blue: Guarded,
-    green: Guarded,
-    pair: Pair,
+pub(crate) struct Readers {
+    pub(crate) blue: Guarded,
+    pub(crate) green: Guarded,
+    pub(crate) pair: Pair,
 }
 
 impl Readers {
-    async fn start(name: &str, old: &PgInstall, new: &PgInstall, more: &str) -> Self {
+    pub(crate) async fn start(name: &str, old: &PgInstall, new: &PgInstall, more: &str) -> Self {
         // On 17 and later a standby would look for slots to take along, and there are none.
         let alone = |install: &PgInstall| match install.major {
             17.. => vec![("sync_replication_slots", "off")],
@@ -68,21 +68,21 @@ impl Readers {
     }
 
     /// Streams and their slots are on the standbys.
-    async fn primaries_are_spared(&self) {
+    pub(crate) async fn primaries_are_spared(&self) {
         assert_eq!(self.says(SLOTS).await, ["0", "0", "1", "1"]);
         let [blue, green, on_blue, on_green] = self.says(SENDERS).await;
         assert_eq!([blue, green], ["0", "0"], "a stream of a primary");
         assert!(on_blue != "0" && on_green != "0", "{on_blue} {on_green}");
     }
 
-    async fn nothing_is_left(&self) {
+    pub(crate) async fn nothing_is_left(&self) {
         self.pair.nothing_is_left().await;
         assert_eq!(self.says(SLOTS).await, ["0"; 4]);
     }
 }
 
 /// The oldest and the newest version that decode on a standby.
-fn versions() -> (PgInstall, PgInstall) {
+pub(crate) fn versions() -> (PgInstall, PgInstall) {
     let all: Vec<_> = find_postgres().into_iter().filter(|i| i.major >= 16).collect();
     let (Some(old), Some(new)) = (all.first(), all.last()) else {
         panic!("no server decodes on a standby: run scripts/setup test");
@@ -90,7 +90,7 @@ fn versions() -> (PgInstall, PgInstall) {
     (old.clone(), new.clone())
 }
 
-async fn goes_on(run: &mut Run, load: &Load) {
+pub(crate) async fn goes_on(run: &mut Run, load: &Load) {
     let before = load.view().acknowledged;
     wait_until("clients to be served", COMMAND_WITHIN, async || {
         load.view().acknowledged.iter().zip(&before).all(|(now, then)| *now >= then + 2)

@@ -5,6 +5,7 @@
 //! - `connect`: addresses, TLS, ordinary sessions with pinned settings, the replication session.
 //! - `sql`: quoting, and the names of what a run creates on a server.
 //! - `shelf`: sessions kept open between uses.
+//! - `patience`: locks on many tables, for which nobody waits long.
 //! - `catalog`: tables and inventory as the catalog describes them.
 //! - `ddl`: changes of definitions, seen by event triggers and made again on the other side.
 //! - `pgoutput`: message bytes to events, nothing else.
@@ -20,6 +21,7 @@ mod checks;
 pub mod connect;
 mod database;
 mod ddl;
+mod patience;
 mod pgoutput;
 mod primary;
 pub mod schema;

@@ -14,6 +14,8 @@ mod origins;
 mod positions;
 #[path = "capture/prepared.rs"]
 mod prepared;
+#[path = "capture/publication.rs"]
+mod publication;
 #[path = "capture/rate.rs"]
 mod rate;
 #[path = "capture/snapshots.rs"]

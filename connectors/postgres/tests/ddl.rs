@@ -196,7 +196,8 @@ impl Stage {
 }
 
 const TABLES: &str = "CREATE TYPE mood AS ENUM ('bad', 'good');
-    CREATE TABLE t (id integer PRIMARY KEY, a integer, b varchar(10) NOT NULL DEFAULT 'b',
+    CREATE TYPE two AS (x integer, \"Y\" text);
+    CREATE TABLE t (id integer PRIMARY KEY, w2 two, a integer, b varchar(10) NOT NULL DEFAULT 'b',
                     n numeric(8,2), m mood);
     CREATE INDEX t_a ON t (a);
     CREATE TABLE aside (id integer);
@@ -228,6 +229,11 @@ const SAFE: &[(&str, &str)] = &[
     ("ALTER TABLE t ALTER n TYPE numeric(12,2)", "INSERT INTO t (id, n) VALUES ($, 1234567890.12)"),
     ("ALTER TABLE t ALTER b DROP NOT NULL", "INSERT INTO t (id, b) VALUES ($, NULL)"),
     ("ALTER TABLE t ALTER a SET DEFAULT 3", "INSERT INTO t (id) VALUES ($)"),
+    ("ALTER TABLE t ALTER a SET DEFAULT 4 + length('x')", "INSERT INTO t (id) VALUES ($)"),
+    (
+        "ALTER TYPE two ADD ATTRIBUTE \"Z z\" integer, ADD ATTRIBUTE zz text",
+        "INSERT INTO t (id, w2) VALUES ($, (1, 'y', 5, 'z'))",
+    ),
     ("CREATE INDEX t_n ON t (n, lower(b))", "INSERT INTO t (id) VALUES ($)"),
     ("CREATE UNIQUE INDEX t_u ON t (id, a)", "INSERT INTO t (id) VALUES ($)"),
     ("DROP INDEX t_a", "INSERT INTO t (id) VALUES ($)"),
@@ -327,6 +333,7 @@ async fn what_is_safe_is_made_in_its_place() {
         let new = |s: &Redefined| matches!(s, Redefined::New { .. } | Redefined::Unconcerned);
         assert!(said.iter().all(new), "{said:?}");
         stage.equal("a new table").await;
+        types_come_and_go(&mut stage).await;
         // Also where blue does it without holding up writers.
         stage.on_blue("CREATE INDEX CONCURRENTLY t_c ON t (d2)").await;
         assert!(matches!(stage.follow(true).await[..], [Redefined::Made { .. }]));
@@ -336,6 +343,72 @@ async fn what_is_safe_is_made_in_its_place() {
         cutover_core::port::source::Source::release(&stage.blue, &stage.run).await.unwrap();
         let left = stage.here.query_one("SELECT count(*) FROM pg_event_trigger", &[]).await;
         assert_eq!(left.unwrap().get::<_, i64>(0), 0);
+    }
+}
+
+/// Types that no table has: dropped, altered in whatever way, and kept where something here rests on
+/// them.
+async fn types_come_and_go(stage: &mut Stage) {
+    stage
+        .on_blue(
+            "CREATE TYPE pair AS (a int); CREATE DOMAIN short AS text; CREATE TYPE kept AS (a int); \
+             CREATE TYPE hue AS ENUM ('red'); CREATE TYPE span AS RANGE (SUBTYPE = int)",
+        )
+        .await;
+    stage.follow(true).await;
+    stage
+        .there
+        .batch_execute("CREATE FUNCTION ours(kept) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        .await
+        .unwrap();
+    for (ddl, left) in [
+        ("ALTER TYPE pair ADD ATTRIBUTE b text", "hue kept pair(a,b) short span"),
+        ("ALTER DOMAIN short ADD CHECK (length(VALUE) < 9)", "hue kept pair(a,b) short! span"),
+        ("ALTER TYPE hue RENAME VALUE 'red' TO 'blue'", "hue kept pair(a,b) short! span"),
+        ("DROP DOMAIN short; DROP TYPE span", "hue kept pair(a,b)"),
+        ("DROP TYPE pair, kept, hue; CREATE TYPE hue AS ENUM ('x')", "hue kept"),
+        ("DROP TABLE IF EXISTS nothing; DROP TYPE hue", "kept"),
+    ] {
+        stage.on_blue(ddl).await;
+        let said = stage.follow(true).await;
+        assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{ddl}: {said:?}");
+        let query = "SELECT coalesce(string_agg(t.typname || CASE t.typname WHEN 'pair' THEN '(' || \
+            (SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute \
+              WHERE attrelid = t.typrelid) || ')' WHEN 'short' THEN (SELECT repeat('!', \
+              count(*)::int) FROM pg_constraint WHERE contypid = t.oid) ELSE '' END, ' ' \
+            ORDER BY t.typname), '') FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid \
+            WHERE t.typtype IN ('e', 'd', 'c', 'r') AND coalesce(c.relkind, 'c') = 'c' \
+              AND t.typnamespace = 'public'::regnamespace AND t.typname NOT IN ('mood', 'two')";
+        let row = stage.there.query_one(query, &[]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), left, "{ddl}");
+    }
+    let labels = "SELECT count(*) FROM pg_type WHERE typname = 'hue'";
+    assert_eq!(stage.there.query_one(labels, &[]).await.unwrap().get::<_, i64>(0), 0);
+    stage.equal("types").await;
+}
+
+/// The same default in two spellings is no difference, and another one is, also when nobody makes
+/// anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_default_that_is_another_one_is_told() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut stage = Stage::new(from, to, TABLES).await;
+        // As if the other server wrote it so.
+        stage.on_blue("ALTER TABLE t ALTER a SET DEFAULT 1 + 1").await;
+        stage.there.batch_execute("ALTER TABLE t ALTER a SET DEFAULT (1 + 1)").await.unwrap();
+        assert!(matches!(stage.follow(false).await[..], [Redefined::Alike { .. }]));
+        stage.on_blue("ALTER TABLE t ALTER a SET DEFAULT 2 + 1").await;
+        assert!(matches!(stage.follow(false).await[..], [Redefined::Differs { .. }]));
+        // And what a column is computed from, which nobody but an operator changes.
+        stage.there.batch_execute("ALTER TABLE t ALTER a SET DEFAULT 2 + 1").await.unwrap();
+        stage.reopen().await;
+        let add = "ALTER TABLE t ADD g int GENERATED ALWAYS AS (id + 1) STORED";
+        stage.on_blue(add).await;
+        stage.there.batch_execute(&add.replace("+ 1", "+ 2")).await.unwrap();
+        stage.reopen().await;
+        let said = stage.follow(true).await;
+        let Some(Redefined::Differs { why, .. }) = said.last() else { panic!("{said:?}") };
+        assert!(why.contains("computed"), "{why}");
     }
 }
 
@@ -357,6 +430,8 @@ async fn what_is_not_safe_is_told_and_not_made() {
         "UPDATE t SET a = 1; ALTER TABLE t ALTER a SET NOT NULL",
         "DROP TABLE t",
         "DROP TYPE mood CASCADE",
+        "ALTER TYPE two DROP ATTRIBUTE x",
+        "ALTER TYPE two RENAME ATTRIBUTE x TO z",
         "ALTER TYPE mood RENAME VALUE 'bad' TO 'worse'",
         "ALTER TABLE p DETACH PARTITION p1",
         "CREATE UNLOGGED TABLE p3 PARTITION OF p FOR VALUES IN (3)",

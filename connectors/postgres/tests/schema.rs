@@ -162,7 +162,7 @@ async fn everything_arrives_and_repeating_is_harmless() {
         assert_eq!(indexes, 0, "indexes come after the rows");
         copy_rows(&blue, &green).await;
         for _ in 0..2 {
-            copy.after_rows(&all, 3, true).await.unwrap();
+            copy.after_rows(&all, 3, true, false).await.unwrap();
         }
         blue.db.remove_fence(&blue.run).await.unwrap();
         let (want, have) = (picture(&blue.root).await, picture(&green.root).await);
@@ -205,7 +205,7 @@ async fn a_selection_and_what_leads_out_of_it() {
     // The views of the schema need tables that are left out: that is said, and is the user's.
     blue.root.batch_execute("DROP VIEW rich; DROP MATERIALIZED VIEW top CASCADE").await.unwrap();
     copy.before_rows(&some).await.unwrap();
-    copy.after_rows(&some, 2, true).await.unwrap();
+    copy.after_rows(&some, 2, true, false).await.unwrap();
     let names: Vec<String> = green.tables().await.iter().map(|t| t.name.to_string()).collect();
     assert_eq!(names, ["Odd s.T x", "public.part_24", "public.part_rest"]);
     let tables = green.db.tables(&Selection::default()).await.unwrap();
@@ -236,9 +236,9 @@ async fn a_foreign_key_waits_for_the_stream_where_rows_are_of_several_snapshots(
     copy.before_rows(&all).await.unwrap();
     let early = "INSERT INTO c VALUES (1, 4711); INSERT INTO d VALUES (1, 4711)";
     green.root.batch_execute(early).await.unwrap();
-    let e = copy.after_rows(&all, 2, true).await.unwrap_err();
+    let e = copy.after_rows(&all, 2, true, false).await.unwrap_err();
     assert_eq!(e.code(), Some("CUT0305"), "{e}");
-    copy.after_rows(&all, 2, false).await.unwrap();
+    copy.after_rows(&all, 2, false, false).await.unwrap();
     assert!(keys(&blue.root).await != keys(&green.root).await);
     // Blue's rows break it after all.
     let e = copy.complete().await.unwrap_err();
@@ -268,12 +268,12 @@ async fn what_cannot_be_created_is_a_named_stop_without_values() {
     let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
     copy.before_rows(&all).await.unwrap();
     green.root.batch_execute("INSERT INTO t VALUES (4711), (4711)").await.unwrap();
-    let e = copy.after_rows(&all, 2, true).await.unwrap_err();
+    let e = copy.after_rows(&all, 2, true, false).await.unwrap_err();
     assert_eq!(e.code(), Some("CUT0305"), "{e}");
     assert!(e.to_string().contains("index public.one: could not create unique index"), "{e}");
     assert!(!format!("{e:?}").contains("4711"), "{e:?}");
     green.root.batch_execute("TRUNCATE t").await.unwrap();
-    copy.after_rows(&all, 2, true).await.unwrap();
+    copy.after_rows(&all, 2, true, false).await.unwrap();
     assert_eq!(green.table("u").await.primary_key, ["id"]);
 
     // Somebody's table is in the way.

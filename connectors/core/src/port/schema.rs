@@ -14,9 +14,16 @@ pub trait SchemaCopy: Send + Sync {
 
     /// Creates the rest in parallel: indexes, constraints, foreign keys, triggers, policies; then
     /// gathers statistics. Where the rows are not of `one_view`, foreign keys that they break are
-    /// left for [`SchemaCopy::complete`]. Repeating it after a crash is harmless.
-    async fn after_rows(&self, selection: &Selection, workers: usize, one_view: bool)
-    -> Result<()>;
+    /// left for [`SchemaCopy::complete`]. Where the stream tells of changes (`told`), indexes and
+    /// constraints on columns that came since are left to it. What belongs to tables that came
+    /// since comes with them. Repeating it after a crash is harmless.
+    async fn after_rows(
+        &self,
+        selection: &Selection,
+        workers: usize,
+        one_view: bool,
+        told: bool,
+    ) -> Result<()>;
 
     /// Creates what [`SchemaCopy::after_rows`] has left, in this process or an earlier one: the
     /// stream has brought what was missing. Gives way to whoever holds the tables, with a transient
@@ -37,6 +44,15 @@ pub trait SchemaCopy: Send + Sync {
     ///
     /// Definite when something else rests on them.
     async fn discard(&self, tables: &[TableName]) -> Result<()>;
+
+    /// Those of these tables that lack columns, or whose columns have narrower types than on the
+    /// source, as far as that can be made without a look at rows. With `make` it is made: they hold
+    /// nothing, or nothing that stays. The whole stands for its partitions. Differences of other
+    /// kinds stay.
+    async fn align(&self, tables: &[TableName], make: bool) -> Result<Vec<TableName>>;
+
+    /// Makes the types and the values of enums that these tables rest on where they are missing.
+    async fn add_values(&self, tables: &[TableName]) -> Result<()>;
 
     /// Adds the foreign keys that these tables have on the source from what they are partitions of,
     /// where they are no partitions yet. Called while they are empty: when the stream makes them

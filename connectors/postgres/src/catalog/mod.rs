@@ -19,7 +19,7 @@ use cutover_core::{
 pub(crate) use inventory::{inventory, schemas};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
 pub(crate) use since::since;
-pub(crate) use tables::{Branch, definitions, definitions_now, families, tables, trees};
+pub(crate) use tables::{definitions, definitions_now, families, tables, trees};
 
 use crate::connect::{Session, port_error};
 

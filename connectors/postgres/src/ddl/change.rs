@@ -18,19 +18,27 @@ pub(super) struct Step {
     pub(super) statement: Option<String>,
     /// This table is missing; it can be made, and its rows copied, before the stream goes on.
     pub(super) absent: Option<TableName>,
+    /// What it is about: a later look at the same thing speaks of the same.
+    pub(super) about: String,
 }
 
 impl Step {
     pub(super) fn safe(what: impl Into<String>, statement: String) -> Self {
-        Self { what: what.into(), statement: Some(statement), absent: None }
+        Self { statement: Some(statement), ..Self::unsafe_(what) }
     }
 
     pub(super) fn unsafe_(what: impl Into<String>) -> Self {
-        Self { what: what.into(), statement: None, absent: None }
+        let what = what.into();
+        Self { about: what.clone(), what, statement: None, absent: None }
     }
 
     fn absent(what: impl Into<String>, table: TableName) -> Self {
-        Self { what: what.into(), statement: None, absent: Some(table) }
+        Self { absent: Some(table), ..Self::unsafe_(what) }
+    }
+
+    /// The same about a column, whatever it is like.
+    fn about(self, column: &str) -> Self {
+        Self { about: column.to_owned(), ..self }
     }
 }
 
@@ -67,23 +75,7 @@ pub(super) fn steps(
     if there.bound.is_none() && here.bound.is_none() && there.parents != here.parents {
         steps.push(Step::unsafe_(format!("{table} inherits from other tables")));
     }
-    let gone: Vec<&str> = here
-        .columns
-        .iter()
-        .filter(|c| there.column(&c.name).is_none())
-        .map(|c| c.name.as_str())
-        .collect();
-    for column in &there.columns {
-        match here.column(&column.name) {
-            Some(known) => alter(&table, column, known, context, &mut steps),
-            None if !gone.is_empty() => steps.push(Step::unsafe_(format!(
-                "{table} has a column {}, and no column {}",
-                column.name,
-                gone.join(", ")
-            ))),
-            None => steps.push(add(&table, column, context)),
-        }
-    }
+    steps.extend(columns(there, here, context));
     for (name, text) in &there.constraints {
         if !here.constraints.contains_key(name) && !here.constraints.values().any(|t| t == text) {
             steps.push(Step::unsafe_(format!("{table} has a constraint {name}: {text}")));
@@ -101,6 +93,33 @@ pub(super) fn steps(
     }
     if there.kind == "p" && here.kind == "p" {
         partitions(there, here, is_table, is_ours, &mut steps);
+    }
+    steps
+}
+
+/// The same for the columns alone.
+pub(super) fn columns(there: &Definition, here: &Definition, context: Context) -> Vec<Step> {
+    let (table, mut steps) = (there.table(), Vec::new());
+    let gone: Vec<&str> = here
+        .columns
+        .iter()
+        .filter(|c| there.column(&c.name).is_none())
+        .map(|c| c.name.as_str())
+        .collect();
+    for column in &there.columns {
+        let step = match here.column(&column.name) {
+            Some(known) => {
+                alter(&table, column, known, context, &mut steps);
+                continue;
+            }
+            None if !gone.is_empty() => Step::unsafe_(format!(
+                "{table} has a column {}, and no column {}",
+                column.name,
+                gone.join(", ")
+            )),
+            None => add(&table, column, context),
+        };
+        steps.push(step.about(&format!("{table}.{}", column.name)));
     }
     steps
 }
@@ -127,7 +146,7 @@ fn alter(
         let safe = context.plain && widens(&here.type_name, &there.type_name);
         let action = format!("{column} TYPE {}", there.type_name);
         let statement = safe.then(|| alter_table(table, &action));
-        steps.push(Step { what, statement, absent: None });
+        steps.push(Step { statement, ..Step::unsafe_(what) }.about(&label));
     }
     match (there.not_null, here.not_null) {
         (true, false) => steps.push(Step::unsafe_(format!("{label} is NOT NULL"))),
@@ -147,10 +166,20 @@ fn alter(
                 format!("{label} has no default"),
                 alter_table(table, &format!("{column} DROP DEFAULT")),
             )),
-            // Versions may write the same expression in two ways.
+            // Versions may write the same expression in two ways: see `spelled`.
             _ => {}
         }
     }
+}
+
+/// A column's expression is another one.
+pub(super) fn expression(table: &TableName, column: &Column, wanted: &str) -> Step {
+    let label = format!("{table}.{}", column.name);
+    if column.generated.is_empty() {
+        let action = format!("ALTER COLUMN {} SET DEFAULT {wanted}", sql::ident(&column.name));
+        return Step::safe(format!("{label} has another default"), alter_table(table, &action));
+    }
+    Step::unsafe_(format!("{label} is computed in another way"))
 }
 
 /// A column that is new. Rows that are older have the value that the source gave them, whatever

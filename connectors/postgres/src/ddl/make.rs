@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{
     change::{self, Context, Step},
     message::{Definition, Item, Message, Partition, UserType},
-    text, types,
+    spelled, text, types,
 };
 use crate::{
     connect::{Session, port_error},
@@ -62,6 +62,8 @@ pub(crate) type Places = Vec<(TableName, TableName)>;
 pub(crate) struct Course {
     /// Rows were computed anew.
     filled: bool,
+    /// The same before the message that was looked at last.
+    had: bool,
     /// Columns that were added here, with the topmost table.
     columns: BTreeSet<(TableName, String)>,
     /// Partitions that were created here.
@@ -70,7 +72,9 @@ pub(crate) struct Course {
     pub(crate) gone: BTreeSet<TableName>,
 }
 
-/// Looks at what a message says, and makes it here if asked to and if it is safe. `now` says what the source's tables are like by now, when that is to be looked at instead.
+/// Looks at what a message says, and makes it here if asked to and if it is safe. `now` says what
+/// the source's tables are like by now: where a difference is none any more, this side is ahead of
+/// the stream.
 pub(crate) async fn make(
     session: &Session,
     at: &str,
@@ -80,23 +84,36 @@ pub(crate) async fn make(
     course: &mut Course,
 ) -> Result<(Redefined, Places)> {
     let here = Here { session, at };
-    let mut message = here.parse(content)?;
-    if let Some(now) = now {
-        message.overtake(here.parse(now)?);
-    }
+    let message = here.parse(content)?;
     if let Some(state) = &message.untold {
         let why = format!("the source could not tell what it changed (SQLSTATE {state})");
         let what = message.tag.clone();
         return Ok((Redefined::Differs { what, why, tables: Vec::new() }, Vec::new()));
     }
-    let mut found = Found::default();
-    for item in &message.items {
-        here.look(item, &message, (followed, make), course, &mut found).await?;
-    }
+    let mut found = match now {
+        None => {
+            course.had = course.filled;
+            here.look_at(&message, (followed, make), course).await?
+        }
+        Some(now) => {
+            let mut later = message.clone();
+            later.overtake(here.parse(now)?);
+            course.filled = course.had;
+            let later = here.look_at(&later, (followed, make), course).await?;
+            if later.differs() {
+                course.filled = course.had;
+                let found = here.look_at(&message, (followed, make), course).await?;
+                found.still_told_of(&later)
+            } else {
+                later
+            }
+        }
+    };
     if found.concerned.is_empty() && found.unused.is_empty() {
         return Ok((Redefined::Unconcerned, Vec::new()));
     }
     let found_places = std::mem::take(&mut found.places);
+    let leaves = found.copied_first();
     let names: Vec<String> =
         found.concerned.iter().chain(&found.unused).map(ToString::to_string).collect();
     let what = format!("{} of {}", message.tag, names.join(", "));
@@ -104,10 +121,7 @@ pub(crate) async fn make(
     let words: Vec<&str> = found.steps.iter().map(|s| s.what.as_str()).collect();
     let safe = found.steps.iter().all(|s| s.statement.is_some());
     let why = words.join("; ");
-    let copied_first = found.steps.iter().all(|s| s.statement.is_some() || s.absent.is_some());
-    let absent = found.steps.iter().filter_map(|step| step.absent.clone());
-    let leaves: Vec<TableName> = found.unfollowed.iter().cloned().chain(absent).collect();
-    if !leaves.is_empty() && copied_first && !found.new {
+    if !leaves.is_empty() {
         return Ok((Redefined::Unfollowed { what, why, tables, leaves }, Vec::new()));
     }
     if found.steps.is_empty() {
@@ -146,13 +160,23 @@ pub(crate) async fn types_below(
     tables: &[&TableName],
     doing: &str,
 ) -> Result<Vec<NewType>> {
+    let of = |there: &UserType| {
+        let statement = types::create(there).and_then(|step| step.statement);
+        NewType { name: TableName::new(&there.schema, &there.name), statement }
+    };
+    Ok(read_types(session, tables, doing).await?.iter().map(of).collect())
+}
+
+/// The same as the catalog has them.
+pub(super) async fn read_types(
+    session: &Session,
+    tables: &[&TableName],
+    doing: &str,
+) -> Result<Vec<UserType>> {
     let names: Vec<String> = tables.iter().map(|table| sql::table(table)).collect();
     let rows = session.query(&text::types_below(), &[&names]).await;
     let of = |row: &tokio_postgres::Row| {
-        let there: UserType =
-            serde_json::from_str(row.get(2)).map_err(|e| PortError::transient(doing, e))?;
-        let statement = types::create(&there).and_then(|step| step.statement);
-        Ok(NewType { name: TableName::new(&there.schema, &there.name), statement })
+        serde_json::from_str(row.get(2)).map_err(|e| PortError::transient(doing, e))
     };
     rows.map_err(|e| port_error(doing, e))?.iter().map(of).collect()
 }
@@ -178,6 +202,31 @@ struct Found {
     places: Places,
 }
 
+impl Found {
+    /// Tables whose rows are to be copied before this can be made; none when that is not enough.
+    fn copied_first(&self) -> Vec<TableName> {
+        let enough = |step: &Step| step.statement.is_some() || step.absent.is_some();
+        if self.new || !self.steps.iter().all(enough) {
+            return Vec::new();
+        }
+        let absent = self.steps.iter().filter_map(|step| step.absent.clone());
+        self.unfollowed.iter().cloned().chain(absent).collect()
+    }
+
+    /// Something is different, and copying rows does not make it alike.
+    fn differs(&self) -> bool {
+        !self.steps.is_empty() && self.copied_first().is_empty()
+    }
+
+    /// Without what is not different any more, on a later look: what is different then and not now
+    /// is still to be told of.
+    fn still_told_of(mut self, later: &Self) -> Self {
+        let about: BTreeSet<&String> = later.steps.iter().map(|step| &step.about).collect();
+        self.steps.retain(|step| about.contains(&step.about));
+        self
+    }
+}
+
 fn born(source: TableName, target: TableName, since: &Option<String>) -> Option<Born> {
     Some(Born { source, target, since: since.clone()? })
 }
@@ -199,6 +248,19 @@ impl Here<'_> {
             )
             .caused_by(e)
         })
+    }
+
+    async fn look_at(
+        &self,
+        message: &Message,
+        how: (Followed<'_>, bool),
+        course: &mut Course,
+    ) -> Result<Found> {
+        let mut found = Found::default();
+        for item in &message.items {
+            self.look(item, message, how, course, &mut found).await?;
+        }
+        Ok(found)
     }
 
     async fn look(
@@ -252,6 +314,8 @@ impl Here<'_> {
                         found.columns.extend(added.map(|c| (root.clone(), c.name.clone())));
                         let is_table = |t: &TableName| tables.contains(t);
                         found.steps.extend(change::steps(there, &here, context, is_table, is_ours));
+                        let others = spelled::other_expressions(self.session, there, &here).await;
+                        found.steps.extend(others.map_err(|e| port_error(self.doing(), e))?);
                         // Made ahead of the stream, for its rows to be copied.
                         if let (Some(bound), Some(parent)) = (&there.bound, there.parents.first())
                             && here.bound.is_none()
@@ -281,12 +345,7 @@ impl Here<'_> {
                 if mine.is_empty() {
                     // Nobody uses it yet. Who comes to do so would miss it.
                     let steps = match here {
-                        Some(here)
-                            if message.tag.starts_with("CREATE")
-                                && !self.is_used(&name).await? =>
-                        {
-                            types::replace(there, &here)
-                        }
+                        Some(here) if self.is_free(&name).await? => types::replace(there, &here),
                         Some(here) => types::type_steps(there, &here),
                         None if self.has_schema(&there.schema).await? => {
                             types::create(there).into_iter().collect()
@@ -310,6 +369,14 @@ impl Here<'_> {
             }
             Item::Dropped { kind, schema, name, part } => {
                 let name = TableName::new(schema, name);
+                if kind == "type" {
+                    if makes && followed.may_use(&name) && self.is_free(&name).await? {
+                        let drop = format!("DROP TYPE {}", sql::table(&name));
+                        found.steps.push(Step::safe(format!("there is no type {name}"), drop));
+                        found.unused.insert(name);
+                    }
+                    return Ok(());
+                }
                 self.dropped(kind, &name, part.as_deref(), followed, course, found).await?;
             }
         }
@@ -408,10 +475,9 @@ impl Here<'_> {
         self.read(&text::user_type("to_regtype($1)"), name).await
     }
 
-    /// Whether a table here has a type.
-    async fn is_used(&self, name: &TableName) -> Result<bool> {
-        let query = format!("SELECT {} IS NOT NULL", text::users_of_type("to_regtype($1)"));
-        let row = self.session.query_one(&query, &[&sql::table(name)]).await;
+    /// Whether a type of users is here on which nothing rests.
+    async fn is_free(&self, name: &TableName) -> Result<bool> {
+        let row = self.session.query_one(text::FREE_TYPE, &[&sql::table(name)]).await;
         Ok(row.map_err(|e| port_error(self.doing(), e))?.get(0))
     }
 
@@ -436,7 +502,7 @@ impl Here<'_> {
         }
     }
 
-    /// The table of an index that belongs to no constraint, with its root.
+    /// The table of an index that belongs to no constraint and to no other index, with its root.
     async fn index(&self, name: &TableName) -> Result<Option<(TableName, Option<TableName>)>> {
         let query = "SELECT n.nspname::text, c.relname::text, m.nspname::text, r.relname::text \
              FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
@@ -444,6 +510,7 @@ impl Here<'_> {
              LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid) \
              LEFT JOIN pg_namespace m ON m.oid = r.relnamespace \
              WHERE i.indexrelid = to_regclass($1) \
+               AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid) \
                AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid \
                                   AND k.contype IN ('p', 'u', 'x'))";
         let row = self

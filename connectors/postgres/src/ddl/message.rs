@@ -78,6 +78,7 @@ impl Item {
         let here = (schema, name) == (&table.schema, &table.name);
         match kind.as_str() {
             "table" => here,
+            "type" => false,
             "table column" => here && table.column(part).is_some(),
             "table constraint" => here && table.constraints.contains_key(part),
             _ => *schema == table.schema && table.indexes.contains_key(name),

@@ -4,8 +4,10 @@
 //! - `arm`: installing and removing them.
 //! - `message`: what they said.
 //! - `change`: from what a table is like here and there to statements. Pure.
+//! - `spelled`: whether an expression is another one, or written by another version.
 //! - `types`: the same for types of users. Pure.
 //! - `make`: the same, inside of the sink's transaction.
+//! - `lack`: what tables lack that are about to be filled, ahead of the stream.
 //!
 //! # How
 //!
@@ -21,10 +23,13 @@
 
 mod arm;
 mod change;
+mod lack;
 mod make;
 mod message;
+mod spelled;
 mod text;
 mod types;
 
 pub(crate) use arm::{arm, armed, describe, disarm};
+pub(crate) use lack::{Lack, lacking_columns, lacking_types};
 pub(crate) use make::{Course, Followed, NewType, Places, make, types_below};

@@ -81,7 +81,7 @@ pub(super) fn user_type(oid: &str) -> String {
         "(SELECT jsonb_build_object('schema', n.nspname, 'name', t.typname, 'kind', t.typtype,
   'labels', (SELECT coalesce(jsonb_agg(e.enumlabel ORDER BY e.enumsortorder), '[]')
                FROM pg_enum e WHERE e.enumtypid = t.oid),
-  'attributes', (SELECT coalesce(jsonb_agg(a.attname || ' ' ||
+  'attributes', (SELECT coalesce(jsonb_agg(quote_ident(a.attname) || ' ' ||
                                            format_type(a.atttypid, a.atttypmod)
                                            ORDER BY a.attnum), '[]')
                    FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
@@ -169,6 +169,20 @@ pub(super) fn users_of_type(oid: &str) -> String {
     )
 }
 
+/// Whether `$1` is a type of users on which nothing rests but what comes with it.
+pub(super) const FREE_TYPE: &str = "
+    SELECT EXISTS (SELECT FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid
+      CROSS JOIN LATERAL (SELECT ARRAY[t.oid, t.typarray, r.rngmultitypid]) AS it(oids)
+      WHERE t.oid = to_regtype($1) AND t.typtype IN ('e', 'd', 'c', 'r')
+        AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+        AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_type'::regclass
+              AND p.objid = t.oid AND p.deptype = 'e')
+        AND NOT EXISTS (SELECT FROM pg_depend p WHERE p.refclassid = 'pg_type'::regclass
+              AND p.refobjid = ANY (it.oids) AND p.deptype = 'n'
+              AND NOT EXISTS (SELECT FROM pg_depend q WHERE q.refclassid = 'pg_type'::regclass
+                    AND q.refobjid = ANY (it.oids) AND q.deptype = 'i'
+                    AND (q.classid, q.objid) = (p.classid, p.objid))))";
+
 /// What one event has to say: a query that gives `items`.
 fn items(event: &str, names: &Names) -> String {
     match event {
@@ -189,23 +203,31 @@ fn items(event: &str, names: &Names) -> String {
       UNION ALL
       SELECT 2, jsonb_build_object('what', 'type', 'type', {typed},
                                    'tables', coalesce({users}, '[]'))
-        FROM (SELECT DISTINCT d.objid FROM pg_event_trigger_ddl_commands() d
-                JOIN pg_type t ON t.oid = d.objid JOIN pg_namespace s ON s.oid = t.typnamespace
-               WHERE d.classid = 'pg_type'::regclass AND NOT d.in_extension AND {schema}) o) i",
+        FROM (SELECT DISTINCT t.oid AS objid FROM pg_event_trigger_ddl_commands() d
+                LEFT JOIN pg_class k ON d.classid = 'pg_class'::regclass AND k.oid = d.objid
+                 AND k.relkind = 'c'
+                JOIN pg_type t ON t.oid = k.reltype
+                  OR d.classid = 'pg_type'::regclass AND t.oid = d.objid
+                JOIN pg_namespace s ON s.oid = t.typnamespace
+               WHERE NOT d.in_extension AND {schema}) o) i",
             image = table("w.oid"),
             since = catalog::since("w.oid", names),
             typed = user_type("o.objid"),
             users = users_of_type("o.objid"),
             schema = user_schema("s.nspname"),
         ),
-        // A column's or a constraint's address is schema, table, name.
+        // A column's or a constraint's address is schema, table, name; that of a type one text. What
+        // goes with a table or another type says nothing.
         "sql_drop" => format!(
             "SELECT jsonb_agg(jsonb_build_object('what', 'dropped', 'type', d.object_type,
-          'schema', d.address_names[1], 'name', d.address_names[2], 'part', d.address_names[3]))
+          'schema', n.names[1], 'name', n.names[2], 'part', n.names[3]))
       FROM pg_event_trigger_dropped_objects() d
-     WHERE d.object_type IN ('table', 'index', 'table column', 'table constraint')
+      CROSS JOIN LATERAL (SELECT CASE d.object_type WHEN 'type'
+        THEN ARRAY[d.schema_name, d.object_name] ELSE d.address_names END) n(names)
+     WHERE (d.object_type IN ('table', 'index', 'table column', 'table constraint')
+            OR d.object_type = 'type' AND (d.original OR d.normal))
        AND NOT d.is_temporary AND {}",
-            user_schema("d.address_names[1]")
+            user_schema("n.names[1]")
         ),
         _ => format!(
             "SELECT jsonb_agg(jsonb_build_object('what', 'rewrite', 'reason', pg_event_trigger_table_rewrite_reason()))

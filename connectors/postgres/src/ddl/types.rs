@@ -8,9 +8,21 @@ use crate::sql;
 /// What it takes to make a type `here` like the one `there`.
 pub(super) fn type_steps(there: &UserType, here: &UserType) -> Vec<Step> {
     let name = TableName::new(&there.schema, &there.name);
-    let same = |t: &UserType| (t.kind.clone(), t.attributes.clone(), t.base.clone(), t.not_null);
-    if same(there) != same(here) || there.checks.len() != here.checks.len() {
-        return vec![Step::unsafe_(format!("type {name} was altered"))];
+    let same = |t: &UserType| (t.kind.clone(), t.base.clone(), t.not_null, t.checks.len());
+    let sorted = there.definition.as_ref().is_some_and(|text| text.contains(" COLLATE "));
+    let more = there.attributes.strip_prefix(here.attributes.as_slice());
+    let more = match more {
+        Some(more) if same(there) == same(here) && (more.is_empty() || !sorted) => more,
+        _ => return vec![Step::unsafe_(format!("type {name} was altered"))],
+    };
+    if !more.is_empty() {
+        // Older values have none, on both sides.
+        let add = |attribute| {
+            let what = format!("type {name} has an attribute {attribute}");
+            let text = format!("ALTER TYPE {} ADD ATTRIBUTE {attribute}", sql::table(&name));
+            Step::safe(what, text)
+        };
+        return more.iter().map(add).collect();
     }
     // This side may be ahead of the stream.
     let mut labels = here.labels.iter();
@@ -61,11 +73,12 @@ pub(super) fn create(there: &UserType) -> Option<Step> {
     ))
 }
 
-/// A type was created there; nothing here has one of that name yet, which is an earlier one unless
-/// it is the same.
+/// What it takes where nothing here rests on the type of that name: it may be made anew.
 pub(super) fn replace(there: &UserType, here: &UserType) -> Vec<Step> {
     let steps = type_steps(there, here);
-    if steps.iter().all(|step| step.statement.is_some()) {
+    let defined = (&there.definition, &there.base) == (&here.definition, &here.base);
+    let alike = !steps.is_empty() || defined || there.kind == "e";
+    if alike && steps.iter().all(|step| step.statement.is_some()) {
         return steps;
     }
     let name = TableName::new(&there.schema, &there.name);
@@ -109,6 +122,25 @@ mod tests {
         // Told by an earlier version.
         let unknown = serde_json::json!({ "owner": null, "definition": "a integer" });
         assert_eq!(made("c", unknown), None);
+    }
+
+    #[test]
+    fn attributes_of_a_composite_type() {
+        let named = |attributes: &[&str], definition: &str| {
+            told("c", serde_json::json!({ "attributes": attributes, "definition": definition }))
+        };
+        let found = |there: &[&str], here: &[&str], definition| -> Vec<Option<String>> {
+            let steps = type_steps(&named(there, definition), &named(here, ""));
+            steps.into_iter().map(|s| s.statement).collect()
+        };
+        assert_eq!(
+            found(&["a text", "\"B\" integer"], &["a text"], ""),
+            [Some("ALTER TYPE \"s\".\"mood\" ADD ATTRIBUTE \"B\" integer".to_owned())]
+        );
+        assert_eq!(found(&["a text", "b text"], &["a text"], "b text COLLATE x"), [None]);
+        assert_eq!(found(&["a text"], &["a text", "b text"], ""), [None], "dropped");
+        assert_eq!(found(&["b text"], &["a text"], ""), [None], "renamed");
+        assert!(found(&["a text"], &["a text"], " COLLATE ").is_empty());
     }
 
     #[test]

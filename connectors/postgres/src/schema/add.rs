@@ -12,7 +12,7 @@ use super::{
     script::{self, Entry, Section},
 };
 use crate::{
-    catalog::{self, Branch},
+    catalog,
     connect::{Session, port_error},
     ddl, sql,
 };
@@ -33,7 +33,8 @@ impl PgSchemaCopy {
         let blue = self.blue.session("schema").await?;
         let green = self.green.session("schema").await?;
         let trees = catalog::trees(&blue, tables).await.map_err(|e| port_error(doing, e))?;
-        let missing = missing(&green, &trees).await?;
+        let names: Vec<TableName> = trees.iter().map(|t| t.name.clone()).collect();
+        let missing = missing(&green, &names).await?;
         let missing: Vec<&TableName> = trees
             .iter()
             .filter(|t| missing.contains(&t.name) && selection.selects_any(&t.name, t.above.last()))
@@ -131,12 +132,12 @@ async fn new_types(blue: &Session, green: &Session, tables: &[&TableName]) -> Re
 }
 
 /// Those of the tables that do not exist.
-async fn missing(session: &Session, tables: &[Branch]) -> Result<HashSet<TableName>> {
-    let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+pub(super) async fn missing(session: &Session, tables: &[TableName]) -> Result<HashSet<TableName>> {
+    let names: Vec<String> = tables.iter().map(sql::table).collect();
     let rows = session
         .query("SELECT to_regclass(n) IS NULL FROM unnest($1::text[]) AS n", &[&names])
         .await
         .map_err(|e| port_error("looking for new tables on green", e))?;
     let missing = tables.iter().zip(rows).filter(|(_, row)| row.get(0));
-    Ok(missing.map(|(table, _)| table.name.clone()).collect())
+    Ok(missing.map(|(table, _)| table.clone()).collect())
 }

@@ -26,6 +26,14 @@ pub(super) enum Breaks {
     ForNow,
 }
 
+/// What definitions and rows may be ahead of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) breaks: Breaks,
+    /// The stream tells of what was defined since.
+    pub(super) told: bool,
+}
+
 /// A definition that the target refuses.
 const REFUSED: &str = "CUT0305";
 
@@ -123,8 +131,9 @@ pub(super) async fn in_parallel(
     section: Section,
     entries: &[Entry],
     workers: usize,
-    breaks: Breaks,
+    ahead: Ahead,
 ) -> Result<()> {
+    let breaks = ahead.breaks;
     prepare(db, green).await?;
     let open = open_entries(db, green, section, entries).await?;
     let (heavy, rest): (Vec<&Entry>, Vec<&Entry>) = open.into_iter().partition(|e| e.is_heavy());
@@ -140,26 +149,46 @@ pub(super) async fn in_parallel(
     rest_late.extend(in_turn(db, green, section, &rest).await?);
     late = beside(db, section, late, workers, Breaks::Never).await?;
     late.extend(rest_late);
-    last(db, green, section, late, Breaks::Never).await?;
+    last(db, green, section, late, Ahead { breaks: Breaks::Never, ..ahead }).await?;
     let late = beside(db, section, keys, workers, breaks).await?;
-    last(db, green, section, late, breaks).await?;
+    last(db, green, section, late, ahead).await?;
     settle(db, green).await
 }
 
-/// Entries that wait for something that comes later: this is the end, now they must succeed.
+/// Entries that wait for something that comes later: this is the end, now they must succeed, or be
+/// what the stream will tell of.
 async fn last(
     db: &Database,
     green: &Session,
     section: Section,
     entries: Vec<&Entry>,
-    breaks: Breaks,
+    ahead: Ahead,
 ) -> Result<()> {
     let doing = format!("creating definitions on {}", db.side);
+    let mut left: Vec<&Entry> = Vec::new();
     for entry in entries {
-        let done = one_or_later(db, green, section, entry, breaks).await;
-        done.map_err(|e| refused(&doing, &entry.label(), e))?;
+        let Err(e) = one_or_later(db, green, section, entry, ahead.breaks).await else { continue };
+        if !(ahead.told && is_new(entry, &e, &left)) {
+            return Err(refused(&doing, &entry.label(), e));
+        }
+        tracing::info!("left to the stream, which tells of what it rests on: {}", entry.label());
+        left.push(entry);
     }
     Ok(())
+}
+
+/// Whether an entry came with a column that is not here yet, or rests on one that did: the stream
+/// tells of both.
+fn is_new(entry: &Entry, e: &tokio_postgres::Error, left: &[&Entry]) -> bool {
+    match e.code() {
+        Some(&SqlState::UNDEFINED_COLUMN) => entry.is_heavy() || entry.is_foreign_key(),
+        Some(&SqlState::UNDEFINED_TABLE) if entry.is_foreign_key() => true,
+        Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT) => {
+            let rests = entry.is_attachment() || entry.kind == "COMMENT";
+            rests && left.iter().any(|other| entry.text.contains(&other.name))
+        }
+        _ => false,
+    }
 }
 
 /// One after the other; returns those that need something that is not there yet.

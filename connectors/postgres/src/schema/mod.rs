@@ -10,10 +10,12 @@
 //! - `apply`: creating them on the target.
 //! - `owed`: foreign keys that wait for the stream.
 //! - `add`: tables that came into being during the run, all of them or none.
+//! - `align`: tables that are copied again and have changed since they were made.
 //! - `after`: materialized views and statistics.
 
 mod add;
 mod after;
+mod align;
 mod apply;
 mod owed;
 mod program;
@@ -96,9 +98,20 @@ impl PgSchemaCopy {
         section: Section,
     ) -> Result<Vec<Entry>> {
         let program = self.pg_dump(blue, green).await?;
-        let scope = scope(blue, selection).await?;
-        if section == Section::PreData {
-            self.refuse_ways_out(blue, &scope.selected).await?;
+        let mut scope = scope(blue, selection).await?;
+        match section {
+            Section::PreData => self.refuse_ways_out(blue, &scope.selected).await?,
+            // What came since comes later, with all that belongs to it.
+            Section::PostData => {
+                let others = named(blue, "c.relkind IN ('p', 'm')").await?;
+                let tables = scope.selected.iter();
+                let mut all: Vec<TableName> =
+                    tables.flat_map(|t| std::iter::once(&t.name).chain(&t.root)).cloned().collect();
+                all.extend(others.into_iter().filter(|other| selection.selects(other)));
+                let missing = add::missing(green, &all).await?;
+                let leave = |t: &TableName| format!("--exclude-table={}", sql::table(t));
+                scope.arguments.extend(missing.iter().map(leave));
+            }
         }
         let text = program.dump(&self.blue, blue, &[section], &scope.arguments).await?;
         Ok(script::entries(&text).into_iter().filter(Entry::travels).collect())
@@ -169,6 +182,7 @@ impl SchemaCopy for PgSchemaCopy {
         selection: &Selection,
         workers: usize,
         one_view: bool,
+        told: bool,
     ) -> Result<()> {
         let breaks = if one_view { Breaks::Never } else { Breaks::ForNow };
         let workers = workers.max(1);
@@ -176,7 +190,8 @@ impl SchemaCopy for PgSchemaCopy {
         let green = self.green.session("schema").await?;
         let entries = self.dump(&blue, &green, selection, Section::PostData).await?;
         let section = Section::PostData;
-        apply::in_parallel(&self.green, &green, section, &entries, workers, breaks).await?;
+        let ahead = apply::Ahead { breaks, told };
+        apply::in_parallel(&self.green, &green, section, &entries, workers, ahead).await?;
         after::refresh(&blue, &green, &self.green).await?;
         drop((blue, green));
         self.analyze(workers).await
@@ -192,6 +207,14 @@ impl SchemaCopy for PgSchemaCopy {
 
     async fn discard(&self, tables: &[TableName]) -> Result<()> {
         self.drop_made(tables).await
+    }
+
+    async fn align(&self, tables: &[TableName], make: bool) -> Result<Vec<TableName>> {
+        self.align_columns(tables, make).await
+    }
+
+    async fn add_values(&self, tables: &[TableName]) -> Result<()> {
+        self.add_types(tables).await
     }
 
     async fn inherit_keys(&self, tables: &[TableName]) -> Result<()> {

@@ -3,28 +3,36 @@
 //! Its comment remembers the tables by number, so that one that leaves is noticed even when
 //! nobody watched.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use cutover_core::{
     model::{
         run::RunId,
         schema::{Generated, RowIdentity, Table, TableName},
     },
-    port::Result,
+    port::{PortError, Result},
 };
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Row, error::SqlState};
 
 use super::stops;
 use crate::{
     connect::{Session, port_error},
     database::Database,
     ddl,
+    patience::{self, Patience, WaitsFor},
     sql::{self, Names},
 };
 
 /// Tables that are added or taken out in one transaction.
-const PER_TRANSACTION: i64 = 100;
+const PER_TRANSACTION: usize = 100;
+
+/// Who writes is not in the way, and nobody who does waits for us; who defines something may.
+const PATIENCE: Patience = Patience {
+    waits_for: WaitsFor::Definers,
+    within: Duration::from_secs(60),
+    at_once: PER_TRANSACTION,
+};
 
 /// How the comment begins; the numbers follow.
 const COMMENT: &str = "cutover tables";
@@ -96,7 +104,8 @@ impl Database {
         let err = |e| port_error(&doing, e);
         let whole_rows = needs_whole_rows(session.version(), tables);
         let options = options(whole_rows);
-        let lists: Vec<String> = roots(tables).into_iter().map(sql::table).collect();
+        let roots: Vec<TableName> = roots(tables).into_iter().cloned().collect();
+        let lists: Vec<String> = roots.iter().map(sql::table).collect();
         let rows = session.query(NOT_LOGGED, &[&lists]).await.map_err(err)?;
         if !rows.is_empty() {
             let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
@@ -113,7 +122,8 @@ impl Database {
                     session.batch_execute(&alter).await.map_err(err)?;
                 }
                 if !there.for_all {
-                    add_missing(session, name, &lists, &there).await.map_err(err)?;
+                    let missing = missing(session, roots, &there).await.map_err(err)?;
+                    add(session, &doing, name, missing).await?;
                 }
             }
             _ => {
@@ -122,7 +132,7 @@ impl Database {
                 // Whoever is cut off before the slot exists begins here again.
                 let create = format!("CREATE PUBLICATION {} WITH ({options})", sql::ident(name));
                 session.batch_execute(&create).await.map_err(err)?;
-                add(session, name, &lists).await.map_err(err)?;
+                add(session, &doing, name, roots).await?;
             }
         }
         let now = read(session, name).await.map_err(err)?;
@@ -159,21 +169,22 @@ impl Database {
         let err = |e| port_error(self.doing("dropping the publication"), e);
         let names = Names::of(run);
         let name = sql::ident(names.publication());
-        // Every table in it is locked until the transaction ends that takes it out.
-        loop {
-            let rows = session
-                .query(SOME_OF_MANY, &[&names.publication(), &PER_TRANSACTION])
-                .await
-                .map_err(err)?;
-            let some: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-            if some.is_empty() {
-                break;
-            }
-            let drop = format!("ALTER PUBLICATION {name} DROP TABLE ONLY {}", some.join(", ONLY "));
-            match session.batch_execute(&drop).await {
-                // One was dropped or renamed meanwhile: look again.
+        // A table that is taken out takes room among the locks until the transaction ends.
+        let many: Vec<TableName> = session
+            .query(ALL_BUT_SOME, &[&names.publication(), &(PER_TRANSACTION as i64)])
+            .await
+            .map_err(err)?
+            .iter()
+            .map(|row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)))
+            .collect();
+        if !many.is_empty() {
+            let take_out =
+                |some: &[TableName]| format!("ALTER PUBLICATION {name} DROP TABLE {}", only(some));
+            match patience::lock_each(session, many, take_out, PATIENCE).await {
+                // One left meanwhile. As those that are busy, the rest goes with the publication,
+                // which waits for nobody.
                 Err(e) if is_gone(&e) => {}
-                other => other.map_err(err)?,
+                other => drop(other.map_err(err)?),
             }
         }
         session.batch_execute(&format!("DROP PUBLICATION IF EXISTS {name}")).await.map_err(err)
@@ -219,37 +230,42 @@ impl Database {
     }
 }
 
-async fn add_missing(
+/// Those of the wanted tables that are not published.
+async fn missing(
     session: &Session,
-    name: &str,
-    wanted: &[String],
+    wanted: Vec<TableName>,
     there: &Published,
-) -> std::result::Result<(), tokio_postgres::Error> {
-    let rows = session
-        .query("SELECT t, to_regclass(t)::oid FROM unnest($1::text[]) AS t", &[&wanted])
-        .await?;
-    let missing: Vec<String> = rows
-        .iter()
-        .filter(|row| {
-            row.get::<_, Option<u32>>(1).is_none_or(|number| !there.tables.contains(&number))
-        })
-        .map(|row| row.get(0))
-        .collect();
-    add(session, name, &missing).await
+) -> std::result::Result<Vec<TableName>, tokio_postgres::Error> {
+    let names: Vec<String> = wanted.iter().map(sql::table).collect();
+    let query = "SELECT to_regclass(t)::oid FROM unnest($1::text[]) WITH ORDINALITY AS w(t, n) \
+                 ORDER BY n";
+    let rows = session.query(query, &[&names]).await?;
+    let is_there =
+        |row: &Row| row.get::<_, Option<u32>>(0).is_some_and(|n| there.tables.contains(&n));
+    Ok(wanted.into_iter().zip(&rows).filter(|(_, row)| !is_there(row)).map(|(t, _)| t).collect())
 }
 
 /// Adds tables, not too many in one transaction: each is locked until its end.
-async fn add(
-    session: &Session,
-    name: &str,
-    tables: &[String],
-) -> std::result::Result<(), tokio_postgres::Error> {
-    for some in tables.chunks(usize::try_from(PER_TRANSACTION).unwrap_or(1)) {
-        let list = some.join(", ONLY ");
-        let add = format!("ALTER PUBLICATION {} ADD TABLE ONLY {list}", sql::ident(name));
-        session.batch_execute(&add).await?;
+async fn add(session: &Session, doing: &str, name: &str, tables: Vec<TableName>) -> Result<()> {
+    let err = |e| port_error(doing, e);
+    if tables.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let add = |some: &[TableName]| {
+        format!("ALTER PUBLICATION {} ADD TABLE {}", sql::ident(name), only(some))
+    };
+    let busy = patience::lock_each(session, tables, add, PATIENCE).await.map_err(err)?;
+    if busy.is_empty() {
+        return Ok(());
+    }
+    let why = patience::held_up(session, &busy, PATIENCE).await.map_err(err)?;
+    Err(PortError::transient(doing, why))
+}
+
+/// A list of tables without what is below them.
+fn only(tables: &[TableName]) -> String {
+    let names: Vec<String> = tables.iter().map(|t| format!("ONLY {}", sql::table(t))).collect();
+    names.join(", ")
 }
 
 fn is_gone(e: &tokio_postgres::Error) -> bool {
@@ -261,16 +277,14 @@ const NOT_LOGGED: &str = "
     SELECT t FROM unnest($1::text[]) AS t JOIN pg_catalog.pg_class c ON c.oid = to_regclass(t)
      WHERE c.relpersistence <> 'p'";
 
-/// Some tables of a publication that has more than one transaction should lock.
-const SOME_OF_MANY: &str = "
-    SELECT format('%I.%I', n.nspname, c.relname)
+/// All tables of a publication but so many.
+const ALL_BUT_SOME: &str = "
+    SELECT n.nspname::text, c.relname::text
       FROM pg_catalog.pg_publication p
       JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
       JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE p.pubname = $1
-       AND (SELECT count(*) FROM pg_catalog.pg_publication_rel a WHERE a.prpubid = p.oid) > $2
-     LIMIT $2";
+     WHERE p.pubname = $1 ORDER BY r.oid OFFSET $2";
 
 async fn read(
     session: &Session,

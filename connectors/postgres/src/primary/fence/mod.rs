@@ -64,6 +64,7 @@ pub(super) use self::{
 use crate::{
     connect::port_error,
     database::Database,
+    patience::some_of,
     shelf::Warm,
     sql::{self, Names},
 };
@@ -125,14 +126,6 @@ impl State {
             ));
         }
         None
-    }
-}
-
-/// The first few, and how many more.
-fn some_of(names: &[String]) -> String {
-    match names.len() {
-        0..=5 => names.join(", "),
-        n => format!("{} and {} more", names[..5].join(", "), n - 5),
     }
 }
 

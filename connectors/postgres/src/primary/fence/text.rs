@@ -143,50 +143,8 @@ pub(super) fn fence_one(names: &Names, name: &TableName, triggers: Triggers) -> 
 /// Makes durable what was installed, and counts the tables so that the questions inside of the
 /// pause are planned well.
 pub(super) fn settled(names: &Names) -> String {
-    format!("{PATIENT}; ANALYZE {}", fenced(names))
+    format!("ANALYZE {}", fenced(names))
 }
-
-/// The locks that making, waking and dropping a trigger wait for. Dropping waits for readers, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WaitsFor {
-    Writers,
-    Everybody,
-}
-
-/// Tables that somebody has been using for so many milliseconds in a way that we would wait for,
-/// and clients behind us; and whether that is nothing but an autovacuum, which the server ends when
-/// it is in somebody's way. A prepared transaction counts as old; a session that we may not look
-/// at, as young.
-pub(super) fn in_use(waits_for: WaitsFor, ms: u128) -> String {
-    let harmless = match waits_for {
-        WaitsFor::Writers => "'AccessShareLock', 'RowShareLock'",
-        WaitsFor::Everybody => "''",
-    };
-    format!(
-        "SELECT n.nspname::text, c.relname::text, \
-                bool_and(coalesce(a.backend_type = 'autovacuum worker' \
-                                  AND a.query !~ 'to prevent wraparound', false)) \
-         FROM pg_locks l JOIN pg_class c ON c.oid = l.relation \
-         JOIN pg_namespace n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-         WHERE l.locktype = 'relation' AND l.granted \
-           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-           AND l.mode NOT IN ({harmless}) AND l.pid IS DISTINCT FROM pg_backend_pid() \
-           AND (l.pid IS NULL OR a.xact_start < clock_timestamp() - interval '{ms} ms') \
-         GROUP BY 1, 2"
-    )
-}
-
-/// Commits do not wait for the disk, and a waiting session asks soon whether an autovacuum is in its
-/// way. Only some may say how soon.
-pub(super) const IMPATIENT: &str = "SET synchronous_commit = off; DO $cutover$ BEGIN \
-       PERFORM set_config('deadlock_timeout', '50', false); \
-     EXCEPTION WHEN insufficient_privilege THEN NULL; END $cutover$";
-
-/// Takes back [`IMPATIENT`]. Whatever commits next waits for the disk, for those before it as well.
-pub(super) const PATIENT: &str = "RESET synchronous_commit; RESET lock_timeout; \
-     DO $cutover$ BEGIN RESET deadlock_timeout; \
-     EXCEPTION WHEN insufficient_privilege THEN NULL; END $cutover$";
 
 /// Tables that still have the trigger.
 pub(super) fn fenced_tables(names: &Names) -> String {

@@ -1,0 +1,76 @@
+//! Expressions that two servers write in different ways: what this one would make of the other's.
+
+use tokio_postgres::{Error, error::SqlState};
+
+use cutover_core::model::schema::TableName;
+
+use super::{
+    change::{self, Step},
+    message::{Column, Definition},
+};
+use crate::{connect::Session, sql};
+
+/// Where an expression is tried.
+const TRIED: &str = "pg_temp.cutover_spelled";
+
+/// Defaults, and what columns are computed from, that are other ones there and not only written in
+/// another way. Looks inside of the transaction that is open, and leaves nothing in it.
+pub(super) async fn other_expressions(
+    session: &Session,
+    there: &Definition,
+    here: &Definition,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for column in &there.columns {
+        let Some(known) = here.column(&column.name) else { continue };
+        let (Some(wanted), Some(now)) = (&column.expression, &known.expression) else { continue };
+        if wanted == now || column.generated != known.generated {
+            continue;
+        }
+        let spelled = spelled(session, &here.table(), column, wanted).await?;
+        if spelled.is_none_or(|spelled| spelled != *now) {
+            steps.push(change::expression(&here.table(), column, wanted));
+        }
+    }
+    Ok(steps)
+}
+
+/// How this server writes an expression; `None` where it does not accept it.
+async fn spelled(
+    session: &Session,
+    table: &TableName,
+    column: &Column,
+    expression: &str,
+) -> Result<Option<String>, Error> {
+    let name = sql::ident(&column.name);
+    let action = if column.generated.is_empty() {
+        format!("ALTER {name} SET DEFAULT {expression}")
+    } else {
+        let kind = &column.type_name;
+        format!("DROP {name}, ADD {name} {kind} GENERATED ALWAYS AS ({expression}) STORED")
+    };
+    session.batch_execute("SAVEPOINT cutover_spelled").await?;
+    let trial = format!(
+        "CREATE TEMP TABLE cutover_spelled (LIKE {}); ALTER TABLE {TRIED} {action}",
+        sql::table(table)
+    );
+    let spelled = match session.batch_execute(&trial).await {
+        Ok(()) => {
+            let read = "SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d \
+                        JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
+                        WHERE a.attrelid = to_regclass($1) AND a.attname = $2";
+            let row = session.query_opt(read, &[&TRIED, &column.name]).await?;
+            row.map(|row| row.get(0))
+        }
+        // Who may not try cannot tell.
+        Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            Some(expression.to_owned())
+        }
+        Err(e) if e.as_db_error().is_none() => return Err(e),
+        Err(_) => None,
+    };
+    session
+        .batch_execute("ROLLBACK TO SAVEPOINT cutover_spelled; RELEASE SAVEPOINT cutover_spelled")
+        .await?;
+    Ok(spelled)
+}
