@@ -50,6 +50,8 @@ pub(super) const EVIDENCE: &str = "moves";
 const GUARD_WITHIN: Duration = Duration::from_secs(30);
 /// How long after the budget the guard acts while we are alive.
 const GUARD_GRACE: Duration = Duration::from_secs(1);
+/// How long the streams may take to hear who owns the writes when a move has ended.
+const STREAMS_ANSWER: Duration = Duration::from_secs(5);
 
 /// Moves that have ended, by the journal in `state_dir`.
 ///
@@ -271,7 +273,12 @@ impl Live {
             owner: report.owner,
             at_ms: now_ms(),
         })?;
-        self.pipes.owned_by(report.owner).await?;
+        // The steps have done so where it was needed. A stream that hangs, in a commit say, does it
+        // when it goes on, and keeps nobody waiting for an answer.
+        match tokio::time::timeout(STREAMS_ANSWER, self.pipes.owned_by(report.owner)).await {
+            Ok(done) => done?,
+            Err(_) => tracing::warn!("a stream does not answer; it follows as before the move"),
+        }
         self.forget_samples();
         let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted));
         Ok(self.tell_end(&id, &report, predicted.ms, evidence))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cutover_core::model::side::Side;
+use cutover_sandbox::wait_until;
 
 use crate::{
     program::COMMAND_WITHIN,
@@ -62,11 +63,45 @@ async fn a_table_without_a_key_that_has_grown_is_compared_before_the_pause() {
     world.direct(Side::Blue).await.batch_execute(grow).await.expect("rows");
     let met = |status: &serde_json::Value| status["proof"]["whole"] == 1;
     run.status("the stream to meet them", COMMAND_WITHIN, met).await;
-    run.ready().await;
+    let waits = |status: &serde_json::Value| {
+        let why = status["ready"]["why"].as_str();
+        why.is_some_and(|why| why.contains("public.audit_log waits for a full comparison"))
+    };
+    run.status("the status to say what is missing", COMMAND_WITHIN, waits).await;
     let refused = world.desk.ask(&["switch"]).await;
     refused.exits(1).says("public.audit_log waits for a full comparison");
     assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
     world.desk.ask(&["verify"]).await.exits(0);
     world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
+}
+
+/// Nobody waits, neither a client nor who asked for the move.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_whose_commits_hang_refuses_the_move_and_says_so() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    let green = world.superuser(Side::Green).await;
+    green.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    green.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let hangs = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait_until("a commit to hang", COMMAND_WITHIN, async || {
+        green.query_one(hangs, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await
+    .unwrap();
+
+    let refused = world.desk.ask(&["switch"]).await;
+    assert!(matches!(refused.exit, 1 | 3), "{}", refused.said);
+    assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
+    world.traffic_flows(&load, Duration::from_secs(20)).await;
+    world.only_takes_writes(Side::Blue).await;
+
+    green.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    green.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
     world.sides_are_equal().await;
 }

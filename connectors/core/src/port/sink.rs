@@ -214,8 +214,8 @@ pub trait SinkWriter: Send {
 
     /// Looks at what [`Event::Definition`] says; with `make`, makes here what is safe, in the
     /// transaction that the events before it have opened. With `now`, what the source said of the
-    /// same tables later, differences do not count that are none any more. The writer knows the new shapes afterwards. Only called
-    /// between the events before and behind it.
+    /// same tables later, differences do not count that are none any more. The writer knows the new
+    /// shapes afterwards. Only called between the events before and behind it.
     ///
     /// # Errors
     ///
