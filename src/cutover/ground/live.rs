@@ -1,10 +1,9 @@
 //! The ground over real ports.
 //!
 //! Everything that can be done before clients wait is done in `recheck`; what has no effect that
-//! would have to be taken back does not wait for its step: while the origin is closed the way back
-//! comes to a stand, and once it is closed its counters are read and the drain is begun, while
-//! changed rows are still being compared. The drain's marker is written with the closing itself: one
-//! commit instead of two in the pause.
+//! would have to be taken back does not wait for its step: once the origin is closed its counters
+//! are read and the drain is begun, while changed rows are still being compared. The drain's marker
+//! is written with the closing itself: one commit instead of two in the pause.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -102,7 +101,6 @@ type Read = (Vec<Counter>, u64);
 #[derive(Default)]
 struct Begun {
     read: Option<Ahead<Read>>,
-    hold: Option<Ahead<()>>,
     drain: Option<Ahead<Drained>>,
 }
 
@@ -269,6 +267,10 @@ impl Ground for LiveGround {
         }
         // The last step before clients wait: what changed during the preparations.
         self.compare_ahead().await;
+        if let Some(work) = &self.parts.work {
+            let within = within.min(self.parts.budget);
+            work.pipes.hold_reverse(self.parts.from, within).await?;
+        }
         Ok(details(json!({ "process": process })))
     }
 
@@ -298,12 +300,6 @@ impl Ground for LiveGround {
         let parts = &self.parts;
         let from = parts.from;
         let pipes = parts.work.as_ref().map(|work| &work.pipes);
-        // None of what begins here needs a journal line: the way back flows again with the step that
-        // armed it, and neither a read nor a marker has to be taken back.
-        self.begun().hold = pipes.map(|pipes| {
-            let pipes = Arc::clone(pipes);
-            Ahead::begin(async move { pipes.hold_reverse(from, within).await })
-        });
         let close = async {
             let (run, origin) = (&parts.run, &parts.origin);
             let written = match pipes.map(|pipes| pipes.await_marker(from)) {
@@ -316,14 +312,14 @@ impl Ground for LiveGround {
                     .await?
                     .map(|position| (marker, position)),
             };
+            // Neither a read nor a marker has to be taken back, so they need no journal line.
             let (origin, selection) = (origin.clone(), parts.selection.clone());
             let read = Ahead::begin(async move { read_origin(&*origin, &selection).await });
             let drain = pipes.map(|pipes| {
                 let pipes = Arc::clone(pipes);
                 Ahead::begin(async move { pipes.drain(from, written, within).await })
             });
-            let mut begun = self.begun();
-            (begun.read, begun.drain) = (Some(read), drain);
+            *self.begun() = Begun { read: Some(read), drain };
             Ok::<_, Failure>(())
         };
         // Most of what changed is on the other side already and needs no fence to be compared.
@@ -341,18 +337,11 @@ impl Ground for LiveGround {
     async fn drain(&self, within: Duration) -> Did {
         let work = self.work()?;
         let from = self.parts.from;
-        let (hold, drain) = {
-            let mut begun = self.begun();
-            (begun.hold.take(), begun.drain.take())
-        };
+        let drain = self.begun().drain.take();
         let drained = match drain {
             Some(drain) => drain.answer("draining").await?,
             None => work.pipes.drain(from, None, within).await?,
         };
-        match hold {
-            Some(hold) => hold.answer("making the way back stand still").await?,
-            None => work.pipes.hold_reverse(from, within).await?,
-        }
         Ok(details(json!({
             "position": drained.position.to_string(),
             "marker_ms": drained.took.as_secs_f64() * 1000.0,

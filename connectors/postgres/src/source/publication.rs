@@ -117,7 +117,11 @@ impl Database {
                 if self.has_left(session, run, &there).await? {
                     return Err(self.left(session, doing, &there).await);
                 }
-                if !there.options_fit || (whole_rows && !there.whole_rows) {
+                // Setting them back would hide what is missing since.
+                if !there.options_fit {
+                    return Err(kinds_left(doing));
+                }
+                if whole_rows && !there.whole_rows {
                     let alter = format!("ALTER PUBLICATION {} SET ({options})", sql::ident(name));
                     session.batch_execute(&alter).await.map_err(err)?;
                 }
@@ -157,9 +161,7 @@ impl Database {
             Some(there) if self.has_left(session, run, &there).await? => {
                 Err(self.left(session, doing, &there).await)
             }
-            Some(there) if !there.options_fit => {
-                Err(stops::table_left(doing, &["some kinds of change (options)".to_owned()]))
-            }
+            Some(there) if !there.options_fit => Err(kinds_left(doing)),
             Some(_) => Ok(()),
         }
     }
@@ -228,6 +230,11 @@ impl Database {
             Err(e) => port_error(doing, e),
         }
     }
+}
+
+/// The publication was altered so that it does not carry every change.
+fn kinds_left(doing: String) -> PortError {
+    stops::table_left(doing, &["some kinds of change (options)".to_owned()])
 }
 
 /// Those of the wanted tables that are not published.
