@@ -14,8 +14,9 @@ use cutover_core::{
 use super::ports::Ports;
 use crate::transform::Pair;
 
-/// Tables up to this size are read whole behind the fence.
-const WHOLE_BEHIND_FENCE: u64 = 4 << 20;
+/// Tables up to this size are read whole behind the fence: a quarter of a second for clients, and
+/// room for a log without a key that grows while the run is on.
+const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
 
 /// Whether it was too large to be read behind the fence when the run looked at its tables.
 pub(super) fn was_large(pair: &Pair) -> bool {

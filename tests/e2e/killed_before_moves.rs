@@ -42,7 +42,7 @@ async fn a_killed_copy_is_taken_up_and_ends_equal() {
     let mut run = world.desk.run();
     run.status("the large one to be applied again", crate::program::COMMAND_WITHIN, early).await;
     writer.batch_execute(&format!("{insert}; COMMIT")).await.expect("rows");
-    run.ready().await;
+    run.streams().await;
 
     world.close_the_books(load, Side::Blue).await;
     let verify = world.desk.ask(&["verify"]).await;

@@ -59,7 +59,7 @@ async fn a_table_without_a_key_that_has_grown_is_compared_before_the_pause() {
     world.desk.ask(&["verify"]).await.exits(0);
     run.ready().await;
     let grow = "INSERT INTO audit_log (what) SELECT repeat(md5(i::text), 8) \
-                FROM generate_series(1, 20000) i";
+                FROM generate_series(1, 80000) i";
     world.direct(Side::Blue).await.batch_execute(grow).await.expect("rows");
     let met = |status: &serde_json::Value| status["proof"]["whole"] == 1;
     run.status("the stream to meet them", COMMAND_WITHIN, met).await;
