@@ -128,10 +128,10 @@ async fn a_table_that_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kind_of_change_that_left() {
-    for w in World::everywhere("kinds").await {
+    for w in World::everywhere("kind-left").await {
         w.sql("create table t (id int primary key)").await;
         drop(w.tap().await);
-        w.sql("alter publication cutover_kinds set (publish = 'insert')").await;
+        w.sql("alter publication cutover_kind_left set (publish = 'insert')").await;
         assert_eq!(code(open(&w, None).await), "CUT0205");
         // It must not be set back behind our back either: changes in between are missing.
         let tables = w.tables().await;
