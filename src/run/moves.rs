@@ -277,7 +277,9 @@ impl Live {
         // when it goes on, and keeps nobody waiting for an answer.
         match tokio::time::timeout(STREAMS_ANSWER, self.pipes.owned_by(report.owner)).await {
             Ok(done) => done?,
-            Err(_) => tracing::warn!("a stream does not answer; it follows as before the move"),
+            Err(_) => tracing::warn!(
+                "a stream does not answer yet; it hears who owns the writes when it goes on"
+            ),
         }
         self.forget_samples();
         let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted));

@@ -18,11 +18,6 @@ use crate::transform::Pair;
 /// room for a log without a key that grows while the run is on.
 const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
 
-/// Whether it was too large to be read behind the fence when the run looked at its tables.
-pub(super) fn was_large(pair: &Pair) -> bool {
-    pair.blue.iter().chain(&pair.green).any(|table| table.bytes > WHOLE_BEHIND_FENCE)
-}
-
 /// Which of these pairs would make clients wait for too long if all of it were read, by now: a
 /// table grows while the run is on.
 pub(super) async fn large(ports: &Ports, pairs: &[Pair], chosen: &[usize]) -> Result<Vec<usize>> {

@@ -101,7 +101,7 @@ impl Pipes {
         Awaited { prefix: MESSAGE_PREFIX, content, arrived }
     }
 
-    /// Waits for the marker. Whether everything up to `position` is applied, or seen, with it.
+    /// Waits for the marker. Whether everything up to `position` is durable, or seen, with it.
     ///
     /// # Errors
     ///
@@ -114,9 +114,8 @@ impl Pipes {
         within: Duration,
     ) -> Result<bool> {
         let arrived = timeout(within, marker.arrived).await.map_err(|e| late(from, e))?;
-        arrived.map_err(|e| late(from, e))?;
-        let applied = self.from(from).view().applied;
-        Ok(applied.is_some_and(|applied| applied.covers(position) == Ok(true)))
+        let durable = arrived.map_err(|e| late(from, e))?;
+        Ok(durable.is_some_and(|durable| durable.covers(position) == Ok(true)))
     }
 
     /// Like [`Pipes::marker`], and the pipe stands still right behind the marker.

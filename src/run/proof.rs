@@ -25,7 +25,7 @@ use cutover_core::{
 };
 
 use super::{
-    pairs::{files, large, sums, was_large},
+    pairs::{files, large, sums},
     pipes::Pipes,
     ports::Ports,
 };
@@ -70,8 +70,8 @@ struct Inner {
     many: BTreeSet<usize>,
     /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
-    /// Pairs that turned out to be large when they were looked at.
-    grown: BTreeSet<usize>,
+    /// Pairs that were large when they were looked at.
+    large: BTreeSet<usize>,
     /// The files of every pair, blue's and green's, as they were seen last.
     files: Vec<[Vec<u64>; 2]>,
 }
@@ -377,9 +377,12 @@ impl Proof {
     #[must_use]
     pub fn unread(&self) -> Vec<String> {
         let whole = self.ledger.whole();
-        let grown = &self.lock().grown;
-        let large = whole.iter().filter(|i| grown.contains(i) || was_large(&self.pairs[**i]));
-        large.map(|i| self.pairs[*i].name.to_string()).collect()
+        let large = &self.lock().large;
+        whole
+            .iter()
+            .filter(|i| large.contains(i))
+            .map(|i| self.pairs[*i].name.to_string())
+            .collect()
     }
 
     /// Looks how large tables are that can be proven by a full comparison only.
@@ -389,7 +392,7 @@ impl Proof {
     /// A side does not say.
     pub async fn look_for_growth(&self) -> Result<()> {
         let large = large(&self.ports, &self.pairs, &self.ledger.whole()).await?;
-        self.lock().grown = large.into_iter().collect();
+        self.lock().large = large.into_iter().collect();
         Ok(())
     }
 

@@ -155,8 +155,8 @@ impl Pipe {
     }
 
     /// Resolves once a marker with this token, and everything before it, is applied. Ask before
-    /// the marker is emitted.
-    pub fn expect_marker(&self, token: &str) -> oneshot::Receiver<()> {
+    /// the marker is emitted. Everything up to the position that it brings is durable.
+    pub fn expect_marker(&self, token: &str) -> oneshot::Receiver<Option<Position>> {
         self.state.expect_marker(token.to_owned())
     }
 

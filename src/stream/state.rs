@@ -131,7 +131,7 @@ struct Inner {
     born: Vec<Born>,
     born_unsettled: Vec<Born>,
     unfollowed: Vec<TableName>,
-    markers: HashMap<String, oneshot::Sender<()>>,
+    markers: HashMap<String, oneshot::Sender<Option<Position>>>,
 }
 
 impl State {
@@ -227,21 +227,23 @@ impl State {
         }
     }
 
-    pub(super) fn expect_marker(&self, token: String) -> oneshot::Receiver<()> {
+    pub(super) fn expect_marker(&self, token: String) -> oneshot::Receiver<Option<Position>> {
         let (tx, rx) = oneshot::channel();
         self.lock().markers.insert(token, tx);
         rx
     }
 
+    /// Everything that was applied so far is durable, and these markers are part of it.
     pub(super) fn markers_done(&self, tokens: &[String]) {
         if tokens.is_empty() {
             return;
         }
         let mut inner = self.lock();
+        let durable = inner.applied.clone();
         for token in tokens {
             if let Some(waiter) = inner.markers.remove(token) {
                 // Nobody waits any more: the deadline of the drain has passed.
-                waiter.send(()).ok();
+                waiter.send(durable.clone()).ok();
             }
         }
     }
@@ -270,5 +272,22 @@ impl State {
             born: inner.born.clone(),
             unfollowed: inner.unfollowed.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was applied behind a marker when somebody looks may not be on the disk yet.
+    #[test]
+    fn a_marker_says_how_far_all_is_durable() {
+        let at = |lsn| Some(Position::Postgres { timeline: 1, lsn });
+        let state = State::new(Mode::Apply);
+        let mut arrived = state.expect_marker("m".to_owned());
+        state.applied(at(10), None);
+        state.markers_done(&["m".to_owned()]);
+        state.applied(at(20), None);
+        assert_eq!(arrived.try_recv(), Ok(at(10)));
     }
 }

@@ -50,11 +50,24 @@ pub(crate) struct Patience {
 /// the session. Returns the tables that stayed busy; those that are gone are passed over.
 pub(crate) async fn lock_each(
     session: &Session,
-    mut left: Vec<TableName>,
+    tables: Vec<TableName>,
     statement: impl Fn(&[TableName]) -> String,
     patience: Patience,
 ) -> Result<Vec<TableName>, Error> {
     session.batch_execute(IMPATIENT).await?;
+    let busy = rounds(session, tables, statement, patience).await;
+    // Whatever came of it: somebody goes on with the session.
+    let settings = session.batch_execute(PATIENT).await;
+    let busy = busy?;
+    settings.map(|()| busy)
+}
+
+async fn rounds(
+    session: &Session,
+    mut left: Vec<TableName>,
+    statement: impl Fn(&[TableName]) -> String,
+    patience: Patience,
+) -> Result<Vec<TableName>, Error> {
     let look = session.prepare(&in_use(patience.waits_for, SHORT.as_millis())).await?;
     let deadline = Instant::now() + patience.within;
     let mut round = 0;
@@ -103,7 +116,6 @@ pub(crate) async fn lock_each(
             }
         }
         if busy.is_empty() || Instant::now() >= deadline {
-            session.batch_execute(PATIENT).await?;
             return Ok(busy);
         }
         round += 1;

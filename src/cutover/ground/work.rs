@@ -31,8 +31,8 @@ pub struct Awaited {
     pub prefix: &'static str,
     /// Its content.
     pub content: String,
-    /// Comes when everything up to it is applied.
-    pub arrived: oneshot::Receiver<()>,
+    /// Comes when everything up to it is applied, with the position up to which all is durable.
+    pub arrived: oneshot::Receiver<Option<Position>>,
 }
 
 /// Both directions of replication, as far as a move needs them.

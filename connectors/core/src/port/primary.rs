@@ -79,10 +79,9 @@ pub trait Primary: Send + Sync {
         &self,
         run: &RunId,
         within: Duration,
-        prefix: &str,
-        content: &str,
+        _prefix: &str,
+        _content: &str,
     ) -> Result<Option<Position>> {
-        let _ = (prefix, content);
         self.close_to_clients(run, within).await?;
         Ok(None)
     }

@@ -1,6 +1,6 @@
 //! Expressions that two servers write in different ways: what this one would make of the other's.
 
-use tokio_postgres::{Error, error::SqlState};
+use tokio_postgres::Error;
 
 use cutover_core::model::schema::TableName;
 
@@ -35,7 +35,8 @@ pub(super) async fn other_expressions(
     Ok(steps)
 }
 
-/// How this server writes an expression; `None` where it does not accept it.
+/// How this server writes an expression; `None` where it does not accept it, or we
+/// may not try.
 async fn spelled(
     session: &Session,
     table: &TableName,
@@ -61,10 +62,6 @@ async fn spelled(
                         WHERE a.attrelid = to_regclass($1) AND a.attname = $2";
             let row = session.query_opt(read, &[&TRIED, &column.name]).await?;
             row.map(|row| row.get(0))
-        }
-        // Who may not try cannot tell.
-        Err(e) if e.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            Some(expression.to_owned())
         }
         Err(e) if e.as_db_error().is_none() => return Err(e),
         Err(_) => None,
