@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-/// A small generator (splitmix64): the same seed gives the same campaign everywhere.
+/// The same seed gives the same campaign everywhere.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Dice(cutover_testkit::Dice);
 
 impl Dice {
     /// One of its own for each `number`, so that what is drawn for one says nothing about another.
     pub(crate) fn of(seed: u64, number: u64) -> Self {
-        Self(Self(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).next())
+        let mix = seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self(cutover_testkit::Dice::new(cutover_testkit::Dice::new(mix).roll()))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.roll()
     }
 
     /// A number below `bound`.

@@ -8,26 +8,13 @@ use crate::{
     pair::Pair,
 };
 use cutover_core::model::side::Side;
+use cutover_testkit::Dice;
 
 /// Statements of a history; each second one or so defines something.
 const LENGTH: usize = 60;
 
-/// The same numbers for the same seed, everywhere (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    /// From `0` to `end - 1`.
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-
-    fn one_of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.below(list.len())]
-    }
+fn one_of<'a, T>(dice: &mut Dice, list: &'a [T]) -> &'a T {
+    &list[dice.below(list.len())]
 }
 
 /// What exists so far.
@@ -64,7 +51,7 @@ impl Story {
         let column = |name: &str, kind| (name.to_owned(), kind);
         let columns = vec![column("n", "integer"), column("v", "varchar(5)")];
         Self {
-            dice: Dice(seed),
+            dice: Dice::new(seed),
             tables: vec![("t0".into(), columns.clone()), ("parts".into(), columns)],
             indexes: Vec::new(),
             labels: 1,
@@ -83,15 +70,15 @@ impl Story {
         let at = self.dice.below(self.tables.len());
         let table = self.tables[at].0.clone();
         let columns = self.tables[at].1.clone();
-        let (column, kind) = self.dice.one_of(&columns).clone();
+        let (column, kind) = one_of(&mut self.dice, &columns).clone();
         match self.dice.below(24) {
             // A partition that is made ahead of its place would have columns that its root gets later.
             0..=3 | 13 if table == "parts" => self.rows(at),
             0..=1 => {
-                let (name, new) = (self.fresh("c"), self.dice.one_of(WIDER));
+                let (name, new) = (self.fresh("c"), one_of(&mut self.dice, WIDER));
                 self.tables[at].1.push((name.clone(), new.0));
                 let rest = ["", " DEFAULT {}", " NOT NULL DEFAULT {}"];
-                let rest = self.dice.one_of(&rest).replace("{}", new.2);
+                let rest = one_of(&mut self.dice, &rest).replace("{}", new.2);
                 format!("ALTER TABLE {table} ADD {name} {}{rest}", new.0)
             }
             2..=3 => {
@@ -99,7 +86,7 @@ impl Story {
                 if wider.is_empty() {
                     return self.rows(at);
                 }
-                let wider = *self.dice.one_of(wider);
+                let wider = *one_of(&mut self.dice, wider);
                 for known in &mut self.tables[at].1 {
                     if known.0 == column {
                         known.1 = wider;
@@ -122,7 +109,7 @@ impl Story {
             }
             7 => {
                 let name = self.fresh("t");
-                let kind = self.dice.one_of(WIDER);
+                let kind = one_of(&mut self.dice, WIDER);
                 self.tables.push((name.clone(), vec![("a".into(), kind.0)]));
                 format!(
                     "CREATE TABLE {name} (id int PRIMARY KEY, a {0}); INSERT INTO {name} \
@@ -165,7 +152,7 @@ impl Story {
     /// A change of rows that fits every history.
     fn rows(&mut self, at: usize) -> String {
         let (table, columns) = &self.tables[at];
-        let (column, kind) = self.dice.one_of(columns);
+        let (column, kind) = one_of(&mut self.dice, columns);
         let id = 1 + self.dice.below(60);
         let value = value(kind);
         match self.dice.below(4) {

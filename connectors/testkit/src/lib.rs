@@ -5,6 +5,7 @@
 //! with a gate that a switch can drive. For tests only; knows the core and no connector.
 
 pub mod contract;
+mod dice;
 mod faults;
 mod gate;
 mod inline;
@@ -14,6 +15,7 @@ mod redirector;
 mod switch;
 mod wait;
 
+pub use dice::Dice;
 pub use faults::{Fault, Faults};
 pub use gate::{Gate, Pass};
 pub use inline::next_inline;
