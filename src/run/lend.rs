@@ -116,6 +116,10 @@ impl work::Proof for Live {
         self.proof.glance().await
     }
 
+    async fn look(&self) -> Result<()> {
+        tokio::try_join!(self.proof.look_for_rewrites(), self.proof.look_for_growth()).map(drop)
+    }
+
     async fn behind_fence(&self, within: Duration) -> Result<Certificate> {
         let doing = "comparing what is left behind the fence";
         let certificate = tokio::time::timeout(within, self.proof.behind_fence())

@@ -70,8 +70,8 @@ struct Inner {
     many: BTreeSet<usize>,
     /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
-    /// Pairs that were large when they were looked at.
-    large: BTreeSet<usize>,
+    /// Whether pairs were large when they were looked at.
+    large: BTreeMap<usize, bool>,
     /// The files of every pair, blue's and green's, as they were seen last.
     files: Vec<[Vec<u64>; 2]>,
 }
@@ -376,23 +376,31 @@ impl Proof {
     /// fence.
     #[must_use]
     pub fn unread(&self) -> Vec<String> {
-        let whole = self.ledger.whole();
-        let large = &self.lock().large;
-        whole
-            .iter()
-            .filter(|i| large.contains(i))
-            .map(|i| self.pairs[*i].name.to_string())
-            .collect()
+        let large = self.large_of(&self.ledger.whole());
+        large.iter().map(|i| self.pairs[*i].name.to_string()).collect()
     }
 
-    /// Looks how large tables are that can be proven by a full comparison only.
+    /// Which of these pairs were large when they were looked at.
+    fn large_of(&self, chosen: &[usize]) -> Vec<usize> {
+        let large = &self.lock().large;
+        chosen.iter().copied().filter(|i| large.get(i) == Some(&true)).collect()
+    }
+
+    /// Looks how large tables are that can be proven by a full comparison only, now or once they
+    /// change.
     ///
     /// # Errors
     ///
     /// A side does not say.
     pub async fn look_for_growth(&self) -> Result<()> {
-        let large = large(&self.ports, &self.pairs, &self.ledger.whole()).await?;
-        self.lock().large = large.into_iter().collect();
+        let keyless = (0..self.pairs.len()).filter(|i| !self.pairs[*i].keyed);
+        let chosen: BTreeSet<usize> = self.ledger.whole().into_iter().chain(keyless).collect();
+        self.look_at_sizes(&chosen.into_iter().collect::<Vec<_>>()).await
+    }
+
+    async fn look_at_sizes(&self, chosen: &[usize]) -> Result<()> {
+        let large = large(&self.ports, &self.pairs, chosen).await?;
+        self.lock().large.extend(chosen.iter().map(|i| (*i, large.contains(i))));
         Ok(())
     }
 
@@ -418,30 +426,36 @@ impl Proof {
         Ok(())
     }
 
-    /// Compares what is left behind the fence and says what is proven. Both sides stand still.
+    /// Compares what is left behind the fence and says what is proven. Both sides stand still, and
+    /// were looked at since.
     ///
     /// # Errors
     ///
     /// A read failed.
     pub async fn behind_fence(&self) -> Result<Certificate> {
         let before = self.compared.load(Ordering::Relaxed);
-        let (step, looked) = tokio::join!(self.recent.behind_fence(), self.look_for_rewrites());
+        let whole = self.ledger.whole();
+        let new = |i: &usize| !self.lock().large.contains_key(i);
+        let new: Vec<usize> = whole.iter().copied().filter(new).collect();
+        if !new.is_empty() {
+            self.look_at_sizes(&new).await?;
+        }
+        let large = self.large_of(&whole);
+        let small = whole.iter().filter(|i| !large.contains(i));
+        let small: Vec<&Pair> = small.map(|i| &self.pairs[*i]).collect();
+        let unproven: Vec<TableName> = large.iter().map(|i| self.pairs[*i].name.clone()).collect();
+        // All at once: inside the pause round trips count.
+        let (step, blue, green) = tokio::join!(
+            self.recent.behind_fence(),
+            sums(&self.ports.blue.reader, &small, |p| &p.blue),
+            sums(&self.ports.green.reader, &small, |p| &p.green)
+        );
         let step = step?;
         let behind_fence = step.count();
         // At once: whatever fails below, this is known.
         self.note(step);
-        looked?;
-        let whole = self.ledger.whole();
-        let large = large(&self.ports, &self.pairs, &whole).await?;
-        let (large, small): (Vec<usize>, Vec<usize>) =
-            whole.into_iter().partition(|i| large.contains(i));
-        let unproven: Vec<TableName> = large.iter().map(|i| self.pairs[*i].name.clone()).collect();
-        let small: Vec<&Pair> = small.iter().map(|i| &self.pairs[*i]).collect();
+        let (blue, green) = (blue?, green?);
         let mut different = BTreeSet::new();
-        let (blue, green) = tokio::try_join!(
-            sums(&self.ports.blue.reader, &small, |p| &p.blue),
-            sums(&self.ports.green.reader, &small, |p| &p.green)
-        )?;
         let unequal = small.iter().zip(blue.iter().zip(&green)).filter(|(_, (b, g))| b != g);
         different.extend(unequal.map(|(pair, _)| pair.name.clone()));
         let inner = self.lock();

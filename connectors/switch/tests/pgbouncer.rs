@@ -122,6 +122,41 @@ async fn what_is_idle_is_closed_ahead_and_what_is_in_use_stays() {
     assert_eq!(rig.setting("server_idle_timeout").await, "600");
 }
 
+/// A pause comes in a quiet moment if there is one; pools do not grow from the search on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_moment_is_looked_for_and_settings_are_put_back() {
+    let rig = Rig::start(|options| options).await;
+    let switch = rig.new_switch();
+    let mut busy = rig.client().await;
+    busy.begin().await.unwrap();
+    // There is none: it is not waited for without end, and the pause decides.
+    within("a quiet moment", PATIENCE, switch.quiet()).await.unwrap();
+    assert_eq!(rig.setting("max_db_connections").await, "1");
+    let mut other = rig.client().await;
+    let waits = tokio::spawn(async move { (other.write().await, other) });
+    let ends = async {
+        wait_until("it waits for the connection", PATIENCE, async || rig.waiting().await == 1)
+            .await;
+        busy.finish().await
+    };
+    let (paused, ended) = tokio::join!(switch.pause(AMPLE), ends);
+    paused.unwrap();
+    assert_eq!(ended, Ok(Side::Blue));
+    assert_eq!(rig.setting("max_db_connections").await, "0");
+    switch.point_at(Side::Green).await.unwrap();
+    let (written, _) = within("whoever waited", PATIENCE, waits).await.unwrap();
+    assert_eq!(written, Ok(Side::Green));
+    // What a crash after it leaves.
+    wait_until("logins are spaced as before", PATIENCE, async || {
+        rig.setting("server_login_retry").await == "1"
+    })
+    .await;
+    switch.quiet().await.unwrap();
+    assert_ne!(rig.setting("max_db_connections").await, "0");
+    rig.new_switch().warm_up().await.unwrap();
+    assert_eq!(rig.setting("max_db_connections").await, "0");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_keeps_everything_else() {
     let rig = Rig::start(|options| options).await;

@@ -102,6 +102,7 @@ type Read = (Vec<Counter>, u64);
 struct Begun {
     read: Option<Ahead<Read>>,
     drain: Option<Ahead<Drained>>,
+    look: Option<Ahead<()>>,
 }
 
 /// What is read of the origin behind the fence.
@@ -275,6 +276,10 @@ impl Ground for LiveGround {
     }
 
     async fn pausing(&self, budget: Duration) -> std::result::Result<(), Failure> {
+        let quiet = join_all(self.parts.switches.iter().map(|switch| switch.quiet())).await;
+        for error in quiet.into_iter().filter_map(std::result::Result::err) {
+            tracing::debug!(%error, "the pause does not wait for a quiet moment");
+        }
         match self.guard.lock().await.as_mut() {
             Some(guard) => guard.pausing(budget).await,
             None => Err(Failure::definite(
@@ -319,7 +324,11 @@ impl Ground for LiveGround {
                 let pipes = Arc::clone(pipes);
                 Ahead::begin(async move { pipes.drain(from, written, within).await })
             });
-            *self.begun() = Begun { read: Some(read), drain };
+            let look = parts.work.as_ref().map(|work| {
+                let proof = Arc::clone(&work.proof);
+                Ahead::begin(async move { proof.look().await })
+            });
+            *self.begun() = Begun { read: Some(read), drain, look };
             Ok::<_, Failure>(())
         };
         // Most of what changed is on the other side already and needs no fence to be compared.
@@ -349,7 +358,13 @@ impl Ground for LiveGround {
     }
 
     async fn verify(&self, within: Duration) -> Did {
-        let certificate = self.work()?.proof.behind_fence(within).await?;
+        let proof = &self.work()?.proof;
+        let look = self.begun().look.take();
+        match look {
+            Some(look) => look.answer("looking at tables").await?,
+            None => proof.look().await?,
+        }
+        let certificate = proof.behind_fence(within).await?;
         let remedy = "run `cutover verify`; `cutover verify --repair` copies differing rows again";
         match certificate.verdict {
             Verdict::Equal => Ok(details(json!({ "certificate": certificate }))),

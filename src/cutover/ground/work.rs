@@ -87,7 +87,13 @@ pub trait Proof: Send + Sync {
         Ok(())
     }
 
-    /// Compares what is left, behind the fence and after the drain, at most `within`.
+    /// Looks at what no change log tells, behind the fence and beside the drain.
+    async fn look(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Compares what is left, behind the fence and after the drain, at most `within`. Comes after
+    /// [`Proof::look`].
     async fn behind_fence(&self, within: Duration) -> Result<Certificate>;
 }
 

@@ -50,6 +50,14 @@ pub trait TrafficSwitch: Send + Sync {
         Ok(())
     }
 
+    /// Waits for a moment at which a pause would not have to wait for long: few transactions under
+    /// way. Comes right before [`TrafficSwitch::pause`], takes a fraction of a second, holds nobody.
+    /// Optional: when it fails a pause takes longer, and nothing else. What a crash in the middle of
+    /// it leaves is put back by [`TrafficSwitch::warm_up`].
+    async fn quiet(&self) -> Result<(), SwitchError> {
+        Ok(())
+    }
+
     /// Reasons why this switch would fail later.
     async fn examine(&self) -> Vec<Finding>;
 }

@@ -84,10 +84,12 @@ impl LiveReader {
         }
         let session = self.db.session("verify").await?;
         // Keys are looked up by index whatever the statistics of a fresh table say: a wrong guess
-        // would scan a table inside the pause.
+        // would scan a table inside the pause. Nor is it planned anew for each number of keys, which
+        // takes longer than reading a few rows.
         session
             .batch_execute(
                 "SET jit = off; SET max_parallel_workers_per_gather = 0; \
+                 SET plan_cache_mode = force_generic_plan; \
                  SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off",
             )
             .await

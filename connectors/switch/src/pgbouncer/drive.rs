@@ -39,6 +39,9 @@ const PERSIST: Duration = Duration::from_secs(3);
 /// How long clients are held when a flowing PgBouncer is re-pointed; after that it is done without.
 const OWN_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long pools stay as they were found in a quiet moment.
+const STILL_SETTLED: Duration = Duration::from_millis(100);
+
 /// How long a PAUSE that was sent may take to arrive.
 const ARRIVE: Duration = Duration::from_millis(200);
 
@@ -68,6 +71,8 @@ struct Warm {
     usual: Option<Usual>,
     /// Whether logins are still tried in quick succession.
     eager: bool,
+    /// Since when pools do not grow.
+    settled: Option<Instant>,
 }
 
 /// How an attempt to re-point ended.
@@ -186,17 +191,40 @@ impl Inner {
         self.reload_if_same(&mut warm).await.map_err(|cause| failed("RELOAD", cause))
     }
 
-    /// Closes server connections that nobody uses just now.
+    /// Closes server connections that nobody uses just now; from then on few come instead.
     pub(super) async fn shed(&self) -> Result<(), SwitchError> {
         let mut warm = self.warm.lock().await;
         self.control(&mut warm).await?;
         let Some(usual) = warm.usual.clone() else { return Ok(()) };
         let control = self.control(&mut warm).await?;
-        let closed = idle::close(control, &usual, &self.databases, ANSWER).await;
+        let closed = async {
+            idle::close(control, &usual, &self.databases, ANSWER).await?;
+            quiet::stop_growth(control, &usual, &self.databases, quiet::ENOUGH, ANSWER).await
+        }
+        .await;
         if matches!(closed, Err(OrderError::NoAnswer { .. })) {
             warm.control = None;
         }
         closed.map_err(|error| refused_by(&self.name, "closing idle connections", error))
+    }
+
+    /// Keeps pools from growing and waits until few transactions and no login are under way.
+    pub(super) async fn quiet(&self) -> Result<(), SwitchError> {
+        let mut warm = self.warm.lock().await;
+        self.control(&mut warm).await?;
+        let Some(usual) = warm.usual.clone() else { return Ok(()) };
+        let control = self.control(&mut warm).await?;
+        match quiet::settle(control, &usual, &self.databases, quiet::PATIENCE, ANSWER, ANSWER).await
+        {
+            Ok(()) => {
+                warm.settled = Some(Instant::now());
+                Ok(())
+            }
+            Err(error) => {
+                warm.control = None;
+                Err(refused_by(&self.name, "waiting for a quiet moment", error))
+            }
+        }
     }
 
     pub(super) async fn pause(&self, within: Duration) -> Result<(), SwitchError> {
@@ -208,9 +236,12 @@ impl Inner {
         let begun = Instant::now();
         self.connect(warm).await?;
         let usual = warm.usual.clone();
-        if let Some(usual) = &usual {
+        let settled = warm.settled.take().is_some_and(|at| at.elapsed() < STILL_SETTLED);
+        if let Some(usual) = usual.as_ref().filter(|_| !settled) {
             let control = self.control(warm).await?;
-            let settled = quiet::settle(control, usual, &self.databases, within, ANSWER).await;
+            let none = Duration::ZERO;
+            let settled =
+                quiet::settle(control, usual, &self.databases, none, within, ANSWER).await;
             if let Err(error) = settled {
                 return self.let_go(warm, Vec::new(), &[], error.into()).await;
             }

@@ -176,6 +176,11 @@ impl TrafficSwitch for PgBouncerSwitch {
         self.carry_out("closing idle connections", async move { inner.shed().await }).await
     }
 
+    async fn quiet(&self) -> Result<(), SwitchError> {
+        let inner = Arc::clone(&self.inner);
+        self.carry_out("waiting for a quiet moment", async move { inner.quiet().await }).await
+    }
+
     async fn examine(&self) -> Vec<Finding> {
         let facts = facts::gather(&self.inner).await;
         checks::findings(&self.inner.name, &facts)

@@ -116,8 +116,16 @@ impl Rig {
     }
 
     pub async fn logins(&self) -> u64 {
+        self.in_pools("sv_login").await
+    }
+
+    pub async fn waiting(&self) -> u64 {
+        self.in_pools("cl_waiting").await
+    }
+
+    async fn in_pools(&self, column: &str) -> u64 {
         let rows = self.bouncer.lock().await.admin("SHOW POOLS").await.unwrap();
-        rows.iter().map(|row| row.get("sv_login").unwrap().parse::<u64>().unwrap()).sum()
+        rows.iter().map(|row| row.get(column).unwrap().parse::<u64>().unwrap()).sum()
     }
 
     pub async fn client_of(&self, database: &str) -> Box<dyn Client> {
