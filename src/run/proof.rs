@@ -38,6 +38,7 @@ use crate::{
         full::{self, Aligned},
         ledger::Ledger,
         recent::{Recent, Settle, Step},
+        tail,
     },
 };
 
@@ -53,10 +54,10 @@ const MEASURED_FROM: u64 = 100;
 
 /// Everything that is known about equality.
 pub struct Proof {
-    ports: Ports,
+    pub(super) ports: Ports,
     mapping: Arc<Mapping>,
-    pairs: Arc<Vec<Pair>>,
-    ledger: Arc<Ledger>,
+    pub(super) pairs: Arc<Vec<Pair>>,
+    pub(super) ledger: Arc<Ledger>,
     recent: Recent,
     compared: AtomicU64,
     inner: Mutex<Inner>,
@@ -117,8 +118,8 @@ pub struct ProofView {
 }
 
 impl Witness for Proof {
-    fn row(&self, from: Side, relation: &Relation, change: &Change, _foreign: bool) {
-        self.ledger.row(from, relation, change);
+    fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool) {
+        self.ledger.row(from, relation, change, foreign);
     }
 
     fn early(&self, from: Side, transaction: TransactionId, relation: &Relation, change: &Change) {
@@ -232,16 +233,14 @@ impl Proof {
                 let pass = self.ledger.restart(chosen);
                 let other: Arc<dyn Snapshot> =
                     Arc::from(self.ports.side(owner.other()).source.snapshot().await?);
-                let (blue, green) = match owner {
-                    Side::Blue => (mine, other),
-                    Side::Green => (other, mine),
-                };
-                Ok((pass, Aligned { position, blue, green }))
+                Ok((pass, Aligned::of(owner, position, mine, other)))
             })
             .await?;
+        let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
+        // At once: tables grow.
+        let marks = tail::marks(&aligned, &pairs).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
         self.ports.schema.complete().await?;
-        let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
         let report = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await?;
         let mut inner = self.lock();
         inner.different.retain(|(pair, _), _| !chosen.contains(pair));
@@ -263,7 +262,10 @@ impl Proof {
             });
         }
         drop(inner);
-        pass.finished();
+        let marks = marks.into_iter().zip(&report.tables);
+        let marks = marks
+            .map(|(mark, table)| mark.filter(|_| table.verdict == Verdict::Equal).map(Arc::new));
+        pass.finished_with(&marks.collect::<Vec<_>>());
         Ok(report)
     }
 
@@ -372,17 +374,10 @@ impl Proof {
         self.lock().full.is_some()
     }
 
-    /// Tables that can be proven by a full comparison only, and are too large for one behind the
-    /// fence.
-    #[must_use]
-    pub fn unread(&self) -> Vec<String> {
-        let whole = self.ledger.whole();
+    /// Which of these pairs were large when they were looked at.
+    pub(super) fn large_of(&self, chosen: &[usize]) -> Vec<usize> {
         let large = &self.lock().large;
-        whole
-            .iter()
-            .filter(|i| large.contains(i))
-            .map(|i| self.pairs[*i].name.to_string())
-            .collect()
+        chosen.iter().copied().filter(|i| large.contains(i)).collect()
     }
 
     /// Looks how large tables are that can be proven by a full comparison only.
@@ -435,9 +430,11 @@ impl Proof {
         let large = large(&self.ports, &self.pairs, &whole).await?;
         let (large, small): (Vec<usize>, Vec<usize>) =
             whole.into_iter().partition(|i| large.contains(i));
-        let unproven: Vec<TableName> = large.iter().map(|i| self.pairs[*i].name.clone()).collect();
+        let ends = self.ends(large).await?;
+        let names = |chosen: &[usize]| chosen.iter().map(|i| self.pairs[*i].name.clone()).collect();
+        let unproven: Vec<TableName> = names(&ends.unproven);
         let small: Vec<&Pair> = small.iter().map(|i| &self.pairs[*i]).collect();
-        let mut different = BTreeSet::new();
+        let mut different: BTreeSet<TableName> = names(&ends.different).into_iter().collect();
         let (blue, green) = tokio::try_join!(
             sums(&self.ports.blue.reader, &small, |p| &p.blue),
             sums(&self.ports.green.reader, &small, |p| &p.green)

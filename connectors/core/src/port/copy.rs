@@ -41,6 +41,7 @@ pub enum CopyChunk {
 
 /// What is being done when an answer is missing.
 const MEASURING: &str = "measuring the size";
+const ENDS: &str = "looking for the end";
 
 /// A consistent view of a database, shared by all workers that read under it.
 ///
@@ -70,6 +71,24 @@ pub trait Snapshot: RowReader {
     async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>> {
         let all = self.split_all(&[table], target_bytes).await?;
         only(MEASURING, &table.name, all)
+    }
+
+    /// The end of every table: a range that holds the rows which come from now on where rows are
+    /// appended, and few others. The same rows are in it whenever it is read, unless they were
+    /// changed. A row may come elsewhere, so whoever relies on it counts. `None` where nobody knows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a table has no answer.
+    async fn ends(&self, tables: &[&Table]) -> Result<Vec<Option<Range>>> {
+        let all = self.ends_of(tables).await?;
+        even(ENDS, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`Snapshot::ends`], which counts the answers: call that.
+    async fn ends_of(&self, tables: &[&Table]) -> Result<Vec<Option<Range>>> {
+        Ok(vec![None; tables.len()])
     }
 
     /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.
