@@ -188,4 +188,13 @@ impl Live {
         );
         Ok(())
     }
+
+    /// What large tables have gained is compared before a move, so that little of it is left for the
+    /// pause. Whatever fails here is compared there.
+    pub(super) async fn follow_ends_before(&self, owner: Side) {
+        let grown = self.proof.whole();
+        if let Err(error) = self.proof.follow_ends(&self.pipes, owner, grown).await {
+            tracing::debug!(%error, "what large tables have gained is left for the fence");
+        }
+    }
 }
