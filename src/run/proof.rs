@@ -238,7 +238,8 @@ impl Proof {
             .await?;
         let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
         // At once: tables grow.
-        let marks = tail::marks(&aligned, &pairs).await?;
+        let scattered: Vec<bool> = chosen.iter().map(|i| self.ledger.scattered(*i)).collect();
+        let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
         self.ports.schema.complete().await?;
         let report = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await?;

@@ -14,7 +14,7 @@ use crate::{
         Verdict,
         full::Aligned,
         recent::Settle,
-        tail::{self, Grown},
+        tail::{self, Grown, Place},
     },
 };
 
@@ -41,11 +41,17 @@ impl Proof {
 
     /// A pair that has only grown since its mark, and by so little that it is read in a pause.
     fn short_end(&self, pair: usize) -> Option<Grown> {
-        self.ledger.grown(pair).filter(|grown| grown.growth.bytes <= WHOLE_BEHIND_FENCE)
+        let short = |grown: &Grown| grown.growth.bytes <= WHOLE_BEHIND_FENCE && !grown.elsewhere;
+        self.ledger.grown(pair).filter(short)
     }
 
     fn named<'a>(&'a self, grown: &'a [(usize, Grown)]) -> Vec<(&'a Pair, &'a Grown)> {
         grown.iter().map(|(i, grown)| (&self.pairs[*i], grown)).collect()
+    }
+
+    fn missed(&self, pair: usize) {
+        tracing::info!(table = %self.pairs[pair].name, "rows came elsewhere than at its end");
+        self.ledger.missed(pair);
     }
 
     /// What is proven of these large pairs behind the fence. Both sides stand still.
@@ -63,14 +69,13 @@ impl Proof {
             }
         }
         let (blue, green) = (&self.ports.blue.reader, &self.ports.green.reader);
-        let gains = tail::gains(&**blue, &**green, &self.named(&grown)).await?;
+        let gains = tail::gains(&**blue, &**green, Place::End, &self.named(&grown)).await?;
         for ((i, grown), gains) in grown.into_iter().zip(gains) {
             match tail::verdict(gains, grown.growth) {
                 Verdict::Equal => {}
                 Verdict::Different => said.different.push(i),
                 Verdict::Inconclusive => {
-                    tracing::info!(table = %self.pairs[i].name, "rows came elsewhere than at its end");
-                    self.ledger.rewritten(i);
+                    self.missed(i);
                     said.unproven.push(i);
                 }
             }
@@ -97,11 +102,10 @@ impl Proof {
             return Ok(());
         }
         let (blue, green) = (&self.ports.blue.reader, &self.ports.green.reader);
-        let gains = tail::gains(&**blue, &**green, &self.named(&grown)).await?;
+        let gains = tail::gains(&**blue, &**green, Place::End, &self.named(&grown)).await?;
         for ((i, grown), gains) in grown.into_iter().zip(gains) {
-            if gains.iter().any(|gain| !gain.reaches(grown.growth.rows)) {
-                tracing::info!(table = %self.pairs[i].name, "rows came elsewhere than at its end");
-                self.ledger.rewritten(i);
+            if gains.iter().flatten().any(|gain| !gain.reaches(grown.growth.rows)) {
+                self.missed(i);
             }
         }
         Ok(())
@@ -145,20 +149,40 @@ impl Proof {
             })
             .await?;
         let pairs: Vec<Pair> = growing.iter().map(|i| self.pairs[*i].clone()).collect();
-        let marks = tail::marks(&aligned, &pairs).await?;
+        let scattered: Vec<bool> = growing.iter().map(|i| self.ledger.scattered(*i)).collect();
+        let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         for ((i, pass), (grown, mark)) in
             growing.into_iter().zip(passes).zip(grown.into_iter().zip(marks))
         {
             // Something else came in between.
             let (Some(grown), Some(mark)) = (grown, mark) else { continue };
-            let named = [(&self.pairs[i], &grown)];
-            let gains = tail::gains(&*aligned.blue, &*aligned.green, &named).await?;
-            if gains.iter().all(|g| tail::verdict(*g, grown.growth) == Verdict::Equal) {
+            if self.has_gained_the_same(&aligned, i, &grown).await? {
                 pass.finished_with(&[Some(Arc::new(mark))]);
                 chosen.retain(|other| *other != i);
             }
         }
         Ok(chosen)
+    }
+
+    /// Whether a pair gained on both sides what the stream brought, at its end or anywhere.
+    async fn has_gained_the_same(
+        &self,
+        aligned: &Aligned,
+        pair: usize,
+        grown: &Grown,
+    ) -> Result<bool> {
+        let named = [(&self.pairs[pair], grown)];
+        for place in [Place::End, Place::Anywhere] {
+            let gains = tail::gains(&*aligned.blue, &*aligned.green, place, &named).await?;
+            match tail::verdict(gains[0], grown.growth) {
+                Verdict::Equal => return Ok(true),
+                // A comparison says which rows.
+                Verdict::Different => return Ok(false),
+                Verdict::Inconclusive if place == Place::End => self.missed(pair),
+                Verdict::Inconclusive => {}
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -192,6 +216,10 @@ impl Live {
     /// What large tables have gained is compared before a move, so that little of it is left for the
     /// pause. Whatever fails here is compared there.
     pub(super) async fn follow_ends_before(&self, owner: Side) {
+        // Who goes back is in a hurry, and is not refused for want of a comparison.
+        if owner == Side::Green {
+            return;
+        }
         let grown = self.proof.whole();
         if let Err(error) = self.proof.follow_ends(&self.pipes, owner, grown).await {
             tracing::debug!(%error, "what large tables have gained is left for the fence");

@@ -175,6 +175,17 @@ impl Ledger {
         Pass { ledger: self, pairs: begun, finished: false }
     }
 
+    /// Rows came elsewhere than at the ends that the newest mark of a pair knows.
+    pub fn missed(&self, pair: usize) {
+        self.lock().pairs[pair].marks.missed();
+    }
+
+    /// Whether rows ever came elsewhere than at the ends of the tables.
+    #[must_use]
+    pub fn scattered(&self, pair: usize) -> bool {
+        self.lock().pairs[pair].marks.scattered()
+    }
+
     /// The newest mark of a pair, if it has only grown since.
     #[must_use]
     pub fn grown(&self, pair: usize) -> Option<Grown> {

@@ -4,7 +4,9 @@
 //! tables, on each side. Later the ends are read again, and nothing else. The pair is equal if both
 //! have gained the same, as many rows as the stream brought, and the stream brought nothing but
 //! rows: then none of them went elsewhere, and no other has changed. Rows that found free space
-//! further up are missed at the end, which leaves the pair unproven, never equal.
+//! further up are missed at the end, which leaves the pair unproven, never equal. From then on its
+//! marks also know what came anywhere: reading that looks at every row, which is too long for a
+//! pause and much less than comparing all, and a new mark follows from it.
 
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use cutover_core::{
     model::{digest::Digest, event::Change, schema::Table, side::Side},
     port::{
         Result,
-        copy::Range,
+        copy::Coming,
         reader::{Part, RowReader},
     },
 };
@@ -20,13 +22,33 @@ use cutover_core::{
 use super::{Verdict, full::Aligned};
 use crate::transform::Pair;
 
-/// The ends of the tables of a pair on one side.
+/// Where to look for what came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the ends of the tables.
+    End,
+    /// Wherever there was room.
+    Anywhere,
+}
+
+/// Where rows come to in the tables of a pair on one side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ends {
     /// Of each table, in the order of the pair.
-    ranges: Vec<Range>,
-    /// What was in them.
+    coming: Vec<Coming>,
+    /// What was at the ends.
     held: Digest,
+    /// What was in any place; not known of every mark.
+    anywhere: Option<Digest>,
+}
+
+impl Ends {
+    fn held(&self, place: Place) -> Option<Digest> {
+        match place {
+            Place::End => Some(self.held),
+            Place::Anywhere => self.anywhere,
+        }
+    }
 }
 
 /// The ends of a pair's tables when all of its rows were equal.
@@ -77,6 +99,8 @@ pub struct Grown {
     pub mark: Arc<Mark>,
     /// What came since.
     pub growth: Growth,
+    /// Some of it is known to have come elsewhere than at the ends.
+    pub elsewhere: bool,
 }
 
 /// The marks of one pair: of comparisons that are under way, and of the newest that has finished.
@@ -84,12 +108,14 @@ pub struct Grown {
 pub(super) struct Marks {
     begun: u64,
     all: Vec<Since>,
+    scattered: bool,
 }
 
 #[derive(Debug)]
 struct Since {
     number: u64,
     growth: Growth,
+    elsewhere: bool,
     /// `None` while its comparison is under way.
     mark: Option<Arc<Mark>>,
 }
@@ -99,7 +125,7 @@ impl Marks {
     pub(super) fn begin(&mut self) -> u64 {
         self.begun += 1;
         let number = self.begun;
-        self.all.push(Since { number, growth: Growth::default(), mark: None });
+        self.all.push(Since { number, growth: Growth::default(), elsewhere: false, mark: None });
         number
     }
 
@@ -133,19 +159,36 @@ impl Marks {
     pub(super) fn grown(&self) -> Option<Grown> {
         let newest = self.all.iter().find(|since| since.mark.is_some())?;
         let mark = Arc::clone(newest.mark.as_ref()?);
-        (!newest.growth.otherwise).then_some(Grown { mark, growth: newest.growth })
+        let Since { growth, elsewhere, .. } = *newest;
+        (!growth.otherwise).then_some(Grown { mark, growth, elsewhere })
+    }
+
+    /// Rows came elsewhere than at the ends that the newest mark knows.
+    pub(super) fn missed(&mut self) {
+        self.scattered = true;
+        self.all.iter_mut().filter(|s| s.mark.is_some()).for_each(|s| s.elsewhere = true);
+    }
+
+    /// Whether rows ever came elsewhere than at the end.
+    pub(super) fn scattered(&self) -> bool {
+        self.scattered
     }
 }
 
 /// Marks of all pairs without a key as of a position; `None` for others, and where a side cannot
-/// say where its tables end. Soon after the position: rows that come in the meantime belong to the
-/// end.
+/// say where rows come to. Of `scattered` pairs they know what came anywhere. Soon after the
+/// position: rows that come in the meantime belong to the end.
 ///
 /// # Errors
 ///
 /// A read failed.
-pub async fn marks(aligned: &Aligned, pairs: &[Pair]) -> Result<Vec<Option<Mark>>> {
-    let keyless: Vec<&Pair> = pairs.iter().filter(|pair| !pair.keyed).collect();
+pub async fn marks(
+    aligned: &Aligned,
+    pairs: &[Pair],
+    scattered: &[bool],
+) -> Result<Vec<Option<Mark>>> {
+    let keyless: Vec<(&Pair, bool)> =
+        pairs.iter().zip(scattered.iter().copied()).filter(|(pair, _)| !pair.keyed).collect();
     if keyless.is_empty() {
         return Ok(pairs.iter().map(|_| None).collect());
     }
@@ -163,38 +206,59 @@ pub async fn marks(aligned: &Aligned, pairs: &[Pair]) -> Result<Vec<Option<Mark>
         .collect())
 }
 
-async fn ends(aligned: &Aligned, side: Side, pairs: &[&Pair]) -> Result<Vec<Option<Ends>>> {
+async fn ends(aligned: &Aligned, side: Side, pairs: &[(&Pair, bool)]) -> Result<Vec<Option<Ends>>> {
     let snapshot = aligned.side(side);
-    let tables: Vec<&Table> = pairs.iter().flat_map(|pair| pair.side(side)).collect();
-    let mut ranges = snapshot.ends(&tables).await?.into_iter();
-    let ranges: Vec<Option<Vec<Range>>> = pairs
+    let tables: Vec<&Table> = pairs.iter().flat_map(|(pair, _)| pair.side(side)).collect();
+    let mut coming = snapshot.coming(&tables).await?.into_iter();
+    let mut all: Vec<Option<Ends>> = pairs
         .iter()
-        .map(|pair| {
+        .map(|(pair, _)| {
             // All of them are taken, also where one is not known.
-            let all: Vec<_> = ranges.by_ref().take(pair.side(side).len()).collect();
-            all.into_iter().collect()
+            let coming: Vec<_> = coming.by_ref().take(pair.side(side).len()).collect();
+            let coming = coming.into_iter().collect::<Option<_>>()?;
+            Some(Ends { coming, held: Digest::default(), anywhere: None })
         })
         .collect();
-    let known: Vec<(&[Table], &[Range])> = pairs
-        .iter()
-        .zip(&ranges)
-        .filter_map(|(pair, ranges)| Some((pair.side(side), ranges.as_deref()?)))
-        .collect();
-    let mut held = digests(&**snapshot, &known).await?.into_iter();
-    let mut ends = |ranges| Some(Ends { ranges, held: held.next()? });
-    Ok(ranges.into_iter().map(|ranges| ranges.and_then(&mut ends)).collect())
+    for place in [Place::End, Place::Anywhere] {
+        let mut wanted: Vec<(&[Table], &mut Ends)> = pairs
+            .iter()
+            .zip(&mut all)
+            .filter(|((_, scattered), _)| place == Place::End || *scattered)
+            .filter_map(|((pair, _), ends)| Some((pair.side(side), ends.as_mut()?)))
+            .collect();
+        let ranges: Vec<(&[Table], &[Coming])> =
+            wanted.iter().map(|(tables, ends)| (*tables, &ends.coming[..])).collect();
+        let held = digests(&**snapshot, place, &ranges).await?;
+        for ((_, ends), held) in wanted.iter_mut().zip(held) {
+            match place {
+                Place::End => ends.held = held,
+                Place::Anywhere => ends.anywhere = Some(held),
+            }
+        }
+    }
+    Ok(all)
 }
 
-/// What is in these ranges of these tables, together.
+/// What is in one place of these tables, together.
 async fn digests(
     reader: &(impl RowReader + ?Sized),
-    wanted: &[(&[Table], &[Range])],
+    place: Place,
+    wanted: &[(&[Table], &[Coming])],
 ) -> Result<Vec<Digest>> {
     let parts: Vec<Part<'_>> = wanted
         .iter()
-        .flat_map(|(tables, ranges)| tables.iter().zip(*ranges))
-        .map(|(table, range)| Part { table, range, buckets: 1 })
+        .flat_map(|(tables, coming)| tables.iter().zip(*coming))
+        .map(|(table, coming)| {
+            let range = match place {
+                Place::End => &coming.end,
+                Place::Anywhere => &coming.anywhere,
+            };
+            Part { table, range, buckets: 1 }
+        })
         .collect();
+    if parts.is_empty() {
+        return Ok(vec![Digest::default(); wanted.len()]);
+    }
     let mut read = reader.digests(&parts).await?.into_iter();
     let mut all = Vec::with_capacity(wanted.len());
     for (tables, _) in wanted {
@@ -205,7 +269,8 @@ async fn digests(
     Ok(all)
 }
 
-/// What the ends of pairs hold that they did not hold at their marks: on blue, on green.
+/// What pairs hold in a place that they did not hold at their marks: on blue, on green. `None` where
+/// the mark does not know that place.
 ///
 /// # Errors
 ///
@@ -213,30 +278,30 @@ async fn digests(
 pub async fn gains(
     blue: &(impl RowReader + ?Sized),
     green: &(impl RowReader + ?Sized),
+    place: Place,
     pairs: &[(&Pair, &Grown)],
-) -> Result<Vec<[Gain; 2]>> {
-    if pairs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let of = |side: Side| -> Vec<(&[Table], &[Range])> {
-        pairs
-            .iter()
-            .map(|(pair, grown)| (pair.side(side), &grown.mark.side(side).ranges[..]))
-            .collect()
+) -> Result<Vec<Option<[Gain; 2]>>> {
+    let held = |grown: &Grown| Some([grown.mark.blue.held(place)?, grown.mark.green.held(place)?]);
+    let known: Vec<(&Pair, &Grown)> =
+        pairs.iter().copied().filter(|(_, grown)| held(grown).is_some()).collect();
+    let of = |side: Side| -> Vec<(&[Table], &[Coming])> {
+        known.iter().map(|(pair, g)| (pair.side(side), &g.mark.side(side).coming[..])).collect()
     };
     let (on_blue, on_green) = (of(Side::Blue), of(Side::Green));
-    let (blue, green) = tokio::try_join!(digests(blue, &on_blue), digests(green, &on_green))?;
+    let (blue, green) =
+        tokio::try_join!(digests(blue, place, &on_blue), digests(green, place, &on_green))?;
+    let mut now = blue.into_iter().zip(green);
     Ok(pairs
         .iter()
-        .zip(blue.into_iter().zip(green))
-        .map(|((_, grown), (blue, green))| {
-            let since = |side, now| Gain::between(grown.mark.side(side).held, now);
-            [since(Side::Blue, blue), since(Side::Green, green)]
+        .map(|(_, grown)| {
+            let [held_on_blue, held_on_green] = held(grown)?;
+            let (blue, green) = now.next()?;
+            Some([Gain::between(held_on_blue, blue), Gain::between(held_on_green, green)])
         })
         .collect())
 }
 
-/// What the ends of a pair's tables hold more than before, on one side.
+/// What a pair's tables hold in a place more than before, on one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gain {
     rows: i128,
@@ -258,7 +323,8 @@ impl Gain {
 /// What is proven of a pair whose tables gained this while the stream brought `growth`, as of one
 /// position on both sides.
 #[must_use]
-pub fn verdict([blue, green]: [Gain; 2], growth: Growth) -> Verdict {
+pub fn verdict(gains: Option<[Gain; 2]>, growth: Growth) -> Verdict {
+    let Some([blue, green]) = gains else { return Verdict::Inconclusive };
     let all = i128::from(growth.rows);
     if growth.otherwise || blue.rows != all || green.rows != all {
         return Verdict::Inconclusive;
@@ -285,13 +351,13 @@ mod tests {
     impl Mark {
         /// Of no table.
         pub(in crate::verify) fn empty() -> Self {
-            let ends = Ends { ranges: Vec::new(), held: Digest::default() };
+            let ends = Ends { coming: Vec::new(), held: Digest::default(), anywhere: None };
             Self { blue: ends.clone(), green: ends }
         }
     }
 
     fn mark(rows: u64) -> Arc<Mark> {
-        let ends = Ends { ranges: Vec::new(), held: Digest { rows, sum: 0 } };
+        let ends = Ends { coming: Vec::new(), held: Digest { rows, sum: 0 }, anywhere: None };
         Arc::new(Mark { blue: ends.clone(), green: ends })
     }
 
@@ -363,6 +429,19 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_came_elsewhere_count_until_the_next_mark_and_are_remembered() {
+        let mut marks = Marks::default();
+        let first = marks.begin();
+        marks.finish(first, Some(mark(1)));
+        let second = marks.begin();
+        assert!(!marks.scattered());
+        marks.missed();
+        assert!(marks.scattered() && marks.grown().unwrap().elsewhere);
+        marks.finish(second, Some(mark(2)));
+        assert!(marks.scattered() && !marks.grown().unwrap().elsewhere);
+    }
+
+    #[test]
     fn anything_but_an_insert_spoils_every_mark() {
         let mut marks = Marks::default();
         let first = marks.begin();
@@ -381,9 +460,10 @@ mod tests {
     #[test]
     fn equal_is_what_has_gained_the_same_and_all_of_it() {
         let gain = |rows, sum| Gain { rows, sum };
-        let of = |blue, green, count| verdict([blue, green], rows(count));
+        let of = |blue, green, count| verdict(Some([blue, green]), rows(count));
         assert_eq!(of(gain(3, 7), gain(3, 7), 3), Verdict::Equal);
         assert_eq!(of(gain(0, 0), gain(0, 0), 0), Verdict::Equal);
+        assert_eq!(verdict(None, rows(0)), Verdict::Inconclusive);
         assert_eq!(of(gain(3, 7), gain(3, 8), 3), Verdict::Different);
         // One went elsewhere, or is missing, or nobody knows: also where both ends are the same.
         for (blue, green) in [
@@ -396,7 +476,7 @@ mod tests {
             assert_eq!(of(blue, green, 3), Verdict::Inconclusive);
         }
         let unknown = Growth { rows: 3, ..Growth::UNKNOWN };
-        assert_eq!(verdict([gain(3, 7), gain(3, 7)], unknown), Verdict::Inconclusive);
+        assert_eq!(verdict(Some([gain(3, 7), gain(3, 7)]), unknown), Verdict::Inconclusive);
         assert!(gain(3, 0).reaches(3) && !gain(3, 0).reaches(4) && !gain(-1, 0).reaches(0));
         let (before, now) = (Digest { rows: 5, sum: -9 }, Digest { rows: 4, sum: 3 });
         assert_eq!(Gain::between(before, now), gain(-1, 12));

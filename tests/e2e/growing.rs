@@ -9,22 +9,26 @@ use crate::{
     world::{Options, PASS, World},
 };
 
-/// What clients append to is larger than what is read in a pause. So is what nobody writes to, which
-/// has room in its first pages.
-const LARGE: &str = "
-    INSERT INTO audit_log (what) SELECT to_char(i, 'FM0000000') FROM generate_series(1, 450000) i;
+/// What clients append to, larger than what is read in a pause.
+const LOG: &str =
+    "INSERT INTO audit_log (what) SELECT to_char(i, 'FM0000000') FROM generate_series(1, 450000) i";
+
+/// Two more such tables; one of them has room in its first pages.
+const TABLES: &str = "CREATE TABLE notes (n integer, what text);
     CREATE TABLE gaps (n integer, what text);
+    ALTER TABLE notes OWNER TO shop; ALTER TABLE notes REPLICA IDENTITY FULL;
     ALTER TABLE gaps OWNER TO shop; ALTER TABLE gaps REPLICA IDENTITY FULL;
-    INSERT INTO gaps SELECT i, repeat('x', 200) FROM generate_series(1, 90000) i;
-    DELETE FROM gaps WHERE n <= 500";
+    INSERT INTO notes SELECT i, repeat('x', 200) FROM generate_series(1, 75000) i;
+    INSERT INTO gaps TABLE notes; DELETE FROM gaps WHERE n <= 500";
 
 /// A world with these tables, compared once, and no more by itself.
-async fn world() -> (World, Run) {
+async fn world(statements: &[&str]) -> (World, Run) {
     let more = "verify: { continuous: false }\n".to_owned();
     let world = World::with(Options { more, ..Options::default() }).await;
     let blue = world.superuser(Side::Blue).await;
-    blue.batch_execute(LARGE).await.expect("large tables");
-    blue.batch_execute("VACUUM gaps").await.expect("room in it");
+    for statement in statements {
+        blue.batch_execute(statement).await.expect("large tables");
+    }
     let mut run = world.desk.run();
     run.streams().await;
     world.desk.ask(&["verify"]).await.exits(0);
@@ -52,7 +56,7 @@ async fn is_refused(world: &World, run: &mut Run, table: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_move() {
-    let (world, mut run) = world().await;
+    let (world, mut run) = world(&[LOG]).await;
     let load = world.load();
     changed(&mut run, 1).await;
     for (command, owner) in
@@ -75,47 +79,42 @@ async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_m
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_compared() {
-    let (world, mut run) = world().await;
+    let (world, mut run) = world(&[TABLES, "VACUUM gaps"]).await;
     let blue = world.superuser(Side::Blue).await;
-    // A row that is changed, and one that is removed.
-    for statement in [
-        "UPDATE audit_log SET what = 'x' WHERE what = '0450000'",
-        "DELETE FROM audit_log WHERE what = '0449999'",
-    ] {
-        blue.batch_execute("INSERT INTO audit_log (what) VALUES ('0450001')").await.expect("a row");
-        blue.batch_execute(statement).await.expect(statement);
-        changed(&mut run, 1).await;
-        is_refused(&world, &mut run, "public.audit_log").await;
-    }
-    // One that found free space, on blue only.
-    blue.batch_execute("INSERT INTO gaps VALUES (1, repeat('x', 200))").await.expect("a row");
-    let first = "SELECT min((ctid::text::point)[0]) FROM gaps WHERE n <= 500";
-    let page: f64 = blue.query_one(first, &[]).await.expect("its page").get(0);
-    assert!(page < 100.0, "the row is on page {page}");
+    let on_blue = async |statement: &str| blue.batch_execute(statement).await.expect(statement);
+    // A row that is changed.
+    on_blue("INSERT INTO notes VALUES (1, repeat('y', 200))").await;
+    on_blue("UPDATE notes SET what = 'x' WHERE n = 75000").await;
     changed(&mut run, 1).await;
-    is_refused(&world, &mut run, "public.gaps").await;
+    is_refused(&world, &mut run, "public.notes").await;
 
-    // Rows at the end that differ on green, behind our back.
-    blue.batch_execute("INSERT INTO audit_log (what) VALUES ('0500000'), ('0500001')")
-        .await
-        .expect("rows");
-    world.sides_are_equal().await;
-    for statement in [
-        "UPDATE audit_log SET what = '0500009' WHERE what = '0500001'",
-        "DELETE FROM audit_log WHERE what = '0500000'",
-    ] {
-        let green = world.superuser(Side::Green).await;
-        green.batch_execute(&format!("{PASS}; {statement}")).await.expect("tampering");
-        world.desk.ask(&["switch"]).await.exits(1);
-        world.only_takes_writes(Side::Blue).await;
-        let verify = world.desk.ask(&["verify"]).await;
-        verify.exits(1);
-        assert_eq!(verify.value["verdict"], "different", "{}", verify.said);
-        world.desk.ask(&["switch"]).await.exits(1).says("public.audit_log");
-        world.desk.ask(&["verify", "--repair"]).await.exits(0);
-        world.desk.ask(&["verify"]).await.exits(0);
-        run.ready().await;
+    // One that finds free space, on blue only; from then on such rows are looked for before a move.
+    let first = "SELECT min((ctid::text::point)[0]) FROM gaps WHERE n <= 500";
+    for n in [1, 2] {
+        on_blue(&format!("INSERT INTO gaps VALUES ({n}, repeat('x', 200))")).await;
+        let page: f64 = blue.query_one(first, &[]).await.expect("its page").get(0);
+        assert!(page < 100.0, "the row is on page {page}");
+        changed(&mut run, 1).await;
+        if n == 1 {
+            is_refused(&world, &mut run, "public.gaps").await;
+        }
     }
+    world.desk.moves("rehearse").await.exits(0);
+
+    // A row at the end that goes from green behind our back.
+    on_blue("INSERT INTO notes VALUES (75001, 'z'), (75002, 'z')").await;
+    world.sides_are_equal().await;
+    let green = world.superuser(Side::Green).await;
+    let tamper = format!("{PASS}; DELETE FROM notes WHERE n = 75001");
+    green.batch_execute(&tamper).await.expect("tampering");
+    world.desk.ask(&["switch"]).await.exits(1);
+    world.only_takes_writes(Side::Blue).await;
+    let verify = world.desk.ask(&["verify"]).await;
+    verify.exits(1);
+    assert_eq!(verify.value["verdict"], "different", "{}", verify.said);
+    world.desk.ask(&["switch"]).await.exits(1).says("public.notes");
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    run.ready().await;
     world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
 }

@@ -7,7 +7,7 @@ use cutover::{
     verify::{
         Verdict,
         full::Aligned,
-        tail::{self, Grown, Growth},
+        tail::{self, Grown, Growth, Place},
     },
 };
 use cutover_core::{
@@ -45,15 +45,19 @@ async fn mark(w: &World, pair: &Pair) -> Grown {
     let (position, blue) = w.database(Side::Blue).snapshot_at_position().await.unwrap();
     let green = w.database(Side::Green).snapshot().await.unwrap();
     let aligned = Aligned { position, blue: Arc::from(blue), green: Arc::from(green) };
-    let marks = tail::marks(&aligned, std::slice::from_ref(pair)).await.unwrap();
+    let marks = tail::marks(&aligned, std::slice::from_ref(pair), &[true]).await.unwrap();
     let mark = marks.into_iter().next().flatten().expect("a heap without a key has an end");
-    Grown { mark: Arc::new(mark), growth: Growth::default() }
+    Grown { mark: Arc::new(mark), growth: Growth::default(), elsewhere: false }
 }
 
 /// What is proven when the stream brought so many rows since.
 async fn proven(w: &World, pair: &Pair, mark: &Grown, rows: u64) -> Verdict {
+    proven_at(Place::End, w, pair, mark, rows).await
+}
+
+async fn proven_at(place: Place, w: &World, pair: &Pair, mark: &Grown, rows: u64) -> Verdict {
     let (blue, green) = (w.database(Side::Blue).reader(), w.database(Side::Green).reader());
-    let gains = tail::gains(&blue, &green, &[(pair, mark)]).await.unwrap();
+    let gains = tail::gains(&blue, &green, place, &[(pair, mark)]).await.unwrap();
     tail::verdict(gains[0], Growth { rows, ..Growth::default() })
 }
 
@@ -121,6 +125,13 @@ async fn a_row_that_finds_free_space_is_never_called_equal() {
     }
     // Both ends are as they were, and the rows differ.
     assert_eq!(proven(&w, &log, &since, 1).await, Verdict::Inconclusive);
+    // Who looks everywhere finds them.
+    let anywhere = async |rows| proven_at(Place::Anywhere, &w, &log, &since, rows).await;
+    assert_eq!(anywhere(1).await, Verdict::Different);
+    run(&w.blue, &[&row(200_002)]).await;
+    run(&w.green, &[&row(200_001)]).await;
+    assert_eq!(anywhere(2).await, Verdict::Equal);
+    assert_eq!(proven(&w, &log, &since, 2).await, Verdict::Inconclusive);
     // Whatever else comes.
     both(
         &w,
@@ -128,7 +139,7 @@ async fn a_row_that_finds_free_space_is_never_called_equal() {
     )
     .await;
     assert!(page(&w.blue, "a BETWEEN 2000 AND 3000").await < 100.0);
-    for rows in [3_001, 2_000, 1] {
+    for rows in [3_002, 2_000, 2] {
         assert_ne!(proven(&w, &log, &since, rows).await, Verdict::Equal);
     }
 }

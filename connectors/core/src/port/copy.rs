@@ -19,6 +19,17 @@ pub struct Range {
     pub bytes: u64,
 }
 
+/// Where rows of a table are that come after a view of it. The same rows are there whenever one
+/// reads, unless they were changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coming {
+    /// Those that come where rows are appended, and few others. Quick to read. A row may come
+    /// elsewhere, so whoever relies on it counts.
+    pub end: Range,
+    /// All of them, and few others. As slow as looking at every row.
+    pub anywhere: Range,
+}
+
 /// How rows of a copy travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyFormat {
@@ -73,21 +84,19 @@ pub trait Snapshot: RowReader {
         only(MEASURING, &table.name, all)
     }
 
-    /// The end of every table: a range that holds the rows which come from now on where rows are
-    /// appended, and few others. The same rows are in it whenever it is read, unless they were
-    /// changed. A row may come elsewhere, so whoever relies on it counts. `None` where nobody knows.
+    /// Where the rows of every table are that come after this view. `None` where nobody knows.
     ///
     /// # Errors
     ///
     /// Those of the connector, and `CUT0308` when a table has no answer.
-    async fn ends(&self, tables: &[&Table]) -> Result<Vec<Option<Range>>> {
-        let all = self.ends_of(tables).await?;
+    async fn coming(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
+        let all = self.coming_of(tables).await?;
         even(ENDS, tables.first().map(|table| &table.name), tables.len(), all.len())?;
         Ok(all)
     }
 
-    /// The connector's part of [`Snapshot::ends`], which counts the answers: call that.
-    async fn ends_of(&self, tables: &[&Table]) -> Result<Vec<Option<Range>>> {
+    /// The connector's part of [`Snapshot::coming`], which counts the answers: call that.
+    async fn coming_of(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
         Ok(vec![None; tables.len()])
     }
 

@@ -19,7 +19,7 @@ use cutover_core::{
     },
     port::{
         Result,
-        copy::{CopyFormat, CopyStream, Range, Snapshot},
+        copy::{Coming, CopyFormat, CopyStream, Range, Snapshot},
         error::PortError,
         reader::{Lookup, Part, RowReader},
     },
@@ -211,9 +211,9 @@ impl Snapshot for PgSnapshot {
         Ok(tables.iter().zip(measured).map(of).collect())
     }
 
-    async fn ends_of(&self, tables: &[&Table]) -> Result<Vec<Option<Range>>> {
+    async fn coming_of(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
         let measured = self.view.measured(tables).await?;
-        Ok(measured.into_iter().map(|m| range::end(m?.pages?, &self.visible)).collect())
+        Ok(measured.into_iter().map(|m| range::coming(m?.pages?, &self.visible)).collect())
     }
 
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {

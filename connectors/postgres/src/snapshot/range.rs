@@ -2,7 +2,7 @@
 
 use cutover_core::{
     model::{digest::RowKey, schema::Table},
-    port::copy::Range,
+    port::copy::{Coming, Range},
 };
 
 use super::digest;
@@ -26,18 +26,19 @@ const END_PAGES: u64 = 2048;
 /// the end of a table. More would take in rows of long ago, whose numbers come round again.
 const TRANSACTIONS: u64 = 1 << 28;
 
-/// The rows at the end of a heap table of so many pages that are not in the snapshot, or were made
-/// while those were. Whether a row belongs to it never changes: the numbers are compared with each
-/// other and not with the newest one, which moves on. `visible` is the snapshot's text.
-pub(super) fn end(pages: u64, visible: &str) -> Option<Range> {
+/// The rows of a heap table of so many pages that are not in the snapshot, or were made while those
+/// were. Whether a row belongs to them never changes: the numbers are compared with each other and
+/// not with the newest one, which moves on. `visible` is the snapshot's text.
+pub(super) fn coming(pages: u64, visible: &str) -> Option<Coming> {
     let oldest: u64 = visible.split(':').next()?.parse().ok()?;
     let (page, oldest) = (pages.saturating_sub(END_PAGES), oldest & u64::from(u32::MAX));
-    let condition = format!(
-        "ctid >= '({page},0)'::tid AND \
-         (((SELECT age('{oldest}'::xid))::int8 - age(xmin)) & {}) < {TRANSACTIONS}",
+    let made = format!(
+        "(((SELECT age('{oldest}'::xid))::int8 - age(xmin)) & {}) < {TRANSACTIONS}",
         u32::MAX
     );
-    Some(Range { condition, bytes: 0 })
+    let end = format!("ctid >= '({page},0)'::tid AND {made}");
+    let range = |condition| Range { condition, bytes: 0 };
+    Some(Coming { end: range(end), anywhere: range(made) })
 }
 
 /// Ranges of about `target` bytes of a heap table. `bytes` counts what lies outside of the pages

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cutover_core::{
     model::schema::{Table, TableName},
     port::{
-        copy::{CopyChunk, CopyFormat, Range, Snapshot},
+        copy::{Coming, CopyChunk, CopyFormat, Range, Snapshot},
         error::PortError,
         reader::{Part, RowReader},
         source::Source,
@@ -269,8 +269,8 @@ async fn the_end_of_a_table_holds_what_comes_and_is_found_at_once() {
         let table = home.table("log").await;
         let gone = Table { name: TableName::new("public", "gone"), ..table.clone() };
         let snapshot = home.db.snapshot().await.unwrap();
-        let ends = snapshot.ends(&[&gone, &table]).await.unwrap();
-        let [None, Some(end)] = &ends[..] else { panic!("{ends:?}") };
+        let coming = snapshot.coming(&[&gone, &table]).await.unwrap();
+        let [None, Some(Coming { end, anywhere })] = &coming[..] else { panic!("{coming:?}") };
 
         let digest = async |reader: &dyn RowReader| {
             reader.bucket_digests(&table, end, 1).await.unwrap().remove(0)
@@ -284,6 +284,10 @@ async fn the_end_of_a_table_holds_what_comes_and_is_found_at_once() {
         assert_eq!(after.rows, before.rows + 2);
         home.root.batch_execute("VACUUM (FREEZE) log").await.unwrap();
         assert_eq!(digest(&live).await, after, "freezing changes nothing");
+        let all = async |reader: &dyn RowReader| {
+            reader.bucket_digests(&table, anywhere, 1).await.unwrap()[0].rows
+        };
+        assert_eq!(all(&live).await, all(&*snapshot).await + 2);
 
         let plan = format!("EXPLAIN SELECT count(*) FROM ONLY log WHERE {}", end.condition);
         home.root.batch_execute("SET enable_seqscan = off").await.unwrap();
