@@ -120,9 +120,10 @@ section! {
 section! {
     /// How the two sides are compared while the run waits for commands.
     Verify at "verify" {
-        /// Compare keys that have changed again and again, and tables without a key as a whole every
-        /// half minute at most. It takes a tenth of the time, and more only where more changes than
-        /// is compared. Without it only `cutover verify` and a move compare.
+        /// Compare keys that have changed again and again, and tables without a key every half minute
+        /// at most: as a whole, or what came at the end of a large one that only grew. It takes a
+        /// tenth of the time, and more only where more changes than is compared. Without it only
+        /// `cutover verify` and a move compare.
         continuous ("continuous"): Spanned<bool>, "true or false", default "true", since "0.1";
     }
 }

@@ -107,6 +107,9 @@ impl work::Proof for Live {
             )));
         }
         self.proof.look_for_growth().await?;
+        if self.owner() == Side::Blue {
+            self.proof.look_at_ends(&BothLogs(&self.pipes)).await?;
+        }
         let left = view.pending > LEFT_FOR_THE_FENCE && self.owner() == Side::Blue;
         let left = left.then(|| format!("{} changed rows wait for a comparison", view.pending));
         Ok(self.uncompared().or(left))

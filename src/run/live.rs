@@ -566,18 +566,10 @@ impl Live {
             (0..self.proof.pairs()).collect()
         };
         if !chosen.is_empty() {
-            self.progress.say("comparing every row");
-            // The first time somebody waits for it; later the clients' work comes first.
-            let workers = if again { 1 } else { self.wishes.workers };
             let began = Instant::now();
-            let report = self.proof.full(&self.pipes, owner, &chosen, workers).await?;
-            self.progress.say("following changes");
+            self.compare_whole(owner, chosen, again).await?;
             let rest = pace::rest_of_passes(began.elapsed());
             self.state().whole_again = Some(Instant::now() + rest);
-            tracing::info!(
-                rows = report.rows(), tables = report.tables.len(), took_ms = report.took_ms,
-                verdict = ?report.verdict, "full comparison at {}", report.position
-            );
         }
         let until = Instant::now() + VERIFY_EVERY;
         while Instant::now() < until {

@@ -27,3 +27,4 @@ pub mod serve;
 pub mod socket;
 pub mod standing;
 pub mod status;
+mod tails;

@@ -200,6 +200,7 @@ impl Live {
             _ => {}
         }
         let rehearsal = *request == Request::Rehearse;
+        self.follow_ends_before(from).await;
         // Whoever compares or repairs lets go first: before any client waits.
         let _still = self.pipes.still().await;
         match self.drive(from, rehearsal, responder).await {

@@ -16,7 +16,7 @@ use crate::transform::Pair;
 
 /// Tables up to this size are read whole behind the fence: a quarter of a second for clients, and
 /// room for a log without a key that grows while the run is on.
-const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
+pub(super) const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
 
 /// Which of these pairs would make clients wait for too long if all of it were read, by now: a
 /// table grows while the run is on.

@@ -38,6 +38,7 @@ use crate::{
         full::{self, Aligned},
         ledger::Ledger,
         recent::{Recent, Settle, Step},
+        tail,
     },
 };
 
@@ -53,10 +54,10 @@ const MEASURED_FROM: u64 = 100;
 
 /// Everything that is known about equality.
 pub struct Proof {
-    ports: Ports,
+    pub(super) ports: Ports,
     mapping: Arc<Mapping>,
-    pairs: Arc<Vec<Pair>>,
-    ledger: Arc<Ledger>,
+    pub(super) pairs: Arc<Vec<Pair>>,
+    pub(super) ledger: Arc<Ledger>,
     recent: Recent,
     compared: AtomicU64,
     inner: Mutex<Inner>,
@@ -117,8 +118,8 @@ pub struct ProofView {
 }
 
 impl Witness for Proof {
-    fn row(&self, from: Side, relation: &Relation, change: &Change, _foreign: bool) {
-        self.ledger.row(from, relation, change);
+    fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool) {
+        self.ledger.row(from, relation, change, foreign);
     }
 
     fn early(&self, from: Side, transaction: TransactionId, relation: &Relation, change: &Change) {
@@ -232,16 +233,15 @@ impl Proof {
                 let pass = self.ledger.restart(chosen);
                 let other: Arc<dyn Snapshot> =
                     Arc::from(self.ports.side(owner.other()).source.snapshot().await?);
-                let (blue, green) = match owner {
-                    Side::Blue => (mine, other),
-                    Side::Green => (other, mine),
-                };
-                Ok((pass, Aligned { position, blue, green }))
+                Ok((pass, Aligned::of(owner, position, mine, other)))
             })
             .await?;
+        let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
+        // At once: tables grow.
+        let scattered: Vec<bool> = chosen.iter().map(|i| self.ledger.scattered(*i)).collect();
+        let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
         self.ports.schema.complete().await?;
-        let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
         let report = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await?;
         let mut inner = self.lock();
         inner.different.retain(|(pair, _), _| !chosen.contains(pair));
@@ -263,7 +263,10 @@ impl Proof {
             });
         }
         drop(inner);
-        pass.finished();
+        let marks = marks.into_iter().zip(&report.tables);
+        let marks = marks
+            .map(|(mark, table)| mark.filter(|_| table.verdict == Verdict::Equal).map(Arc::new));
+        pass.finished_with(&marks.collect::<Vec<_>>());
         Ok(report)
     }
 
@@ -372,16 +375,8 @@ impl Proof {
         self.lock().full.is_some()
     }
 
-    /// Tables that can be proven by a full comparison only, and are too large for one behind the
-    /// fence.
-    #[must_use]
-    pub fn unread(&self) -> Vec<String> {
-        let large = self.large_of(&self.ledger.whole());
-        large.iter().map(|i| self.pairs[*i].name.to_string()).collect()
-    }
-
     /// Which of these pairs were large when they were looked at.
-    fn large_of(&self, chosen: &[usize]) -> Vec<usize> {
+    pub(super) fn large_of(&self, chosen: &[usize]) -> Vec<usize> {
         let large = &self.lock().large;
         chosen.iter().copied().filter(|i| large.get(i) == Some(&true)).collect()
     }
@@ -443,10 +438,10 @@ impl Proof {
         let large = self.large_of(&whole);
         let small = whole.iter().filter(|i| !large.contains(i));
         let small: Vec<&Pair> = small.map(|i| &self.pairs[*i]).collect();
-        let unproven: Vec<TableName> = large.iter().map(|i| self.pairs[*i].name.clone()).collect();
         // All at once: inside the pause round trips count.
-        let (step, blue, green) = tokio::join!(
+        let (step, ends, blue, green) = tokio::join!(
             self.recent.behind_fence(),
+            self.ends(large),
             sums(&self.ports.blue.reader, &small, |p| &p.blue),
             sums(&self.ports.green.reader, &small, |p| &p.green)
         );
@@ -454,8 +449,10 @@ impl Proof {
         let behind_fence = step.count();
         // At once: whatever fails below, this is known.
         self.note(step);
-        let (blue, green) = (blue?, green?);
-        let mut different = BTreeSet::new();
+        let (ends, blue, green) = (ends?, blue?, green?);
+        let names = |chosen: &[usize]| chosen.iter().map(|i| self.pairs[*i].name.clone()).collect();
+        let unproven: Vec<TableName> = names(&ends.unproven);
+        let mut different: BTreeSet<TableName> = names(&ends.different).into_iter().collect();
         let unequal = small.iter().zip(blue.iter().zip(&green)).filter(|(_, (b, g))| b != g);
         different.extend(unequal.map(|(pair, _)| pair.name.clone()));
         let inner = self.lock();

@@ -7,7 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cutover_core::{
-    model::schema::{Counterparts, RowIdentity, Table, TableName},
+    model::{
+        schema::{Counterparts, RowIdentity, Table, TableName},
+        side::Side,
+    },
     port::sink::Route,
 };
 
@@ -23,6 +26,17 @@ pub struct Pair {
     pub green: Vec<Table>,
     /// Whether rows can be told apart by a key.
     pub keyed: bool,
+}
+
+impl Pair {
+    /// Its tables on one side.
+    #[must_use]
+    pub fn side(&self, side: Side) -> &[Table] {
+        match side {
+            Side::Blue => &self.blue,
+            Side::Green => &self.green,
+        }
+    }
 }
 
 /// Everything that follows from the two catalogs.

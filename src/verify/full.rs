@@ -44,7 +44,23 @@ pub struct Aligned {
 }
 
 impl Aligned {
-    fn side(&self, side: Side) -> &Arc<dyn Snapshot> {
+    /// The rows of the owner of the writes, and those of the other side.
+    #[must_use]
+    pub fn of(
+        owner: Side,
+        position: Position,
+        mine: Arc<dyn Snapshot>,
+        other: Arc<dyn Snapshot>,
+    ) -> Self {
+        let (blue, green) = match owner {
+            Side::Blue => (mine, other),
+            Side::Green => (other, mine),
+        };
+        Self { position, blue, green }
+    }
+
+    /// One of the two.
+    pub(super) fn side(&self, side: Side) -> &Arc<dyn Snapshot> {
         match side {
             Side::Blue => &self.blue,
             Side::Green => &self.green,
@@ -72,7 +88,7 @@ pub async fn pass(
             .enumerate()
             .flat_map(|(i, pair)| {
                 let buckets = compare::bucket_count(rows(&pair.blue).max(rows(&pair.green)));
-                of(pair, side).iter().map(move |table| (i, buckets, table))
+                pair.side(side).iter().map(move |table| (i, buckets, table))
             })
             .collect();
         for some in tables.chunks(MEASURED) {
@@ -153,13 +169,6 @@ fn batches(mut pieces: Vec<Piece<'_>>) -> Vec<Vec<Piece<'_>>> {
     }
     batches.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
     batches.into_iter().map(|(_, batch)| batch).collect()
-}
-
-fn of(pair: &Pair, side: Side) -> &[Table] {
-    match side {
-        Side::Blue => &pair.blue,
-        Side::Green => &pair.green,
-    }
 }
 
 fn rows(tables: &[Table]) -> u64 {

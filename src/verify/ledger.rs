@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -21,6 +21,7 @@ use cutover_core::model::{
     value::{Tuple, Value},
 };
 
+use super::tail::{Grown, Growth, Mark, Marks};
 use crate::transform::Pair;
 
 /// Keys of changed rows per pair, see the module.
@@ -63,23 +64,34 @@ impl Drop for Taken<'_> {
 #[derive(Debug)]
 pub struct Pass<'a> {
     ledger: &'a Ledger,
-    pairs: Vec<usize>,
+    /// With the numbers of their marks.
+    pairs: Vec<(usize, u64)>,
     finished: bool,
 }
 
 impl Pass<'_> {
     /// Every row of the pairs was read.
-    pub fn finished(mut self) {
+    pub fn finished(self) {
+        self.finished_with(&[]);
+    }
+
+    /// The same, with the ends of their tables as of its position, for each pair that was equal.
+    pub fn finished_with(mut self, marks: &[Option<Arc<Mark>>]) {
         self.finished = true;
+        let mut inner = self.ledger.lock();
+        for (n, &(i, number)) in self.pairs.iter().enumerate() {
+            inner.pairs[i].marks.finish(number, marks.get(n).cloned().flatten());
+        }
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         let mut inner = self.ledger.lock();
-        for &i in &self.pairs {
+        for &(i, number) in &self.pairs {
             inner.pairs[i].passes -= 1;
             if !self.finished {
+                inner.pairs[i].marks.give_up(number);
                 inner.mark_whole(i);
             }
         }
@@ -106,6 +118,7 @@ struct Changed {
     keys: HashSet<RowKey>,
     /// Too many keys, or one that cannot be named.
     whole: bool,
+    growth: Growth,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +131,8 @@ struct PairLedger {
     passes: u32,
     /// Number of the newest change; 0 for none.
     changed: u64,
+    /// Ends of tables without a key.
+    marks: Marks,
 }
 
 impl Ledger {
@@ -147,15 +162,34 @@ impl Ledger {
     #[must_use]
     pub fn restart(&self, pairs: &[usize]) -> Pass<'_> {
         let mut inner = self.lock();
+        let mut begun = Vec::with_capacity(pairs.len());
         for &i in pairs {
             let freed: usize = inner.pairs[i].pending.iter().map(size).sum();
             inner.bytes -= freed;
             inner.pairs[i].pending.clear();
             inner.pairs[i].whole = false;
             inner.pairs[i].passes += 1;
+            begun.push((i, inner.pairs[i].marks.begin()));
         }
         self.armed.store(true, Ordering::Release);
-        Pass { ledger: self, pairs: pairs.to_vec(), finished: false }
+        Pass { ledger: self, pairs: begun, finished: false }
+    }
+
+    /// Rows came elsewhere than at the ends that the newest mark of a pair knows.
+    pub fn missed(&self, pair: usize) {
+        self.lock().pairs[pair].marks.missed();
+    }
+
+    /// Whether rows ever came elsewhere than at the ends of the tables.
+    #[must_use]
+    pub fn scattered(&self, pair: usize) -> bool {
+        self.lock().pairs[pair].marks.scattered()
+    }
+
+    /// The newest mark of a pair, if it has only grown since.
+    #[must_use]
+    pub fn grown(&self, pair: usize) -> Option<Grown> {
+        self.lock().pairs[pair].marks.grown()
     }
 
     /// How much of the budget is used, from 0 to 1.
@@ -242,8 +276,8 @@ impl Ledger {
         inner.pairs[pair].whole || inner.pairs[pair].pending.contains(key)
     }
 
-    /// Records a changed row of `relation` on `side`.
-    pub fn row(&self, side: Side, relation: &Relation, change: &Change) {
+    /// Records a changed row of `relation` on `side`. `foreign`: nobody may write there.
+    pub fn row(&self, side: Side, relation: &Relation, change: &Change, foreign: bool) {
         if !self.armed.load(Ordering::Acquire) {
             return;
         }
@@ -251,6 +285,7 @@ impl Ledger {
         let Some(i) = inner.pair(side, relation) else { return };
         inner.changes += 1;
         inner.pairs[i].changed = inner.changes;
+        inner.pairs[i].marks.note(Growth::of(change, foreign));
         if inner.pairs[i].whole {
             return;
         }
@@ -272,7 +307,9 @@ impl Ledger {
         let mut inner = self.lock();
         let Some(i) = inner.pair(side, relation) else { return };
         let of = (side, transaction);
-        if inner.early.get(&of).and_then(|pairs| pairs.get(&i)).is_some_and(|c| c.whole) {
+        let changed = inner.early.entry(of).or_default().entry(i).or_default();
+        changed.growth.add(Growth::of(change, false));
+        if changed.whole {
             return;
         }
         let keys = inner.keys(i, relation, change);
@@ -302,6 +339,9 @@ impl Ledger {
         let keep = committed && self.armed.load(Ordering::Acquire);
         for (i, changed) in pairs {
             inner.bytes -= changed.keys.iter().map(size).sum::<usize>();
+            if keep {
+                inner.pairs[i].marks.note(changed.growth);
+            }
             if keep && changed.whole {
                 inner.mark_whole(i);
             } else if keep {
@@ -312,7 +352,7 @@ impl Ledger {
 
     /// Records that rows of a pair were written anew, nobody knows which.
     pub fn rewritten(&self, pair: usize) {
-        self.lock().mark_whole(pair);
+        self.lock().changed_unseen(pair);
     }
 
     /// Records that a table was emptied.
@@ -322,7 +362,7 @@ impl Ledger {
         }
         let mut inner = self.lock();
         if let Some(&i) = inner.index.get(&(side, relation.name.clone())) {
-            inner.mark_whole(i);
+            inner.changed_unseen(i);
         }
     }
 }
@@ -362,6 +402,12 @@ impl Inner {
         }
     }
 
+    /// Nobody knows which rows changed, and how.
+    fn changed_unseen(&mut self, pair: usize) {
+        self.pairs[pair].marks.note(Growth::UNKNOWN);
+        self.mark_whole(pair);
+    }
+
     fn mark_whole(&mut self, pair: usize) {
         let p = &mut self.pairs[pair];
         p.whole = true;
@@ -386,194 +432,5 @@ fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use cutover_core::model::{
-        event::RelationColumn,
-        schema::{Column, Generated, Identity, RowIdentity, Table},
-        value::TupleBuilder,
-    };
-
-    use super::*;
-
-    fn setup(budget: usize) -> (Ledger, Relation) {
-        let name = TableName::new("public", "t");
-        let column = Column {
-            name: "id".into(),
-            base_type: "integer".into(),
-            declared_type: "integer".into(),
-            nullable: false,
-            generated: Generated::No,
-            identity: Identity::No,
-            collation: None,
-        };
-        let table = Table {
-            name: name.clone(),
-            columns: vec![column],
-            identity: RowIdentity::Key(vec!["id".into()]),
-            primary_key: vec!["id".into()],
-            root: None,
-            estimated_rows: None,
-            bytes: 0,
-        };
-        let pair =
-            Pair { name: name.clone(), blue: vec![table.clone()], green: vec![table], keyed: true };
-        let relation = Relation {
-            id: 1,
-            name,
-            columns: vec![RelationColumn {
-                name: "id".into(),
-                key: true,
-                type_id: 23,
-                type_modifier: -1,
-            }],
-            full_identity: false,
-        };
-        (Ledger::new(&[pair], budget), relation)
-    }
-
-    /// A table that is followed by its key, `id`, on both sides.
-    pub(in crate::verify) fn pair(name: TableName) -> Pair {
-        let table = Table {
-            name: name.clone(),
-            columns: Vec::new(),
-            identity: RowIdentity::Key(vec!["id".into()]),
-            primary_key: vec!["id".into()],
-            root: None,
-            estimated_rows: None,
-            bytes: 0,
-        };
-        Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
-    }
-
-    fn id(text: &str) -> Tuple {
-        let mut b = TupleBuilder::new();
-        b.push(Value::Text(text.as_bytes()));
-        b.finish()
-    }
-
-    #[test]
-    fn records_old_and_new_keys_once_it_is_armed() {
-        let (ledger, relation) = setup(1 << 20);
-        ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") });
-        assert_eq!(ledger.pending(), 0);
-        ledger.restart(&[0]).finished();
-        ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") });
-        let moved = Change::Update { old: Some(id("1")), new: id("2") };
-        ledger.row(Side::Green, &relation, &moved);
-        assert_eq!(ledger.pending(), 2);
-        let (pair, keys) = ledger.take(10).compared().remove(0);
-        assert_eq!((pair, keys.len(), ledger.pending()), (0, 2, 0));
-        ledger.put_back(0, keys.clone());
-        assert!(ledger.holds(0, &keys[0]));
-    }
-
-    #[test]
-    fn a_comparison_that_comes_to_no_end_leaves_everything_to_be_compared() {
-        let (ledger, relation) = setup(1 << 20);
-        let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
-        let pass = ledger.restart(&[0]);
-        ledger.row(Side::Blue, &relation, &insert(1));
-        // Nothing is proven of a table in the middle of a pass.
-        assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 1));
-        pass.finished();
-        assert_eq!((ledger.whole(), ledger.pending()), (vec![], 1));
-        drop(ledger.take(10));
-        assert_eq!(ledger.pending(), 1);
-        drop(ledger.take_all());
-        assert_eq!(ledger.pending(), 1);
-        drop(ledger.restart(&[0]));
-        assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 0));
-        // Of two passes at once each counts for itself.
-        let (first, second) = (ledger.restart(&[0]), ledger.restart(&[0]));
-        first.finished();
-        assert_eq!(ledger.whole(), [0]);
-        second.finished();
-        assert!(ledger.whole().is_empty());
-        assert_eq!(ledger.lock().bytes, 0);
-    }
-
-    #[test]
-    fn every_pair_has_its_turn() {
-        let (_, relation) = setup(1 << 20);
-        let names = ["a", "b", "c"].map(|name| TableName::new("public", name));
-        let pairs = names.clone().map(pair);
-        let ledger = Ledger::new(&pairs, 1 << 20);
-        ledger.restart(&[0, 1, 2]).finished();
-        let change = |pair: usize, key: &str| {
-            let relation = Relation { name: names[pair].clone(), ..relation.clone() };
-            ledger.row(Side::Blue, &relation, &Change::Insert { new: id(key) });
-        };
-        let taken = |limit| -> Vec<(usize, usize)> {
-            ledger
-                .take(limit)
-                .compared()
-                .into_iter()
-                .map(|(pair, keys)| (pair, keys.len()))
-                .collect()
-        };
-        (0..3).for_each(|i| change(0, &i.to_string()));
-        change(2, "1");
-        change(1, "1");
-        assert_eq!(ledger.latest(), [1, 2, 0]);
-        assert_eq!(taken(2), [(0, 2)]);
-        change(0, "7");
-        assert_eq!(taken(3), [(1, 1), (2, 1), (0, 1)]);
-        assert_eq!(taken(9), [(0, 1)]);
-        assert_eq!(taken(9), []);
-    }
-
-    /// Learned from ghostferry #195: a re-verification queue that grew while a human
-    /// decided about the cutover.
-    #[test]
-    fn the_queue_of_changed_rows_is_bounded_while_a_human_waits() {
-        let (ledger, relation) = setup(200);
-        ledger.restart(&[0]).finished();
-        for i in 0..100 {
-            ledger.row(Side::Blue, &relation, &Change::Insert { new: id(&i.to_string()) });
-        }
-        assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
-        ledger.restart(&[0]).finished();
-        assert!(ledger.whole().is_empty());
-    }
-
-    #[test]
-    fn rows_of_a_transaction_in_progress_count_when_it_commits() {
-        let (ledger, relation) = setup(1 << 20);
-        let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
-        // Also those from before the full pass that begins meanwhile.
-        ledger.early(Side::Blue, 7, &relation, &insert(1));
-        ledger.restart(&[0]).finished();
-        ledger.early(Side::Blue, 7, &relation, &insert(2));
-        ledger.early(Side::Blue, 8, &relation, &insert(3));
-        ledger.row(Side::Blue, &relation, &insert(4));
-        assert_eq!(ledger.pending(), 1);
-        assert_eq!(ledger.take_all().compared()[0].1.len(), 1);
-        ledger.ended(Side::Blue, 8, false);
-        ledger.ended(Side::Blue, 7, true);
-        assert_eq!((ledger.pending(), ledger.whole()), (2, vec![]));
-        ledger.ended(Side::Blue, 7, true);
-        assert_eq!(ledger.take_all().compared().len(), 1);
-        assert_eq!(ledger.lock().bytes, 0);
-    }
-
-    #[test]
-    fn a_transaction_in_progress_with_too_many_rows_asks_for_a_full_pass_at_its_end() {
-        let (ledger, relation) = setup(400);
-        ledger.restart(&[0]).finished();
-        for i in 0..100 {
-            ledger.early(Side::Blue, 7, &relation, &Change::Insert { new: id(&i.to_string()) });
-        }
-        assert_eq!(ledger.lock().bytes, 0);
-        assert!(ledger.whole().is_empty());
-        ledger.ended(Side::Blue, 7, true);
-        assert_eq!(ledger.whole(), [0]);
-    }
-
-    #[test]
-    fn truncate_needs_a_full_pass() {
-        let (ledger, relation) = setup(1 << 20);
-        ledger.restart(&[0]).finished();
-        ledger.truncated(Side::Blue, &relation);
-        assert_eq!(ledger.whole(), [0]);
-    }
-}
+#[path = "ledger_tests.rs"]
+pub(super) mod tests;

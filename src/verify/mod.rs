@@ -3,6 +3,7 @@
 //! - [`full`]: every row at one position, by digests computed in the servers.
 //! - [`ledger`]: the keys that changed since.
 //! - [`recent`]: compares those keys again, all the time and behind the fence.
+//! - [`tail`]: what came since at the ends of tables that only grow.
 //! - [`pace`]: how often.
 //! - [`compare`], pure.
 //!
@@ -15,6 +16,7 @@ pub mod full;
 pub mod ledger;
 pub mod pace;
 pub mod recent;
+pub mod tail;
 
 use cutover_core::model::{digest::RowKey, position::Position, schema::TableName};
 use serde::{Deserialize, Serialize};
@@ -129,7 +131,8 @@ pub struct Certificate {
     pub changed_rows: u64,
     /// Of those, behind the fence.
     pub behind_fence: u64,
-    /// Tables without a key whose later changes were applied strictly, but not compared again.
+    /// Tables without a key whose later changes were applied strictly, but not compared again: more
+    /// than rows that came at their ends.
     pub unproven: Vec<TableName>,
     /// Tables with rows that differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

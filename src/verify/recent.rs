@@ -275,7 +275,7 @@ mod tests {
         for id in ["1", "2", "3"] {
             let mut new = TupleBuilder::new();
             new.push(Value::Text(id.as_bytes()));
-            ledger.row(Side::Blue, &relation, &Change::Insert { new: new.finish() });
+            ledger.row(Side::Blue, &relation, &Change::Insert { new: new.finish() }, false);
         }
         Recent {
             pairs: Arc::new(pairs),

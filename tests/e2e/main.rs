@@ -18,6 +18,7 @@ mod ends;
 mod failed_switch;
 mod failover;
 mod failover_copy;
+mod growing;
 mod killed_before_moves;
 mod killed_in_moves;
 mod lessons;

@@ -1,7 +1,9 @@
-//! Large transactions are applied while they run: real servers, a pipe, and what others see.
+//! Large transactions are applied while they run: real servers, a pipe, and what others see. And
+//! what is read at the ends of tables that grow.
 
 mod again;
 mod stops;
+mod tails;
 mod world;
 
 use cutover::stream::{HoldPoint, Mode};

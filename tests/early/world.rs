@@ -112,6 +112,11 @@ const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
     INSERT INTO t SELECT -i, 'old' FROM generate_series(1, 100) i";
 
 impl World {
+    /// One of the two.
+    pub(crate) fn database(&self, side: Side) -> &Database {
+        &self.sides[usize::from(side == Side::Green)]
+    }
+
     pub(crate) async fn new(story: &str) -> Self {
         Self::with(story, "").await
     }

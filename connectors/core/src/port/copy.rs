@@ -19,6 +19,17 @@ pub struct Range {
     pub bytes: u64,
 }
 
+/// Where rows of a table are that come after a view of it. The same rows are there whenever one
+/// reads, unless they were changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coming {
+    /// Those that come where rows are appended, and few others. Quick to read. A row may come
+    /// elsewhere, so whoever relies on it counts.
+    pub end: Range,
+    /// All of them, and few others. As slow as looking at every row.
+    pub anywhere: Range,
+}
+
 /// How rows of a copy travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyFormat {
@@ -41,6 +52,7 @@ pub enum CopyChunk {
 
 /// What is being done when an answer is missing.
 const MEASURING: &str = "measuring the size";
+const ENDS: &str = "looking for the end";
 
 /// A consistent view of a database, shared by all workers that read under it.
 ///
@@ -70,6 +82,22 @@ pub trait Snapshot: RowReader {
     async fn split(&self, table: &Table, target_bytes: u64) -> Result<Vec<Range>> {
         let all = self.split_all(&[table], target_bytes).await?;
         only(MEASURING, &table.name, all)
+    }
+
+    /// Where the rows of every table are that come after this view. `None` where nobody knows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a table has no answer.
+    async fn coming(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
+        let all = self.coming_of(tables).await?;
+        even(ENDS, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`Snapshot::coming`], which counts the answers: call that.
+    async fn coming_of(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
+        Ok(vec![None; tables.len()])
     }
 
     /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.

@@ -36,6 +36,8 @@ const PINNED: &[(&str, &str)] = &[
     ("default_transaction_deferrable", "off"),
     // A policy that would hide rows from us becomes an error instead of missing rows.
     ("row_security", "off"),
+    // Places in a table are read without the rest of it.
+    ("enable_tidscan", "on"),
     ("tcp_keepalives_idle", "20"),
     ("tcp_keepalives_interval", "5"),
     ("client_min_messages", "warning"),

@@ -19,7 +19,7 @@ use cutover_core::{
     },
     port::{
         Result,
-        copy::{CopyFormat, CopyStream, Range, Snapshot},
+        copy::{Coming, CopyFormat, CopyStream, Range, Snapshot},
         error::PortError,
         reader::{Lookup, Part, RowReader},
     },
@@ -51,6 +51,15 @@ struct View {
     keys: Keys,
     /// Keeps the exporting session alive, so that more workers can join.
     _keepalive: Box<dyn Send + Sync>,
+}
+
+/// How large a table is.
+#[derive(Clone, Copy)]
+struct Measured {
+    /// Where its rows are in pages.
+    pages: Option<u64>,
+    /// With what lies outside of the pages.
+    bytes: u64,
 }
 
 impl PgSnapshot {
@@ -119,6 +128,36 @@ impl View {
         Ok(())
     }
 
+    /// How large the tables are by now; `None` for one that is not there any more.
+    async fn measured(&self, tables: &[&Table]) -> Result<Vec<Option<Measured>>> {
+        let warm = self.session().await?;
+        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+        let rows = warm
+            .session
+            .query(
+                "SELECT w.n, pg_relation_size(c.oid) / current_setting('block_size')::int8, \
+                        pg_table_size(c.oid), coalesce(a.amname = 'heap', false) \
+                 FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
+                 JOIN pg_class c ON c.oid = to_regclass(w.name) \
+                 LEFT JOIN pg_am a ON a.oid = c.relam",
+                &[&names],
+            )
+            .await
+            .map_err(|e| port_error(self.doing("measuring the tables"), e))?;
+        self.idle.put(warm);
+        let mut all = vec![None; tables.len()];
+        for row in &rows {
+            let number =
+                |i: usize| row.get::<_, Option<i64>>(i).and_then(|n| u64::try_from(n).ok());
+            let place =
+                number(0).and_then(|n| all.get_mut(usize::try_from(n).ok()?.checked_sub(1)?));
+            let (Some(place), Some(bytes)) = (place, number(2)) else { continue };
+            let heap = row.get(3);
+            *place = Some(Measured { pages: number(1).filter(|_| heap), bytes });
+        }
+        Ok(all)
+    }
+
     fn begin(&self) -> String {
         format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -161,34 +200,20 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn ranges_of(&self, tables: &[&Table], target_bytes: u64) -> Result<Vec<Vec<Range>>> {
-        let warm = self.view.session().await?;
-        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
-        let rows = warm
-            .session
-            .query(
-                "SELECT w.n, pg_relation_size(c.oid) / current_setting('block_size')::int8, \
-                        pg_table_size(c.oid), coalesce(a.amname = 'heap', false) \
-                 FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
-                 JOIN pg_class c ON c.oid = to_regclass(w.name) \
-                 LEFT JOIN pg_am a ON a.oid = c.relam",
-                &[&names],
-            )
-            .await
-            .map_err(|e| port_error(self.view.doing("measuring the tables"), e))?;
-        self.view.idle.put(warm);
-        let mut all: Vec<Vec<Range>> = tables.iter().map(|t| vec![range::whole(t.bytes)]).collect();
-        for row in &rows {
-            let number =
-                |i: usize| row.get::<_, Option<i64>>(i).and_then(|n| u64::try_from(n).ok());
-            let place =
-                number(0).and_then(|n| all.get_mut(usize::try_from(n).ok()?.checked_sub(1)?));
-            let (Some(place), Some(bytes)) = (place, number(2)) else { continue };
-            *place = match number(1) {
-                Some(pages) if row.get(3) => range::by_pages(pages, bytes, target_bytes),
-                _ => vec![range::whole(bytes)],
-            };
-        }
-        Ok(all)
+        let measured = self.view.measured(tables).await?;
+        let of = |(table, measured): (&&Table, Option<Measured>)| match measured {
+            None => vec![range::whole(table.bytes)],
+            Some(Measured { pages: Some(pages), bytes }) => {
+                range::by_pages(pages, bytes, target_bytes)
+            }
+            Some(Measured { pages: None, bytes }) => vec![range::whole(bytes)],
+        };
+        Ok(tables.iter().zip(measured).map(of).collect())
+    }
+
+    async fn coming_of(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
+        let measured = self.view.measured(tables).await?;
+        Ok(measured.into_iter().map(|m| range::coming(m?.pages?, &self.visible)).collect())
     }
 
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {

@@ -2,7 +2,7 @@
 
 use cutover_core::{
     model::{digest::RowKey, schema::Table},
-    port::copy::Range,
+    port::copy::{Coming, Range},
 };
 
 use super::digest;
@@ -16,6 +16,29 @@ pub(super) fn whole(bytes: u64) -> Range {
 /// Whether a range is a place in a table: some of its pages.
 pub(super) fn is_place(range: &Range) -> bool {
     range.condition.starts_with("ctid ")
+}
+
+/// Pages before the last one in which rows that come may still find room: those that several
+/// sessions fill just now, and those where a large row found none and a small one does.
+const END_PAGES: u64 = 2048;
+
+/// So many transactions from the oldest one that a snapshot does not see may have made the rows at
+/// the end of a table. More would take in rows of long ago, whose numbers come round again.
+const TRANSACTIONS: u64 = 1 << 28;
+
+/// The rows of a heap table of so many pages that are not in the snapshot, or were made while those
+/// were. Whether a row belongs to them never changes: the numbers are compared with each other and
+/// not with the newest one, which moves on. `visible` is the snapshot's text.
+pub(super) fn coming(pages: u64, visible: &str) -> Option<Coming> {
+    let oldest: u64 = visible.split(':').next()?.parse().ok()?;
+    let (page, oldest) = (pages.saturating_sub(END_PAGES), oldest & u64::from(u32::MAX));
+    let made = format!(
+        "(((SELECT age('{oldest}'::xid))::int8 - age(xmin)) & {}) < {TRANSACTIONS}",
+        u32::MAX
+    );
+    let end = format!("ctid >= '({page},0)'::tid AND {made}");
+    let range = |condition| Range { condition, bytes: 0 };
+    Some(Coming { end: range(end), anywhere: range(made) })
 }
 
 /// Ranges of about `target` bytes of a heap table. `bytes` counts what lies outside of the pages

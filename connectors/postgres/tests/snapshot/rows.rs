@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use cutover_core::{
-    model::schema::Table,
+    model::schema::{Table, TableName},
     port::{
-        copy::{CopyChunk, CopyFormat, Range, Snapshot},
+        copy::{Coming, CopyChunk, CopyFormat, Range, Snapshot},
         error::PortError,
-        reader::Part,
+        reader::{Part, RowReader},
         source::Source,
     },
 };
@@ -256,5 +256,43 @@ async fn a_snapshot_whose_server_was_restarted_is_no_reason_to_stop() {
             let error = read.map(drop).unwrap_err();
             assert!(error.is_transient(), "PostgreSQL {}: {error}", server.major());
         }
+    }
+}
+
+/// What came since the snapshot, and nothing of before, without a look at the rest of the table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_table_holds_what_comes_and_is_found_at_once() {
+    let ddl = "CREATE TABLE log (a int, b text);
+        INSERT INTO log SELECT i, repeat('x', 200) FROM generate_series(1, 90000) i";
+    for server in servers().await {
+        let home = Home::new(server, ddl).await;
+        let table = home.table("log").await;
+        let gone = Table { name: TableName::new("public", "gone"), ..table.clone() };
+        let snapshot = home.db.snapshot().await.unwrap();
+        let coming = snapshot.coming(&[&gone, &table]).await.unwrap();
+        let [None, Some(Coming { end, anywhere })] = &coming[..] else { panic!("{coming:?}") };
+
+        let digest = async |reader: &dyn RowReader| {
+            reader.bucket_digests(&table, end, 1).await.unwrap().remove(0)
+        };
+        let live = home.db.reader();
+        let before = digest(&*snapshot).await;
+        assert!(before.rows < 90_000, "the rest of the table is not read");
+        home.root.batch_execute("INSERT INTO log VALUES (1, 'new'), (2, 'new')").await.unwrap();
+        assert_eq!(digest(&*snapshot).await, before);
+        let after = digest(&live).await;
+        assert_eq!(after.rows, before.rows + 2);
+        home.root.batch_execute("VACUUM (FREEZE) log").await.unwrap();
+        assert_eq!(digest(&live).await, after, "freezing changes nothing");
+        let all = async |reader: &dyn RowReader| {
+            reader.bucket_digests(&table, anywhere, 1).await.unwrap()[0].rows
+        };
+        assert_eq!(all(&live).await, all(&*snapshot).await + 2);
+
+        let plan = format!("EXPLAIN SELECT count(*) FROM ONLY log WHERE {}", end.condition);
+        home.root.batch_execute("SET enable_seqscan = off").await.unwrap();
+        let plan: Vec<String> =
+            home.root.query(&plan, &[]).await.unwrap().iter().map(|r| r.get(0)).collect();
+        assert!(plan.iter().any(|line| line.contains("Tid Range Scan")), "{plan:?}");
     }
 }

@@ -1,0 +1,263 @@
+//! The ledger, against what was recorded.
+
+use cutover_core::model::{
+    event::RelationColumn,
+    schema::{Column, Generated, Identity, RowIdentity, Table},
+    value::TupleBuilder,
+};
+
+use super::*;
+
+fn setup(budget: usize) -> (Ledger, Relation) {
+    let name = TableName::new("public", "t");
+    let column = Column {
+        name: "id".into(),
+        base_type: "integer".into(),
+        declared_type: "integer".into(),
+        nullable: false,
+        generated: Generated::No,
+        identity: Identity::No,
+        collation: None,
+    };
+    let table = Table {
+        name: name.clone(),
+        columns: vec![column],
+        identity: RowIdentity::Key(vec!["id".into()]),
+        primary_key: vec!["id".into()],
+        root: None,
+        estimated_rows: None,
+        bytes: 0,
+    };
+    let pair =
+        Pair { name: name.clone(), blue: vec![table.clone()], green: vec![table], keyed: true };
+    let relation = Relation {
+        id: 1,
+        name,
+        columns: vec![RelationColumn {
+            name: "id".into(),
+            key: true,
+            type_id: 23,
+            type_modifier: -1,
+        }],
+        full_identity: false,
+    };
+    (Ledger::new(&[pair], budget), relation)
+}
+
+/// A table that is followed by its key, `id`, on both sides.
+pub(in crate::verify) fn pair(name: TableName) -> Pair {
+    let table = Table {
+        name: name.clone(),
+        columns: Vec::new(),
+        identity: RowIdentity::Key(vec!["id".into()]),
+        primary_key: vec!["id".into()],
+        root: None,
+        estimated_rows: None,
+        bytes: 0,
+    };
+    Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
+}
+
+fn id(text: &str) -> Tuple {
+    let mut b = TupleBuilder::new();
+    b.push(Value::Text(text.as_bytes()));
+    b.finish()
+}
+
+#[test]
+fn records_old_and_new_keys_once_it_is_armed() {
+    let (ledger, relation) = setup(1 << 20);
+    ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") }, false);
+    assert_eq!(ledger.pending(), 0);
+    ledger.restart(&[0]).finished();
+    ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") }, false);
+    let moved = Change::Update { old: Some(id("1")), new: id("2") };
+    ledger.row(Side::Green, &relation, &moved, false);
+    assert_eq!(ledger.pending(), 2);
+    let (pair, keys) = ledger.take(10).compared().remove(0);
+    assert_eq!((pair, keys.len(), ledger.pending()), (0, 2, 0));
+    ledger.put_back(0, keys.clone());
+    assert!(ledger.holds(0, &keys[0]));
+}
+
+#[test]
+fn a_comparison_that_comes_to_no_end_leaves_everything_to_be_compared() {
+    let (ledger, relation) = setup(1 << 20);
+    let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
+    let pass = ledger.restart(&[0]);
+    ledger.row(Side::Blue, &relation, &insert(1), false);
+    // Nothing is proven of a table in the middle of a pass.
+    assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 1));
+    pass.finished();
+    assert_eq!((ledger.whole(), ledger.pending()), (vec![], 1));
+    drop(ledger.take(10));
+    assert_eq!(ledger.pending(), 1);
+    drop(ledger.take_all());
+    assert_eq!(ledger.pending(), 1);
+    drop(ledger.restart(&[0]));
+    assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 0));
+    // Of two passes at once each counts for itself.
+    let (first, second) = (ledger.restart(&[0]), ledger.restart(&[0]));
+    first.finished();
+    assert_eq!(ledger.whole(), [0]);
+    second.finished();
+    assert!(ledger.whole().is_empty());
+    assert_eq!(ledger.lock().bytes, 0);
+}
+
+#[test]
+fn every_pair_has_its_turn() {
+    let (_, relation) = setup(1 << 20);
+    let names = ["a", "b", "c"].map(|name| TableName::new("public", name));
+    let pairs = names.clone().map(pair);
+    let ledger = Ledger::new(&pairs, 1 << 20);
+    ledger.restart(&[0, 1, 2]).finished();
+    let change = |pair: usize, key: &str| {
+        let relation = Relation { name: names[pair].clone(), ..relation.clone() };
+        ledger.row(Side::Blue, &relation, &Change::Insert { new: id(key) }, false);
+    };
+    let taken = |limit| -> Vec<(usize, usize)> {
+        ledger.take(limit).compared().into_iter().map(|(pair, keys)| (pair, keys.len())).collect()
+    };
+    (0..3).for_each(|i| change(0, &i.to_string()));
+    change(2, "1");
+    change(1, "1");
+    assert_eq!(ledger.latest(), [1, 2, 0]);
+    assert_eq!(taken(2), [(0, 2)]);
+    change(0, "7");
+    assert_eq!(taken(3), [(1, 1), (2, 1), (0, 1)]);
+    assert_eq!(taken(9), [(0, 1)]);
+    assert_eq!(taken(9), []);
+}
+
+/// Learned from ghostferry #195: a re-verification queue that grew while a human
+/// decided about the cutover.
+#[test]
+fn the_queue_of_changed_rows_is_bounded_while_a_human_waits() {
+    let (ledger, relation) = setup(200);
+    ledger.restart(&[0]).finished();
+    for i in 0..100 {
+        ledger.row(Side::Blue, &relation, &Change::Insert { new: id(&i.to_string()) }, false);
+    }
+    assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
+    ledger.restart(&[0]).finished();
+    assert!(ledger.whole().is_empty());
+}
+
+#[test]
+fn rows_of_a_transaction_in_progress_count_when_it_commits() {
+    let (ledger, relation) = setup(1 << 20);
+    let insert = |n: u32| Change::Insert { new: id(&n.to_string()) };
+    // Also those from before the full pass that begins meanwhile.
+    ledger.early(Side::Blue, 7, &relation, &insert(1));
+    ledger.restart(&[0]).finished();
+    ledger.early(Side::Blue, 7, &relation, &insert(2));
+    ledger.early(Side::Blue, 8, &relation, &insert(3));
+    ledger.row(Side::Blue, &relation, &insert(4), false);
+    assert_eq!(ledger.pending(), 1);
+    assert_eq!(ledger.take_all().compared()[0].1.len(), 1);
+    ledger.ended(Side::Blue, 8, false);
+    ledger.ended(Side::Blue, 7, true);
+    assert_eq!((ledger.pending(), ledger.whole()), (2, vec![]));
+    ledger.ended(Side::Blue, 7, true);
+    assert_eq!(ledger.take_all().compared().len(), 1);
+    assert_eq!(ledger.lock().bytes, 0);
+}
+
+#[test]
+fn a_transaction_in_progress_with_too_many_rows_asks_for_a_full_pass_at_its_end() {
+    let (ledger, relation) = setup(400);
+    ledger.restart(&[0]).finished();
+    for i in 0..100 {
+        ledger.early(Side::Blue, 7, &relation, &Change::Insert { new: id(&i.to_string()) });
+    }
+    assert_eq!(ledger.lock().bytes, 0);
+    assert!(ledger.whole().is_empty());
+    ledger.ended(Side::Blue, 7, true);
+    assert_eq!(ledger.whole(), [0]);
+}
+
+#[test]
+fn truncate_needs_a_full_pass() {
+    let (ledger, relation) = setup(1 << 20);
+    ledger.restart(&[0]).finished();
+    ledger.truncated(Side::Blue, &relation);
+    assert_eq!(ledger.whole(), [0]);
+}
+
+/// A table without a key.
+fn keyless() -> (Ledger, Relation) {
+    let (_, relation) = setup(0);
+    let pair = Pair { keyed: false, ..pair(relation.name.clone()) };
+    (Ledger::new(&[pair], 1 << 20), relation)
+}
+
+fn mark() -> Vec<Option<Arc<Mark>>> {
+    vec![Some(Arc::new(Mark::empty()))]
+}
+
+#[test]
+fn rows_that_come_into_a_table_without_a_key_are_counted() {
+    let (ledger, relation) = keyless();
+    let insert = Change::Insert { new: id("1") };
+    let count = || ledger.grown(0).map(|grown| (grown.growth.rows, grown.growth.bytes));
+    let bytes = insert.bytes() as u64;
+    // Those of a transaction in progress when it commits, wherever it began.
+    ledger.early(Side::Blue, 7, &relation, &insert);
+    let pass = ledger.restart(&[0]);
+    ledger.row(Side::Blue, &relation, &insert, false);
+    assert_eq!(count(), None);
+    pass.finished_with(&mark());
+    assert_eq!((count(), ledger.whole()), (Some((1, bytes)), vec![0]));
+    ledger.row(Side::Green, &relation, &insert, false);
+    ledger.early(Side::Blue, 7, &relation, &insert);
+    ledger.early(Side::Blue, 8, &relation, &insert);
+    assert_eq!(count(), Some((2, 2 * bytes)));
+    ledger.ended(Side::Blue, 8, false);
+    ledger.ended(Side::Blue, 7, true);
+    assert_eq!(count(), Some((4, 4 * bytes)));
+    // A pass that comes to no end leaves what was known.
+    let pass = ledger.restart(&[0]);
+    ledger.row(Side::Blue, &relation, &insert, false);
+    drop(pass);
+    assert_eq!((count(), ledger.whole()), (Some((5, 5 * bytes)), vec![0]));
+    ledger.restart(&[0]).finished_with(&mark());
+    assert_eq!((count(), ledger.whole()), (Some((0, 0)), vec![]));
+}
+
+#[test]
+fn a_table_without_a_key_that_did_more_than_grow_has_no_mark() {
+    let (_, relation) = keyless();
+    let insert = Change::Insert { new: id("1") };
+    let delete = Change::Delete { old: id("1") };
+    type Happens = fn(&Ledger, &Relation, &Change, &Change);
+    let cases: [(&str, Happens); 6] = [
+        ("a row went", |l, r, _, delete| l.row(Side::Blue, r, delete, false)),
+        ("somebody else wrote", |l, r, insert, _| l.row(Side::Green, r, insert, true)),
+        ("written anew", |l, _, _, _| l.rewritten(0)),
+        ("emptied", |l, r, _, _| l.truncated(Side::Blue, r)),
+        ("a row went early", |l, r, _, delete| {
+            l.early(Side::Blue, 7, r, delete);
+            l.ended(Side::Blue, 7, true);
+        }),
+        ("a pass found a difference", |l, _, _, _| l.restart(&[0]).finished_with(&[None])),
+    ];
+    for (what, happens) in cases {
+        let (ledger, relation) = keyless();
+        ledger.restart(&[0]).finished_with(&mark());
+        ledger.row(Side::Blue, &relation, &insert, false);
+        assert!(ledger.grown(0).is_some());
+        let under_way = ledger.restart(&[0]);
+        happens(&ledger, &relation, &insert, &delete);
+        assert!(ledger.grown(0).is_none(), "{what}");
+        under_way.finished_with(&mark());
+        ledger.restart(&[0]).finished_with(&mark());
+        assert!(ledger.grown(0).is_some(), "{what}");
+    }
+    // Rolled back, it did not happen.
+    let (ledger, _) = keyless();
+    ledger.restart(&[0]).finished_with(&mark());
+    ledger.early(Side::Blue, 7, &relation, &delete);
+    ledger.ended(Side::Blue, 7, false);
+    assert!(ledger.grown(0).is_some());
+}

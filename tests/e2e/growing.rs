@@ -1,0 +1,120 @@
+//! Large tables without a key that clients append to: proven in a pause by what came at their ends.
+
+use std::time::Duration;
+
+use cutover_core::model::side::Side;
+
+use crate::{
+    program::{COMMAND_WITHIN, Run},
+    world::{Options, PASS, World},
+};
+
+/// What clients append to, larger than what is read in a pause.
+const LOG: &str =
+    "INSERT INTO audit_log (what) SELECT to_char(i, 'FM0000000') FROM generate_series(1, 450000) i";
+
+/// Two more such tables; one of them has room in its first pages.
+const TABLES: &str = "CREATE TABLE notes (n integer, what text);
+    CREATE TABLE gaps (n integer, what text);
+    ALTER TABLE notes OWNER TO shop; ALTER TABLE notes REPLICA IDENTITY FULL;
+    ALTER TABLE gaps OWNER TO shop; ALTER TABLE gaps REPLICA IDENTITY FULL;
+    INSERT INTO notes SELECT i, repeat('x', 200) FROM generate_series(1, 75000) i;
+    INSERT INTO gaps TABLE notes; DELETE FROM gaps WHERE n <= 500";
+
+/// A world with these tables, compared once, and no more by itself.
+async fn world(statements: &[&str]) -> (World, Run) {
+    let more = "verify: { continuous: false }\n".to_owned();
+    let world = World::with(Options { more, ..Options::default() }).await;
+    let blue = world.superuser(Side::Blue).await;
+    for statement in statements {
+        blue.batch_execute(statement).await.expect("large tables");
+    }
+    let mut run = world.desk.run();
+    run.streams().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    run.ready().await;
+    (world, run)
+}
+
+/// Waits until so many tables are known to have changed.
+async fn changed(run: &mut Run, tables: u64) {
+    run.status("the stream to meet the change", COMMAND_WITHIN, |status| {
+        status["proof"]["whole"].as_u64().is_some_and(|n| n >= tables)
+    })
+    .await;
+}
+
+/// A switch is refused for this table before anybody waits; a comparison helps.
+async fn is_refused(world: &World, run: &mut Run, table: &str) {
+    let refused = world.desk.ask(&["switch"]).await;
+    refused.exits(1).says(&format!("{table} waits for a full comparison"));
+    assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
+    world.only_takes_writes(Side::Blue).await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    run.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_move() {
+    let (world, mut run) = world(&[LOG]).await;
+    let load = world.load();
+    changed(&mut run, 1).await;
+    for (command, owner) in
+        [("switch", Side::Green), ("rollback", Side::Blue), ("switch", Side::Green)]
+    {
+        world.desk.moves(command).await.exits(0);
+        world.only_takes_writes(owner).await;
+        world.traffic_flows(&load, Duration::from_secs(20)).await;
+    }
+    let facts = world.desk.facts("moves.journal");
+    let certificates: Vec<_> =
+        facts.iter().map(ToString::to_string).filter(|f| f.contains("\"certificate\"")).collect();
+    assert_eq!(certificates.len(), 3);
+    for certificate in certificates {
+        assert!(certificate.contains("\"unproven\":[]"), "{certificate}");
+        assert!(certificate.contains("\"verdict\":\"equal\""), "{certificate}");
+    }
+    world.close_the_books(load, Side::Green).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_compared() {
+    let (world, mut run) = world(&[TABLES, "VACUUM gaps"]).await;
+    let blue = world.superuser(Side::Blue).await;
+    let on_blue = async |statement: &str| blue.batch_execute(statement).await.expect(statement);
+    // A row that is changed.
+    on_blue("INSERT INTO notes VALUES (1, repeat('y', 200))").await;
+    on_blue("UPDATE notes SET what = 'x' WHERE n = 75000").await;
+    changed(&mut run, 1).await;
+    is_refused(&world, &mut run, "public.notes").await;
+
+    // One that finds free space, on blue only; from then on such rows are looked for before a move.
+    let first = "SELECT min((ctid::text::point)[0]) FROM gaps WHERE n <= 500";
+    for n in [1, 2] {
+        on_blue(&format!("INSERT INTO gaps VALUES ({n}, repeat('x', 200))")).await;
+        let page: f64 = blue.query_one(first, &[]).await.expect("its page").get(0);
+        assert!(page < 100.0, "the row is on page {page}");
+        changed(&mut run, 1).await;
+        if n == 1 {
+            is_refused(&world, &mut run, "public.gaps").await;
+        }
+    }
+    world.desk.moves("rehearse").await.exits(0);
+
+    // A row at the end that goes from green behind our back.
+    on_blue("INSERT INTO notes VALUES (75001, 'z'), (75002, 'z')").await;
+    world.sides_are_equal().await;
+    let green = world.superuser(Side::Green).await;
+    let tamper = format!("{PASS}; DELETE FROM notes WHERE n = 75001");
+    green.batch_execute(&tamper).await.expect("tampering");
+    world.desk.ask(&["switch"]).await.exits(1);
+    world.only_takes_writes(Side::Blue).await;
+    let verify = world.desk.ask(&["verify"]).await;
+    verify.exits(1);
+    assert_eq!(verify.value["verdict"], "different", "{}", verify.said);
+    world.desk.ask(&["switch"]).await.exits(1).says("public.notes");
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
+}
