@@ -295,9 +295,11 @@ impl Preparation {
     ) -> Result<(Vec<Table>, Vec<TableName>), RunError> {
         let standing = self.book.standing();
         let early = !standing.after_rows;
+        // A copy may have to be begun again before it is noted.
+        let begun = standing.before_rows || standing.copy_began;
         let nothing_new = match self.policy {
-            Policy::Stop => !early || !standing.copy_began,
-            Policy::Apply => early && !standing.copy_began,
+            Policy::Stop => !early || !begun,
+            Policy::Apply => early && !begun,
             Policy::Ignore => early,
         };
         if nothing_new {
