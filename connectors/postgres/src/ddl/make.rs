@@ -108,16 +108,18 @@ pub(crate) async fn make(
             here.look_at(&message, how, course).await?
         }
         Some(now) => {
+            course.filled = course.had;
+            let told = here.look_at(&message, how, course).await?;
             let mut later = message.clone();
             later.overtake(now);
             course.filled = course.had;
             let later = here.look_at(&later, how, course).await?;
-            if later.steps.is_empty() {
+            if make && told.is_safe() {
+                told
+            } else if later.steps.is_empty() {
                 later
             } else {
-                course.filled = course.had;
-                let found = here.look_at(&message, how, course).await?;
-                found.still_told_of(&later)
+                told.still_told_of(&later)
             }
         }
     };
@@ -195,6 +197,12 @@ impl Found {
         }
         let absent = self.steps.iter().filter_map(|step| step.absent.clone());
         self.unfollowed.iter().cloned().chain(absent).collect()
+    }
+
+    /// Everything that is different can be made now.
+    fn is_safe(&self) -> bool {
+        let safe = self.steps.iter().all(|step| step.statement.is_some());
+        safe && !self.steps.is_empty() && !self.new && self.unfollowed.is_empty()
     }
 
     /// Without what is not different any more, on a later look: what is different then and not now
