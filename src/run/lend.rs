@@ -162,6 +162,15 @@ impl work::Ready for Live {
                 estimate: self.estimate(),
             });
         }
+        if preflight.blocks() {
+            // It is refused, and what refuses it may be what a marker would wait for.
+            return Ok(Readiness {
+                preflight,
+                lag: self.latest(),
+                converge: self.converge(),
+                estimate: self.estimate(),
+            });
+        }
         // What is compared now needs no time in the pause.
         let until = Instant::now() + COMPARE_BEFORE;
         while Instant::now() < until

@@ -29,13 +29,14 @@ use crate::{
     cutover::{
         driver::{self, Goal, Limits, Report, Stop},
         evidence::{About, Evidence},
-        fact::{Ending, Fact, KIND, Process},
+        fact::{Ending, Fact, KIND, Outcome, Process},
         ground::{
             Ground,
             live::{LiveGround, Parts as GroundParts, Work},
         },
         guard::Summons,
         machine::State,
+        plan::Step,
     },
     error::{Exit, Failure},
     journal::{FileJournal, JournalError},
@@ -276,11 +277,13 @@ impl Live {
         })?;
         // The steps have done so where it was needed. A stream that hangs, in a commit say, does it
         // when it goes on, and keeps nobody waiting for an answer.
-        match tokio::time::timeout(STREAMS_ANSWER, self.pipes.owned_by(report.owner)).await {
-            Ok(done) => done?,
-            Err(_) => tracing::warn!(
-                "a stream does not answer yet; it hears who owns the writes when it goes on"
-            ),
+        if report.facts.iter().any(reaches_streams) {
+            match tokio::time::timeout(STREAMS_ANSWER, self.pipes.owned_by(report.owner)).await {
+                Ok(done) => done?,
+                Err(_) => tracing::warn!(
+                    "a stream does not answer yet; it hears who owns the writes when it goes on"
+                ),
+            }
         }
         self.forget_samples();
         let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted));
@@ -355,7 +358,9 @@ impl Live {
                 ),
             ),
             Stop::Ended(Ending::Aborted { owner, why, .. }) => {
-                (Exit::No, format!("taken back, {owner} owns the writes as before: {why}"))
+                let hint = remedy(&report.facts).map(|r| format!("\nhint: {r}"));
+                let text = format!("taken back, {owner} owns the writes as before: {why}");
+                (Exit::No, text + &hint.unwrap_or_default())
             }
             Stop::NeedsOperator { why, .. } => (Exit::Undecided, why.clone()),
             Stop::TrafficFree => (Exit::Failed, "the move has no end".to_owned()),
@@ -370,6 +375,7 @@ impl Live {
                 }
                 _ => None,
             },
+            "remedy": remedy(&report.facts),
             "pause_ms": pause_ms,
             "longest_pause_ms": report.pause.and_then(|p| p.longest_ms()),
             "predicted_ms": predicted_ms,
@@ -388,6 +394,19 @@ impl Live {
         };
         Answer::new(exit, value, format!("{text}\n{where_told}"))
     }
+}
+
+/// Whether a step began that streams hear of: all but the first, which only looks.
+fn reaches_streams(fact: &Fact) -> bool {
+    matches!(fact, Fact::Step { step, .. } if *step != Step::Recheck)
+}
+
+/// What helps against the first failure of a move that was taken back.
+fn remedy(facts: &[Fact]) -> Option<&str> {
+    facts.iter().find_map(|fact| match fact {
+        Fact::Step { outcome: Outcome::Failed { remedy, .. }, .. } => remedy.as_deref(),
+        _ => None,
+    })
 }
 
 /// Writes the evidence of a move, for machines and for people; returns the former's path.
@@ -448,7 +467,6 @@ fn ms(pause: Option<f64>) -> String {
 
 /// What a person who waits for a move is told of it.
 fn told(fact: &Fact) -> Option<String> {
-    use crate::cutover::fact::Outcome;
     let at =
         |switch: &Option<String>| switch.as_ref().map_or_else(String::new, |s| format!(" {s}"));
     match fact {

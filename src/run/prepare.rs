@@ -139,7 +139,11 @@ impl Preparation {
         let (blue, mut new) = self.look_for_new(blue).await?;
         let left_out = all - blue.len();
         new.extend(waited_for.iter().cloned());
+        let first = self.book.standing().start.is_none();
         let capture = self.capture(&blue).await?;
+        if first {
+            self.nothing_came(&blue).await?;
+        }
         let Capture { definitions: told, since, snapshot, .. } = capture;
         self.add(&new, &since, told).await?;
         self.definitions_before_rows().await?;
@@ -286,6 +290,18 @@ impl Preparation {
         Ok(capture)
     }
 
+    /// No table came before changes were captured and behind the look at tables: no stream tells of
+    /// it.
+    async fn nothing_came(&self, before: &[Table]) -> Result<(), RunError> {
+        let now = self.ports.blue.source.definitions(&self.selection).await?;
+        let is_known = |table: &Table| before.iter().any(|t| t.name == table.name);
+        if now.iter().all(is_known) {
+            return Ok(());
+        }
+        let what = "tables came into being on blue meanwhile, and are looked at now";
+        Err(PortError::transient("capturing changes of blue", what).into())
+    }
+
     /// Tables that came into being on blue since green got its definitions: to be made on green as
     /// well, left out, or left to be complained about. Blue's tables that the run goes on with, and
     /// those to be made.
@@ -295,9 +311,11 @@ impl Preparation {
     ) -> Result<(Vec<Table>, Vec<TableName>), RunError> {
         let standing = self.book.standing();
         let early = !standing.after_rows;
+        // A copy may have to be begun again before it is noted.
+        let begun = standing.before_rows || standing.copy_began;
         let nothing_new = match self.policy {
-            Policy::Stop => !early || !standing.copy_began,
-            Policy::Apply => early && !standing.copy_began,
+            Policy::Stop => !early || !begun,
+            Policy::Apply => early && !begun,
             Policy::Ignore => early,
         };
         if nothing_new {

@@ -163,6 +163,24 @@ const FALLS: &[(&str, &[Does])] = &[
             rows("INSERT INTO parts VALUES (198, 23, 1, 'to the default')"),
         ],
     ),
+    (
+        "a schema",
+        &[
+            ddl("CREATE SCHEMA kept; CREATE TABLE kept.notes (id int PRIMARY KEY, v text)"),
+            rows("INSERT INTO kept.notes VALUES (1, 'a'), (2, 'b')"),
+        ],
+    ),
+    (
+        "gets another name",
+        &[
+            both(
+                "BEGIN; ALTER SCHEMA kept RENAME TO held; \
+                 UPDATE held.notes SET v = 'behind' WHERE id = 2; COMMIT",
+                "ALTER SCHEMA kept RENAME TO held",
+            ),
+            rows("INSERT INTO held.notes VALUES (3, 'c'); DELETE FROM held.notes WHERE id = 1"),
+        ],
+    ),
 ];
 
 async fn branches(policy: &str) {

@@ -89,6 +89,17 @@ const STORIES: &[(&str, &[Does])] = &[
     ),
     ("attached with rows", FILLED),
     (
+        "all get a column between two rows of one",
+        &[
+            rows("UPDATE parts SET v = 'seen' WHERE k = 1"),
+            both(
+                "BEGIN; UPDATE parts SET v = 'before' WHERE k = 1; ALTER TABLE parts ADD more int \
+                 DEFAULT 3; UPDATE parts SET more = 4 WHERE k = 1 AND id < 9; COMMIT",
+                "ALTER TABLE parts ADD more int DEFAULT 3",
+            ),
+        ],
+    ),
+    (
         "a default partition gives rows away",
         &[
             ddl("ALTER TABLE parts DETACH PARTITION parts_rest"),
@@ -184,6 +195,7 @@ const ON_GREEN: &[(&str, &[Does])] = &[
 /// What an operator gets who makes what is there already.
 const MADE: &[SqlState] = &[
     SqlState::DUPLICATE_TABLE,
+    SqlState::DUPLICATE_SCHEMA,
     SqlState::WRONG_OBJECT_TYPE,
     SqlState::UNDEFINED_TABLE,
     SqlState::INVALID_OBJECT_DEFINITION,

@@ -95,7 +95,9 @@ async fn a_target_whose_commits_hang_refuses_the_move_and_says_so() {
     .unwrap();
 
     let refused = world.desk.ask(&["switch"]).await;
-    assert!(matches!(refused.exit, 1 | 3), "{}", refused.said);
+    refused.exits(1).says("CUT0112");
+    let remedy = refused.value["remedy"].as_str();
+    assert!(remedy.is_some_and(|r| r.contains("synchronous_standby_names")), "{}", refused.said);
     assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
     world.traffic_flows(&load, Duration::from_secs(20)).await;
     world.only_takes_writes(Side::Blue).await;
@@ -105,4 +107,10 @@ async fn a_target_whose_commits_hang_refuses_the_move_and_says_so() {
     world.desk.moves("switch").await.exits(0);
     world.close_the_books(load, Side::Green).await;
     world.sides_are_equal().await;
+
+    // Nor does a move wait until the stream has looked at what it carries.
+    green.batch_execute("ALTER PUBLICATION cutover_e2e SET (publish = 'insert')").await.unwrap();
+    let refused = world.desk.ask(&["rollback"]).await;
+    refused.exits(1).says("CUT0205");
+    assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
 }

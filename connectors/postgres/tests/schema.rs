@@ -489,3 +489,36 @@ async fn clients_that_change_new_tables_do_not_lose_a_deadlock_to_us() {
     assert_eq!(green.table("a").await.columns.len(), 2);
     assert_eq!(green.table("b").await.primary_key, ["id"]);
 }
+
+/// The same with a table that is not new, whose parts are, and which is read behind all locks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_change_a_whole_table_do_not_lose_a_deadlock_to_us() {
+    for (blue_server, green_server) in pairs().await {
+        let whole = "CREATE TABLE p (id int PRIMARY KEY, v int DEFAULT 1) PARTITION BY RANGE (id)";
+        let part = format!("{whole}; CREATE TABLE p1 PARTITION OF p DEFAULT");
+        let blue = Home::new(blue_server, &part).await;
+        let green = Home::new(green_server, whole).await;
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        let client = blue.client().await;
+        client.batch_execute("BEGIN; LOCK TABLE ONLY p").await.unwrap();
+        let adding = tokio::spawn(async move {
+            copy.add(&Selection::default(), &[TableName::new("public", "p1")], false).await
+        });
+        let waits = "SELECT pid, clock_timestamp() - query_start > '1.2s' FROM pg_stat_activity
+                      WHERE datname = current_database() AND wait_event_type = 'Lock'
+                        AND pid IN (SELECT pid FROM pg_locks
+                                     WHERE relation = 'p1'::regclass AND granted)";
+        let mut seen = BTreeSet::new();
+        // Not every version waits there.
+        wait_until("us to wait for the whole", Duration::from_secs(60), async || {
+            let row = blue.root.query_opt(waits, &[]).await.unwrap();
+            seen.extend(row.iter().map(|row| row.get::<_, i32>(0)));
+            adding.is_finished() || seen.len() > 1 || row.is_some_and(|row| row.get(1))
+        })
+        .await
+        .unwrap();
+        client.batch_execute("LOCK TABLE p1; COMMIT").await.unwrap();
+        adding.await.unwrap().unwrap();
+        assert_eq!(green.table("p1").await.columns.len(), 2);
+    }
+}

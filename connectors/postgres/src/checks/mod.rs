@@ -72,6 +72,7 @@ struct Check {
 }
 
 const START: &[Scope] = &[Scope::Start];
+const MOVE: &[Scope] = &[Scope::Move];
 const BOTH: &[Scope] = &[Scope::Start, Scope::Move];
 
 macro_rules! check {
@@ -130,6 +131,7 @@ const CHECKS: &[Check] = &[
     check!(others::long_transactions, BOTH),
     check!(others::prepared, BOTH),
     check!(others::leftovers, START, Each),
+    check!(others::publication, MOVE),
     check!(others::subscriptions, BOTH),
     check!(others::consumers, START),
     check!(others::event_triggers, START),

@@ -3,9 +3,11 @@
 //! Only what the other side has and this one lacks counts: an index, a column or a constraint that
 //! only this side has may be there on purpose. What was dropped is said by name.
 
+use std::collections::BTreeMap;
+
 use cutover_core::model::schema::TableName;
 
-use super::message::{Column, Definition};
+use super::message::{Column, Definition, Message, Partition};
 use crate::sql;
 
 /// One difference.
@@ -57,14 +59,20 @@ pub(super) fn unlogged(there: &Definition) -> Option<Step> {
     unlogged.then(|| Step::unsafe_(format!("{} is unlogged and cannot be followed", there.table())))
 }
 
-/// What it takes to make the table `here` like the table `there`. `is_table` says whether a table
-/// of that name is here that is no partition. Partitions that `is_ours` does not know are left
-/// alone.
+/// Tables here that are no partitions, and what the source says of them by now, where it was asked.
+#[derive(Debug, Default)]
+pub(super) struct Alone<'a> {
+    pub(super) tables: BTreeMap<TableName, Definition>,
+    pub(super) now: Option<&'a Message>,
+}
+
+/// What it takes to make the table `here` like the table `there`. Partitions that `is_ours` does
+/// not know are left alone.
 pub(super) fn steps(
     there: &Definition,
     here: &Definition,
     context: Context,
-    is_table: impl Fn(&TableName) -> bool,
+    alone: &Alone<'_>,
     is_ours: impl Fn(&TableName) -> bool,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -92,7 +100,7 @@ pub(super) fn steps(
         }
     }
     if there.kind == "p" && here.kind == "p" {
-        partitions(there, here, is_table, is_ours, &mut steps);
+        partitions(there, here, alone, is_ours, &mut steps);
     }
     steps
 }
@@ -228,24 +236,27 @@ fn add(table: &TableName, column: &Column, context: Context) -> Step {
 fn partitions(
     there: &Definition,
     here: &Definition,
-    is_table: impl Fn(&TableName) -> bool,
+    alone: &Alone<'_>,
     is_ours: impl Fn(&TableName) -> bool,
     steps: &mut Vec<Step>,
 ) {
     let table = there.table();
+    let direct = |p: &&Partition| p.parent.is_none();
     for part in &there.partitions {
         let name = part.table();
-        if !is_ours(&name) || here.partitions.iter().any(|p| p.table() == name) {
+        let is_it = |p: &Partition| (p.table(), &p.parent) == (name.clone(), &part.parent);
+        if !is_ours(&name) || here.partitions.iter().any(is_it) {
             continue;
         }
-        let what = format!("{name} is a partition of {table}");
-        steps.push(if is_table(&name) {
-            attach(&table, &name, &part.bound)
-        } else {
-            Step::absent(format!("{what}, and is not here"), name)
-        });
+        if let Some(known) = alone.tables.get(&name) {
+            let parent = part.parent.as_ref().unwrap_or(&table);
+            steps.extend(attach((parent, there), known, &part.bound, alone));
+        } else if direct(&part) {
+            let what = format!("{name} is a partition of {table}, and is not here");
+            steps.push(Step::absent(what, name));
+        }
     }
-    for part in &here.partitions {
+    for part in here.partitions.iter().filter(direct) {
         let name = part.table();
         if is_ours(&name) && !there.partitions.iter().any(|p| p.table() == name) {
             steps.push(Step::unsafe_(format!("{name} is no partition of {table}")));
@@ -253,10 +264,47 @@ fn partitions(
     }
 }
 
-/// A table that is here becomes a partition.
-pub(super) fn attach(parent: &TableName, table: &TableName, bound: &str) -> Step {
-    let attach = format!("ATTACH PARTITION {} {bound}", sql::table(table));
-    Step::safe(format!("{table} is a partition of {parent}"), alter_table(parent, &attach))
+/// A table that is here becomes a partition of `parent`, whose columns are as those of `like`.
+///
+/// It may have been made ahead of the stream, with columns that its parent gets later. There is
+/// nothing to do then: the last message that speaks of its parent before it was made finds both
+/// alike, and attaches it.
+pub(super) fn attach(
+    (parent, like): (&TableName, &Definition),
+    table: &Definition,
+    bound: &str,
+    alone: &Alone<'_>,
+) -> Option<Step> {
+    let name = table.table();
+    let what = format!("{name} is a partition of {parent}");
+    let unlike = unlike(table, like);
+    if unlike.is_empty() {
+        let attach = format!("ATTACH PARTITION {} {bound}", sql::table(&name));
+        return Some(Step::safe(what, alter_table(parent, &attach)));
+    }
+    let later = alone.now.and_then(|now| now.table(&name));
+    let comes = |column: &&str| {
+        let later = later.and_then(|later| later.column(column));
+        table.column(column).is_some() && later.is_some_and(|l| !fits(l, like.column(column)))
+    };
+    let is_ahead = later.is_some_and(|later| later.parents.first() == Some(parent));
+    let stays = || Step::unsafe_(format!("{what}, and unlike it in {}", unlike.join(", ")));
+    (!is_ahead || !unlike.iter().all(comes)).then(|| stays().about(&what))
+}
+
+/// Columns for which a table cannot become a partition of one with the columns of `parent`.
+fn unlike<'a>(table: &'a Definition, parent: &'a Definition) -> Vec<&'a str> {
+    let own = table.columns.iter().filter(|c| !fits(c, parent.column(&c.name)));
+    let missing = parent.columns.iter().filter(|c| table.column(&c.name).is_none());
+    own.chain(missing).map(|c| c.name.as_str()).collect()
+}
+
+/// Whether a partition may have a column where its parent has this one.
+fn fits(column: &Column, parent: Option<&Column>) -> bool {
+    parent.is_some_and(|parent| {
+        (&column.type_name, &column.generated) == (&parent.type_name, &parent.generated)
+            && (column.not_null || !parent.not_null)
+    })
 }
 
 /// A partition that was created empty.
@@ -312,7 +360,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::ddl::message::Partition;
+    use crate::ddl::message::Item;
 
     fn column(name: &str, type_name: &str) -> Column {
         Column {
@@ -348,7 +396,10 @@ mod tests {
     }
 
     fn statements(there: &Definition, here: &Definition, context: Context) -> Vec<Option<String>> {
-        steps(there, here, context, |_| false, |_| true).into_iter().map(|s| s.statement).collect()
+        steps(there, here, context, &Alone::default(), |_| true)
+            .into_iter()
+            .map(|s| s.statement)
+            .collect()
     }
 
     const PLAIN: Context = Context { plain: true, filled: false };
@@ -446,22 +497,67 @@ mod tests {
             schema: "s".into(),
             name: name.into(),
             bound: "FOR VALUES IN (1)".into(),
+            parent: None,
         };
         let mut here = table(&[]);
         here.kind = "p".into();
         let mut there = here.clone();
         there.partitions.push(part("p1"));
-        let attach = steps(&there, &here, PLAIN, |_| true, |_| true);
+        let alone = Definition { name: "p1".into(), ..table(&[]) };
+        let alone = Alone { tables: [(alone.table(), alone)].into(), now: None };
+        let attach = steps(&there, &here, PLAIN, &alone, |_| true);
         assert_eq!(
             attach[0].statement.as_deref(),
             Some("ALTER TABLE \"s\".\"t\" ATTACH PARTITION \"s\".\"p1\" FOR VALUES IN (1)")
         );
-        let absent = steps(&there, &here, PLAIN, |_| false, |_| true);
+        let absent = steps(&there, &here, PLAIN, &Alone::default(), |_| true);
         assert!(
             absent[0].absent.is_some() && absent[0].statement.is_none(),
             "its rows are not here"
         );
-        assert!(steps(&there, &here, PLAIN, |_| false, |_| false).is_empty(), "not ours");
+        let not_ours = steps(&there, &here, PLAIN, &Alone::default(), |_| false);
+        assert!(not_ours.is_empty(), "not ours");
         assert_eq!(statements(&here, &there, PLAIN), [None], "detached");
+        // At a lower level only what is here and belongs to nothing counts.
+        there.partitions[0].parent = Some(TableName::new("s", "b"));
+        assert!(statements(&there, &here, PLAIN).is_empty());
+        assert!(statements(&here, &there, PLAIN).is_empty());
+        let attach = steps(&there, &here, PLAIN, &alone, |_| true);
+        let statement = attach[0].statement.as_deref().unwrap();
+        assert!(statement.starts_with("ALTER TABLE \"s\".\"b\" ATTACH PARTITION"), "{statement}");
+    }
+
+    #[test]
+    fn a_partition_that_was_made_ahead_waits_for_its_parent() {
+        let of = |name: &str, parents: &[&TableName], columns: &[Column]| Definition {
+            name: name.into(),
+            parents: parents.iter().map(|p| (*p).clone()).collect(),
+            ..table(columns)
+        };
+        let root = TableName::new("s", "t");
+        let (id, wide) = (column("id", "integer"), column("id", "bigint"));
+        let (more, other) = (column("more", "text"), column("other", "text"));
+        let attached = |part: &[Column], parent: &[Column], now: Option<Definition>| {
+            let message = |table: Definition| {
+                let table = Box::new(table);
+                let items = vec![Item::Table { created: false, since: None, table }];
+                Message { tag: "now".into(), plain: false, untold: None, items }
+            };
+            let now = now.map(message);
+            let alone = Alone { tables: BTreeMap::new(), now: now.as_ref() };
+            attach((&root, &table(parent)), &of("p", &[], part), "DEFAULT", &alone)
+                .map(|step| step.statement.is_some())
+        };
+        let now = |columns: &[Column]| Some(of("p", &[&root], columns));
+        let (ahead, behind) = ([wide.clone(), more.clone()], [id.clone()]);
+        assert_eq!(attached(&behind, &behind, None), Some(true));
+        assert_eq!(attached(&ahead, &behind, None), Some(false), "nobody was asked");
+        assert_eq!(attached(&ahead, &behind, now(&ahead)), None);
+        let further = [column("id", "numeric"), more.clone(), other.clone()];
+        assert_eq!(attached(&ahead, &behind, now(&further)), None);
+        assert_eq!(attached(&ahead, &behind, now(&behind)), Some(false), "nothing will be told");
+        assert_eq!(attached(&behind, &ahead, now(&ahead)), Some(false), "behind");
+        let apart = Some(of("p", &[], &ahead));
+        assert_eq!(attached(&ahead, &behind, apart), Some(false), "no partition by now");
     }
 }

@@ -10,8 +10,8 @@ use cutover_core::{
 
 use super::{
     arm::describe,
+    below::read_types,
     change::{self, Context, Step},
-    make::read_types,
     message::{Definition, Item, Message, UserType},
     text, types,
 };

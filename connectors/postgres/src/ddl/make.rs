@@ -1,6 +1,6 @@
 //! Making on this side what was made on the other, inside of the sink's transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cutover_core::{
     model::{schema::TableName, selection::Selection},
@@ -12,7 +12,7 @@ use cutover_core::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    change::{self, Context, Step},
+    change::{self, Alone, Context, Step},
     message::{Definition, Item, Message, Partition, UserType},
     spelled, text, types,
 };
@@ -47,6 +47,14 @@ impl Followed<'_> {
             || self.routes.iter().any(|route| route.source.schema == name.schema)
     }
 
+    /// Whether a table is published for its own sake, as those are that the run selected.
+    fn knew(&self, there: &Definition, since: Option<&str>) -> bool {
+        let entry = since.and_then(|since| since.split(':').next());
+        entry.is_some_and(|entry| entry != "0")
+            && there.root.is_none()
+            && !there.leaves.iter().any(|leaf| self.selection.selects(leaf))
+    }
+
     /// Whether the rows of partitions of `root` go to a table of its name, because it is
     /// partitioned in another way here, or not at all.
     fn takes_whole(&self, root: &TableName) -> bool {
@@ -66,6 +74,8 @@ pub(crate) struct Course {
     had: bool,
     /// Columns that were added here, with the topmost table.
     columns: BTreeSet<(TableName, String)>,
+    /// Constraints of domains that were dropped there.
+    checks: BTreeSet<(TableName, String)>,
     /// Partitions that were created here.
     tables: BTreeSet<TableName>,
     /// Those of them that have gone again.
@@ -90,22 +100,26 @@ pub(crate) async fn make(
         let what = message.tag.clone();
         return Ok((Redefined::Differs { what, why, tables: Vec::new() }, Vec::new()));
     }
-    let mut found = match now {
+    let now = now.map(|now| here.parse(now)).transpose()?;
+    let how = How { followed, makes: make, now: now.as_ref() };
+    let mut found = match &now {
         None => {
             course.had = course.filled;
-            here.look_at(&message, (followed, make), course).await?
+            here.look_at(&message, how, course).await?
         }
         Some(now) => {
-            let mut later = message.clone();
-            later.overtake(here.parse(now)?);
             course.filled = course.had;
-            let later = here.look_at(&later, (followed, make), course).await?;
-            if later.differs() {
-                course.filled = course.had;
-                let found = here.look_at(&message, (followed, make), course).await?;
-                found.still_told_of(&later)
-            } else {
+            let told = here.look_at(&message, how, course).await?;
+            let mut later = message.clone();
+            later.overtake(now);
+            course.filled = course.had;
+            let later = here.look_at(&later, how, course).await?;
+            if make && told.is_safe() {
+                told
+            } else if later.steps.is_empty() {
                 later
+            } else {
+                told.still_told_of(&later)
             }
         }
     };
@@ -124,7 +138,10 @@ pub(crate) async fn make(
     if !leaves.is_empty() {
         return Ok((Redefined::Unfollowed { what, why, tables, leaves }, Vec::new()));
     }
+    // Rows come under the names of those below.
+    let told = || tables.iter().chain(&found.leaves).cloned().collect();
     if found.steps.is_empty() {
+        let tables = told();
         let born = found.born_whole;
         let found = match found.new {
             true => Redefined::New { what },
@@ -139,6 +156,7 @@ pub(crate) async fn make(
         let Some(statement) = &step.statement else { continue };
         session.batch_execute(statement).await.map_err(|e| here.refused(&step.what, e))?;
     }
+    let tables = told();
     course.columns.extend(found.columns);
     course.gone.retain(|table| !found.created.contains(table));
     course.gone.extend(found.gone);
@@ -147,44 +165,12 @@ pub(crate) async fn make(
     Ok((Redefined::Made { what: format!("{what}: {why}"), tables, born }, found_places))
 }
 
-/// A type that tables rest on.
-pub(crate) struct NewType {
-    pub(crate) name: TableName,
-    /// What makes it; `None` where functions belong to it.
-    pub(crate) statement: Option<String>,
-}
-
-/// Types of users that these tables rest on, what those rest on first.
-pub(crate) async fn types_below(
-    session: &Session,
-    tables: &[&TableName],
-    doing: &str,
-) -> Result<Vec<NewType>> {
-    let of = |there: &UserType| {
-        let statement = types::create(there).and_then(|step| step.statement);
-        NewType { name: TableName::new(&there.schema, &there.name), statement }
-    };
-    Ok(read_types(session, tables, doing).await?.iter().map(of).collect())
-}
-
-/// The same as the catalog has them.
-pub(super) async fn read_types(
-    session: &Session,
-    tables: &[&TableName],
-    doing: &str,
-) -> Result<Vec<UserType>> {
-    let names: Vec<String> = tables.iter().map(|table| sql::table(table)).collect();
-    let rows = session.query(&text::types_below(), &[&names]).await;
-    let of = |row: &tokio_postgres::Row| {
-        serde_json::from_str(row.get(2)).map_err(|e| PortError::transient(doing, e))
-    };
-    rows.map_err(|e| port_error(doing, e))?.iter().map(of).collect()
-}
-
 #[derive(Default)]
 struct Found {
     steps: Vec<Step>,
     concerned: BTreeSet<TableName>,
+    /// What is below them and holds rows.
+    leaves: Vec<TableName>,
     /// Types that no followed table has.
     unused: BTreeSet<TableName>,
     /// A table that this side does not have.
@@ -213,9 +199,10 @@ impl Found {
         self.unfollowed.iter().cloned().chain(absent).collect()
     }
 
-    /// Something is different, and copying rows does not make it alike.
-    fn differs(&self) -> bool {
-        !self.steps.is_empty() && self.copied_first().is_empty()
+    /// Everything that is different can be made now.
+    fn is_safe(&self) -> bool {
+        let safe = self.steps.iter().all(|step| step.statement.is_some());
+        safe && !self.steps.is_empty() && !self.new && self.unfollowed.is_empty()
     }
 
     /// Without what is not different any more, on a later look: what is different then and not now
@@ -223,12 +210,23 @@ impl Found {
     fn still_told_of(mut self, later: &Self) -> Self {
         let about: BTreeSet<&String> = later.steps.iter().map(|step| &step.about).collect();
         self.steps.retain(|step| about.contains(&step.about));
+        self.unfollowed.retain(|leaf| later.unfollowed.contains(leaf));
         self
     }
 }
 
 fn born(source: TableName, target: TableName, since: &Option<String>) -> Option<Born> {
     Some(Born { source, target, since: since.clone()? })
+}
+
+/// How a message is looked at.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    followed: Followed<'a>,
+    /// What is safe will be made.
+    makes: bool,
+    /// What the source said later of the tables that an earlier look was concerned with.
+    now: Option<&'a Message>,
 }
 
 struct Here<'a> {
@@ -250,12 +248,7 @@ impl Here<'_> {
         })
     }
 
-    async fn look_at(
-        &self,
-        message: &Message,
-        how: (Followed<'_>, bool),
-        course: &mut Course,
-    ) -> Result<Found> {
+    async fn look_at(&self, message: &Message, how: How<'_>, course: &mut Course) -> Result<Found> {
         let mut found = Found::default();
         for item in &message.items {
             self.look(item, message, how, course, &mut found).await?;
@@ -267,19 +260,29 @@ impl Here<'_> {
         &self,
         item: &Item,
         message: &Message,
-        (followed, makes): (Followed<'_>, bool),
+        how: How<'_>,
         course: &mut Course,
         found: &mut Found,
     ) -> Result<()> {
+        let How { followed, makes, now } = how;
         match item {
             Item::Rewrite { reason, .. } => course.filled |= reason & FOR_A_DEFAULT != 0,
             Item::Table { created, since, table: there } => {
                 let selection = followed.selection;
                 let name = there.table();
                 if !selection.selects_any(&name, there.root.as_ref()) {
+                    let is_there = now.is_none_or(|now| now.table(&name).is_some());
+                    if !created && is_there && followed.knew(there, since.as_deref()) {
+                        found.steps.push(Step::unsafe_(format!(
+                            "{name} was followed under another name, and `tables` leaves this one \
+                             out"
+                        )));
+                        found.concerned.insert(name);
+                    }
                     return Ok(());
                 }
                 found.concerned.insert(name.clone());
+                found.leaves.extend(there.leaves.iter().cloned());
                 found.steps.extend(change::unlogged(there));
                 let root = there.whole();
                 // Rows of the partition go to a table that is partitioned in another way here.
@@ -303,26 +306,23 @@ impl Here<'_> {
                             };
                             here.partitions.retain(told);
                         }
-                        let mut tables = BTreeSet::new();
-                        for part in &there.partitions {
-                            let part = part.table();
-                            if self.table(&part).await?.is_some_and(|t| t.bound.is_none()) {
-                                tables.insert(part);
-                            }
-                        }
+                        let alone = Alone { tables: self.alone(there).await?, now };
                         let added = there.columns.iter().filter(|c| here.column(&c.name).is_none());
                         found.columns.extend(added.map(|c| (root.clone(), c.name.clone())));
-                        let is_table = |t: &TableName| tables.contains(t);
-                        found.steps.extend(change::steps(there, &here, context, is_table, is_ours));
+                        found.steps.extend(change::steps(there, &here, context, &alone, is_ours));
                         let others = spelled::other_expressions(self.session, there, &here).await;
                         found.steps.extend(others.map_err(|e| port_error(self.doing(), e))?);
                         // Made ahead of the stream, for its rows to be copied.
                         if let (Some(bound), Some(parent)) = (&there.bound, there.parents.first())
                             && here.bound.is_none()
-                            && self.table(parent).await?.is_some_and(|t| t.kind == "p")
+                            && let Some(like) = self.table(parent).await?
+                            && like.kind == "p"
                         {
-                            found.steps.push(change::attach(parent, &name, bound));
+                            let attach = change::attach((parent, &like), &here, bound, &alone);
+                            found.steps.extend(attach);
                         }
+                        // Asked again, the source says what they are like by now.
+                        found.concerned.extend(alone.tables.into_keys().filter(is_ours));
                     }
                     None if whole && there.bound.is_some() => {
                         if *created && there.kind == "r" {
@@ -361,7 +361,14 @@ impl Here<'_> {
                 }
                 found.concerned.extend(mine.into_iter().cloned());
                 match here {
-                    Some(here) => found.steps.extend(types::type_steps(there, &here)),
+                    Some(here) => {
+                        found.steps.extend(types::type_steps(there, &here));
+                        let is_dropped =
+                            |check: &str| course.checks.contains(&(name.clone(), check.to_owned()));
+                        found.steps.extend(types::domain_steps(there, &here, is_dropped));
+                        let default = spelled::other_default(self.session, there, &here).await;
+                        found.steps.extend(default.map_err(|e| port_error(self.doing(), e))?);
+                    }
                     None => {
                         found.steps.push(Step::unsafe_(format!("there is no type {name} here")))
                     }
@@ -369,6 +376,11 @@ impl Here<'_> {
             }
             Item::Dropped { kind, schema, name, part } => {
                 let name = TableName::new(schema, name);
+                if kind == "domain constraint" {
+                    // What the domain is like without it comes right behind.
+                    course.checks.extend(part.clone().map(|check| (name, check)));
+                    return Ok(());
+                }
                 if kind == "type" {
                     if makes && followed.may_use(&name) && self.is_free(&name).await? {
                         let drop = format!("DROP TYPE {}", sql::table(&name));
@@ -465,6 +477,21 @@ impl Here<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tables here that are partitions of this one there, and of nothing here.
+    async fn alone(&self, there: &Definition) -> Result<BTreeMap<TableName, Definition>> {
+        let mut alone = BTreeMap::new();
+        let names: Vec<TableName> = there.partitions.iter().map(Partition::table).collect();
+        let texts: Vec<String> = names.iter().map(sql::table).collect();
+        let query = "SELECT w.n FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
+                     JOIN pg_class c ON c.oid = to_regclass(w.name) WHERE NOT c.relispartition";
+        let rows = self.session.query(query, &[&texts]).await;
+        for row in rows.map_err(|e| port_error(self.doing(), e))? {
+            let name = &names[row.get::<_, i64>(0) as usize - 1];
+            alone.extend(self.table(name).await?.map(|table| (name.clone(), table)));
+        }
+        Ok(alone)
     }
 
     async fn table(&self, name: &TableName) -> Result<Option<Definition>> {

@@ -23,8 +23,8 @@ pub(super) struct Message {
 
 impl Message {
     /// Takes tables as they are by now, and forgets that something was dropped which is there.
-    pub(super) fn overtake(&mut self, now: Self) {
-        for later in now.items {
+    pub(super) fn overtake(&mut self, now: &Self) {
+        for later in &now.items {
             let Item::Table { table: later, .. } = later else { continue };
             for item in &mut self.items {
                 if let Item::Table { table, .. } = item
@@ -33,8 +33,16 @@ impl Message {
                     *table = later.clone();
                 }
             }
-            self.items.retain(|item| !item.is_back(&later));
+            self.items.retain(|item| !item.is_back(later));
         }
+    }
+
+    /// What it says of a table.
+    pub(super) fn table(&self, name: &TableName) -> Option<&Definition> {
+        self.items.iter().find_map(|item| match item {
+            Item::Table { table, .. } if table.table() == *name => Some(table.as_ref()),
+            _ => None,
+        })
     }
 }
 
@@ -78,7 +86,7 @@ impl Item {
         let here = (schema, name) == (&table.schema, &table.name);
         match kind.as_str() {
             "table" => here,
-            "type" => false,
+            "type" | "domain constraint" => false,
             "table column" => here && table.column(part).is_some(),
             "table constraint" => here && table.constraints.contains_key(part),
             _ => *schema == table.schema && table.indexes.contains_key(name),
@@ -100,6 +108,7 @@ pub(super) struct Definition {
     /// How a partitioned table is partitioned.
     #[serde(default)]
     pub(super) key: Option<String>,
+    /// What is below a partitioned table, at every level.
     pub(super) partitions: Vec<Partition>,
     /// Tables below a partitioned table that hold rows, at every level.
     #[serde(default)]
@@ -124,12 +133,15 @@ impl Definition {
     }
 }
 
-/// A direct partition.
+/// A partition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Partition {
     pub(super) schema: String,
     pub(super) name: String,
     pub(super) bound: String,
+    /// Whose it is, where that is not the table that is spoken of.
+    #[serde(default)]
+    pub(super) parent: Option<TableName>,
 }
 
 impl Partition {
@@ -166,7 +178,11 @@ pub(super) struct UserType {
     pub(super) labels: Vec<String>,
     pub(super) attributes: Vec<String>,
     pub(super) base: Option<String>,
-    pub(super) checks: Vec<String>,
+    /// What a domain gives to columns without a default.
+    #[serde(default)]
+    pub(super) default: Option<String>,
+    /// Of a domain: its constraints by name.
+    pub(super) checks: BTreeMap<String, String>,
     pub(super) not_null: bool,
     #[serde(default)]
     pub(super) owner: Option<String>,

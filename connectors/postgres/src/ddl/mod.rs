@@ -6,6 +6,7 @@
 //! - `change`: from what a table is like here and there to statements. Pure.
 //! - `spelled`: whether an expression is another one, or written by another version.
 //! - `types`: the same for types of users. Pure.
+//! - `below`: which types tables rest on.
 //! - `make`: the same, inside of the sink's transaction.
 //! - `lack`: what tables lack that are about to be filled, ahead of the stream.
 //!
@@ -22,6 +23,7 @@
 //! extensions and about our own schema.
 
 mod arm;
+mod below;
 mod change;
 mod lack;
 mod make;
@@ -31,5 +33,6 @@ mod text;
 mod types;
 
 pub(crate) use arm::{arm, armed, describe, disarm};
+pub(crate) use below::{NewType, types_below};
 pub(crate) use lack::{Lack, lacking_columns, lacking_types};
-pub(crate) use make::{Course, Followed, NewType, Places, make, types_below};
+pub(crate) use make::{Course, Followed, Places, make};

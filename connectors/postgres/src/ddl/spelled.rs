@@ -1,12 +1,13 @@
 //! Expressions that two servers write in different ways: what this one would make of the other's.
 
-use tokio_postgres::Error;
+use tokio_postgres::{Error, Row};
 
 use cutover_core::model::schema::TableName;
 
 use super::{
     change::{self, Step},
-    message::{Column, Definition},
+    message::{Column, Definition, UserType},
+    types,
 };
 use crate::{connect::Session, sql};
 
@@ -35,6 +36,27 @@ pub(super) async fn other_expressions(
     Ok(steps)
 }
 
+/// The same for the default of a domain.
+pub(super) async fn other_default(
+    session: &Session,
+    there: &UserType,
+    here: &UserType,
+) -> Result<Option<Step>, Error> {
+    let (Some(wanted), Some(now), Some(base)) = (&there.default, &here.default, &here.base) else {
+        return Ok(None);
+    };
+    if wanted == now {
+        return Ok(None);
+    }
+    let make = format!("CREATE DOMAIN {TRIED} AS {base} DEFAULT {wanted}");
+    let read = format!(
+        "SELECT pg_get_expr(typdefaultbin, 0) FROM pg_type WHERE oid = to_regtype('{TRIED}')"
+    );
+    let spelled = tried(session, &make, session.query_opt(&read, &[])).await?;
+    let other = spelled.is_none_or(|spelled| spelled != *now);
+    Ok(other.then(|| types::domain_default(there, wanted)))
+}
+
 /// How this server writes an expression; `None` where it does not accept it, or we
 /// may not try.
 async fn spelled(
@@ -50,19 +72,25 @@ async fn spelled(
         let kind = &column.type_name;
         format!("DROP {name}, ADD {name} {kind} GENERATED ALWAYS AS ({expression}) STORED")
     };
-    session.batch_execute("SAVEPOINT cutover_spelled").await?;
-    let trial = format!(
+    let make = format!(
         "CREATE TEMP TABLE cutover_spelled (LIKE {}); ALTER TABLE {TRIED} {action}",
         sql::table(table)
     );
-    let spelled = match session.batch_execute(&trial).await {
-        Ok(()) => {
-            let read = "SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d \
-                        JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
-                        WHERE a.attrelid = to_regclass($1) AND a.attname = $2";
-            let row = session.query_opt(read, &[&TRIED, &column.name]).await?;
-            row.map(|row| row.get(0))
-        }
+    let read = "SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d \
+                JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum \
+                WHERE a.attrelid = to_regclass($1) AND a.attname = $2";
+    tried(session, &make, session.query_opt(read, &[&TRIED, &column.name])).await
+}
+
+/// Makes something, reads a text of it, and takes it back.
+async fn tried(
+    session: &Session,
+    make: &str,
+    read: impl Future<Output = Result<Option<Row>, Error>>,
+) -> Result<Option<String>, Error> {
+    session.batch_execute("SAVEPOINT cutover_spelled").await?;
+    let spelled = match session.batch_execute(make).await {
+        Ok(()) => read.await?.and_then(|row| row.get(0)),
         Err(e) if e.as_db_error().is_none() => return Err(e),
         Err(_) => None,
     };

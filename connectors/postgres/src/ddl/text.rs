@@ -32,20 +32,21 @@ pub(super) fn table(oid: &str) -> String {
                 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
                 JOIN pg_namespace m ON m.oid = p.relnamespace WHERE i.inhrelid = c.oid),
   'bound', pg_get_expr(c.relpartbound, c.oid), 'key', pg_get_partkeydef(c.oid),
-  'partitions', (SELECT coalesce(jsonb_agg(
-                          jsonb_build_object('schema', m.nspname, 'name', p.relname,
-                                             'bound', pg_get_expr(p.relpartbound, p.oid))
+  'partitions', ({below}
+                 SELECT coalesce(jsonb_agg(jsonb_build_object(
+                          'schema', m.nspname, 'name', p.relname,
+                          'bound', pg_get_expr(p.relpartbound, p.oid),
+                          'parent', CASE WHEN below.parent <> c.oid THEN jsonb_build_object(
+                              'schema', v.nspname, 'name', u.relname) END)
                           ORDER BY m.nspname, p.relname), '[]')
-                   FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid
+                   FROM below JOIN pg_class p ON p.oid = below.oid
                    JOIN pg_namespace m ON m.oid = p.relnamespace
-                  WHERE i.inhparent = c.oid AND c.relkind = 'p' AND NOT i.inhdetachpending),
-  'leaves', (WITH RECURSIVE down(at) AS (
-                 SELECT c.oid WHERE c.relkind = 'p'
-                 UNION ALL SELECT i.inhrelid FROM down
-                   JOIN pg_inherits i ON i.inhparent = down.at AND NOT i.inhdetachpending)
+                   JOIN pg_class u ON u.oid = below.parent
+                   JOIN pg_namespace v ON v.oid = u.relnamespace),
+  'leaves', ({below}
              SELECT coalesce(jsonb_agg(jsonb_build_object('schema', m.nspname, 'name', l.relname)),
                              '[]')
-               FROM down JOIN pg_class l ON l.oid = down.at
+               FROM below JOIN pg_class l ON l.oid = below.oid
                JOIN pg_namespace m ON m.oid = l.relnamespace WHERE l.relkind = 'r'),
   'columns', (SELECT coalesce(jsonb_agg(jsonb_build_object(
         'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'domain', t.typtype = 'd',
@@ -56,9 +57,9 @@ pub(super) fn table(oid: &str) -> String {
         'expression', pg_get_expr(d.adbin, d.adrelid),
         'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1]
            WHEN c.relkind = 'p' THEN
-             (SELECT (l.attmissingval::text::text[])[1] FROM pg_partition_tree(c.oid) p
-                JOIN pg_attribute l ON l.attrelid = p.relid AND l.attname = a.attname
-               WHERE p.isleaf AND l.atthasmissing LIMIT 1) END)
+             ({below} SELECT (l.attmissingval::text::text[])[1] FROM below
+                JOIN pg_attribute l ON l.attrelid = below.oid AND l.attname = a.attname
+               WHERE l.atthasmissing LIMIT 1) END)
       ORDER BY a.attnum), '[]')
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -71,9 +72,18 @@ pub(super) fn table(oid: &str) -> String {
   'constraints', (SELECT coalesce(jsonb_object_agg(k.conname, pg_get_constraintdef(k.oid)), '{{}}')
                     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conparentid = 0
                      AND k.contype IN ('p', 'u', 'x', 'c', 'f')))
- FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})"
+ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})",
+        below = BELOW
     )
 }
+
+/// What is below the partitioned table `c`. Not by `pg_partition_tree`, whose locks a client that
+/// defines something may be waiting for while we wait for its own.
+const BELOW: &str = "WITH RECURSIVE below(oid, parent) AS (
+    SELECT i.inhrelid, i.inhparent FROM pg_inherits i
+     WHERE i.inhparent = c.oid AND c.relkind = 'p' AND NOT i.inhdetachpending
+    UNION ALL SELECT i.inhrelid, i.inhparent FROM below
+      JOIN pg_inherits i ON i.inhparent = below.oid AND NOT i.inhdetachpending)";
 
 /// What a type is like, as one `jsonb`.
 pub(super) fn user_type(oid: &str) -> String {
@@ -87,7 +97,8 @@ pub(super) fn user_type(oid: &str) -> String {
                    FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
                     AND a.attnum > 0 AND NOT a.attisdropped),
   'base', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END,
-  'checks', (SELECT coalesce(jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY k.conname), '[]')
+  'default', pg_get_expr(t.typdefaultbin, 0),
+  'checks', (SELECT coalesce(jsonb_object_agg(k.conname, pg_get_constraintdef(k.oid)), '{{}}')
                FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
   'not_null', t.typnotnull, 'owner', pg_get_userbyid(t.typowner),
   'definition', CASE t.typtype
@@ -199,7 +210,19 @@ fn items(event: &str, names: &Names) -> String {
                 JOIN pg_namespace s ON s.oid = k.relnamespace
                WHERE k.relkind IN ('r', 'p', 'i', 'I') AND k.relpersistence <> 't'
                  AND NOT d.in_extension AND {schema}
-               GROUP BY 1) w
+               GROUP BY 1
+              UNION (
+               -- Another name of a schema is one of all that is in it: some tables tell.
+              SELECT k.oid, false FROM pg_event_trigger_ddl_commands() d
+                JOIN pg_namespace s ON d.classid = 'pg_namespace'::regclass AND s.oid = d.objid
+                JOIN pg_class k ON k.relkind IN ('r', 'p') AND k.relpersistence <> 't'
+                 AND (k.relnamespace = s.oid OR k.oid IN (
+                   SELECT a.attrelid FROM pg_type t
+                     JOIN pg_type y ON t.oid IN (y.oid, y.typelem, y.typbasetype)
+                     JOIN pg_attribute a ON a.atttypid = y.oid AND NOT a.attisdropped
+                    WHERE t.typnamespace = s.oid))
+               WHERE d.command_tag = 'ALTER SCHEMA' AND NOT d.in_extension AND {schema}
+                 AND {carried} IS NOT NULL LIMIT 10)) w
       UNION ALL
       SELECT 2, jsonb_build_object('what', 'type', 'type', {typed},
                                    'tables', coalesce({users}, '[]'))
@@ -212,19 +235,24 @@ fn items(event: &str, names: &Names) -> String {
                WHERE NOT d.in_extension AND {schema}) o) i",
             image = table("w.oid"),
             since = catalog::since("w.oid", names),
+            carried = catalog::since("k.oid", names),
             typed = user_type("o.objid"),
             users = users_of_type("o.objid"),
             schema = user_schema("s.nspname"),
         ),
-        // A column's or a constraint's address is schema, table, name; that of a type one text. What
-        // goes with a table or another type says nothing.
+        // A column's or a constraint's address is schema, table, name; that of a type one text, and
+        // that of a domain's constraint such a text and a name. What goes with a table or another
+        // type says nothing.
         "sql_drop" => format!(
             "SELECT jsonb_agg(jsonb_build_object('what', 'dropped', 'type', d.object_type,
           'schema', n.names[1], 'name', n.names[2], 'part', n.names[3]))
       FROM pg_event_trigger_dropped_objects() d
       CROSS JOIN LATERAL (SELECT CASE d.object_type WHEN 'type'
-        THEN ARRAY[d.schema_name, d.object_name] ELSE d.address_names END) n(names)
-     WHERE (d.object_type IN ('table', 'index', 'table column', 'table constraint')
+        THEN ARRAY[d.schema_name, d.object_name]
+        WHEN 'domain constraint' THEN parse_ident(d.address_names[1]) || d.address_args[1]
+        ELSE d.address_names END) n(names)
+     WHERE (d.object_type IN ('table', 'index', 'table column', 'table constraint',
+                              'domain constraint')
             OR d.object_type = 'type' AND (d.original OR d.normal))
        AND NOT d.is_temporary AND {}",
             user_schema("n.names[1]")

@@ -8,7 +8,7 @@ use crate::sql;
 /// What it takes to make a type `here` like the one `there`.
 pub(super) fn type_steps(there: &UserType, here: &UserType) -> Vec<Step> {
     let name = TableName::new(&there.schema, &there.name);
-    let same = |t: &UserType| (t.kind.clone(), t.base.clone(), t.not_null, t.checks.len());
+    let same = |t: &UserType| (t.kind.clone(), t.base.clone());
     let sorted = there.definition.as_ref().is_some_and(|text| text.contains(" COLLATE "));
     let more = there.attributes.strip_prefix(here.attributes.as_slice());
     let more = match more {
@@ -52,6 +52,59 @@ pub(super) fn type_steps(there: &UserType, here: &UserType) -> Vec<Step> {
     steps
 }
 
+/// The same for what a domain asks of its values and gives to those that are left out.
+/// `is_dropped` says whether a constraint was there and is no more.
+///
+/// What asks less is made. What asks more is left to an operator: this side would read every table
+/// that has the domain before the stream goes on, by functions that may be other ones here.
+pub(super) fn domain_steps(
+    there: &UserType,
+    here: &UserType,
+    is_dropped: impl Fn(&str) -> bool,
+) -> Vec<Step> {
+    let name = TableName::new(&there.schema, &there.name);
+    let alter = |what: String, action: String| {
+        Step::safe(what, format!("ALTER DOMAIN {} {action}", sql::table(&name)))
+    };
+    let mut steps = Vec::new();
+    for (check, text) in &there.checks {
+        if !here.checks.contains_key(check) && !here.checks.values().any(|t| t == text) {
+            steps.push(Step::unsafe_(format!("domain {name} has a constraint {check}: {text}")));
+        }
+    }
+    for check in here.checks.keys() {
+        if !there.checks.contains_key(check) && is_dropped(check) {
+            let drop = format!("DROP CONSTRAINT {}", sql::ident(check));
+            steps.push(alter(format!("domain {name} has no constraint {check}"), drop));
+        }
+    }
+    match (there.not_null, here.not_null) {
+        (true, false) => steps.push(Step::unsafe_(format!("domain {name} is NOT NULL"))),
+        (false, true) => {
+            steps.push(alter(format!("domain {name} may be null"), "DROP NOT NULL".into()));
+        }
+        _ => {}
+    }
+    match (&there.default, &here.default) {
+        (Some(default), None) => steps.push(domain_default(there, default)),
+        (None, Some(_)) => {
+            steps.push(alter(format!("domain {name} has no default"), "DROP DEFAULT".into()));
+        }
+        // Versions may write the same expression in two ways: see `spelled`.
+        _ => {}
+    }
+    steps
+}
+
+/// A domain has another default.
+pub(super) fn domain_default(there: &UserType, default: &str) -> Step {
+    let name = TableName::new(&there.schema, &there.name);
+    Step::safe(
+        format!("domain {name} has another default"),
+        format!("ALTER DOMAIN {} SET DEFAULT {default}", sql::table(&name)),
+    )
+}
+
 /// What it takes to make a type that is not here; `None` where functions belong to it.
 pub(super) fn create(there: &UserType) -> Option<Step> {
     let name = TableName::new(&there.schema, &there.name);
@@ -76,6 +129,7 @@ pub(super) fn create(there: &UserType) -> Option<Step> {
 /// What it takes where nothing here rests on the type of that name: it may be made anew.
 pub(super) fn replace(there: &UserType, here: &UserType) -> Vec<Step> {
     let steps = type_steps(there, here);
+    // All of a domain stands in its definition.
     let defined = (&there.definition, &there.base) == (&here.definition, &here.base);
     let alike = !steps.is_empty() || defined || there.kind == "e";
     if alike && steps.iter().all(|step| step.statement.is_some()) {
@@ -96,7 +150,7 @@ mod tests {
     fn told(kind: &str, more: serde_json::Value) -> UserType {
         let mut all = serde_json::json!({
             "schema": "s", "name": "mood", "kind": kind, "labels": [], "attributes": [],
-            "base": null, "checks": [], "not_null": false, "owner": "app"
+            "base": null, "checks": {}, "not_null": false, "owner": "app"
         });
         if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
             all.extend(more.clone());
@@ -141,6 +195,35 @@ mod tests {
         assert_eq!(found(&["a text"], &["a text", "b text"], ""), [None], "dropped");
         assert_eq!(found(&["b text"], &["a text"], ""), [None], "renamed");
         assert!(found(&["a text"], &["a text"], " COLLATE ").is_empty());
+    }
+
+    #[test]
+    fn a_domain_may_ask_less() {
+        let domain = |checks: &[(&str, &str)], not_null: bool, default: Option<&str>| {
+            let checks: std::collections::BTreeMap<_, _> = checks.iter().copied().collect();
+            let more =
+                serde_json::json!({ "checks": checks, "not_null": not_null, "default": default });
+            told("d", more)
+        };
+        let found = |there: &UserType, here: &UserType, dropped: &str| -> Vec<Option<String>> {
+            let steps = domain_steps(there, here, |check| check == dropped);
+            steps.into_iter().map(|s| s.statement).collect()
+        };
+        let plain = domain(&[], false, None);
+        let strict = domain(&[("a b", "CHECK (VALUE > 0)")], true, Some("1"));
+        let alter = |action: &str| Some(format!("ALTER DOMAIN \"s\".\"mood\" {action}"));
+        assert_eq!(
+            found(&plain, &strict, "a b"),
+            [alter("DROP CONSTRAINT \"a b\""), alter("DROP NOT NULL"), alter("DROP DEFAULT")]
+        );
+        assert_eq!(
+            found(&domain(&[], true, Some("1")), &strict, "b"),
+            [],
+            "what only this side has may be there on purpose"
+        );
+        assert_eq!(found(&strict, &plain, ""), [None, None, alter("SET DEFAULT 1")]);
+        let renamed = domain(&[("c", "CHECK (VALUE > 0)")], true, Some("1"));
+        assert_eq!(found(&renamed, &strict, ""), []);
     }
 
     #[test]

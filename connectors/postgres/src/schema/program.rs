@@ -144,7 +144,8 @@ impl PgDump {
     ///
     /// `pg_dump` locks all its tables, and may wait for one that a client holds, who then waits for
     /// another. It gives up before the server looks for a deadlock in the client's session, which
-    /// would be the one to lose; then it is tried again.
+    /// would be the one to lose; then it is tried again. Its own limit is for its `LOCK TABLE` only,
+    /// so we look as well: what it reads later waits for tables too.
     pub(super) async fn dump(
         &self,
         blue: &Database,
@@ -156,10 +157,16 @@ impl PgDump {
                     WHERE name = 'deadlock_timeout'";
         let row = session.query_one(half, &[]).await;
         let row = row.map_err(|e| port_error("reading deadlock_timeout of blue", e))?;
-        let wait = format!("--lock-wait-timeout={}", row.get::<_, i64>(0));
+        let half: i64 = row.get(0);
+        let wait = format!("--lock-wait-timeout={half}");
         let deadline = Instant::now() + LOCKED_WITHIN;
         loop {
-            match self.once(blue, &wait, sections, arguments).await? {
+            let once = self.once(blue, &wait, sections, arguments);
+            let once = tokio::select! {
+                once = once => once?,
+                never = hurry(blue, session, half) => return Err(never),
+            };
+            match once {
                 Ok(script) => return Ok(script),
                 Err(held) if Instant::now() >= deadline => return Err(held),
                 Err(held) => tracing::debug!("{held}; trying again"),
@@ -193,7 +200,7 @@ impl PgDump {
             .args(sections.iter().map(|section| format!("--section={}", section.word())))
             .args(arguments)
             .envs(blue.config.child_env())
-            .env("PGAPPNAME", blue.application("schema"))
+            .env("PGAPPNAME", blue.application(DUMPS))
             .env("PGOPTIONS", blue.startup_options())
             // What it says is read.
             .env("LC_ALL", "C")
@@ -219,8 +226,29 @@ impl PgDump {
     }
 }
 
+/// What a `pg_dump` of ours calls itself.
+const DUMPS: &str = "dump";
+
+/// Cancels what a `pg_dump` of ours does while it waits for a lock for so many milliseconds. Ends
+/// only with an error.
+async fn hurry(blue: &Database, session: &Session, within: i64) -> PortError {
+    let cancel = "SELECT pg_cancel_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                  WHERE NOT l.granted AND a.application_name = left($1, 63) AND a.usename = current_user \
+                    AND a.datname = current_database() \
+                    AND l.waitstart < clock_timestamp() - $2::int8 * interval '1 ms'";
+    let name = blue.application(DUMPS);
+    let pause = Duration::from_millis(u64::try_from(within / 5).unwrap_or_default().max(10));
+    loop {
+        sleep(pause).await;
+        if let Err(e) = session.query(cancel, &[&name, &within]).await {
+            return port_error("watching what pg_dump waits for on blue", e);
+        }
+    }
+}
+
 /// What the server says to a `pg_dump` that waits for a table, if it speaks English.
-const HELD: [&str; 3] = [
+const HELD: [&str; 4] = [
+    "canceling statement due to user request",
     "canceling statement due to statement timeout",
     "canceling statement due to lock timeout",
     "deadlock detected",

@@ -153,7 +153,7 @@ impl Database {
 
     /// Whether the stream still carries what it should: the publication exists, and no table has
     /// left it.
-    pub(super) async fn check_publication(&self, session: &Session, run: &RunId) -> Result<()> {
+    pub(crate) async fn check_publication(&self, session: &Session, run: &RunId) -> Result<()> {
         let doing = self.doing("checking the publication");
         let names = Names::of(run);
         match read(session, names.publication()).await.map_err(|e| port_error(&doing, e))? {

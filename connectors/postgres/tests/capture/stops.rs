@@ -1,8 +1,12 @@
 //! What cannot be healed by trying again has a name.
 
 use cutover_core::{
-    model::position::Position,
-    port::{PortError, source::Source},
+    model::{finding::Scope, position::Position, selection::Selection, side::Side},
+    port::{
+        PortError,
+        examine::{Examine, Question},
+        source::Source,
+    },
 };
 use cutover_sandbox::{PgOptions, Postgres, wait_until};
 
@@ -102,12 +106,32 @@ async fn a_publication_that_is_gone() {
     }
 }
 
+/// Codes of the publication that refuse a move.
+async fn move_stops(w: &World) -> Vec<String> {
+    let question = Question {
+        run: w.run.clone(),
+        side: Side::Blue,
+        scope: Scope::Move,
+        selection: Selection::default(),
+        tables: w.tables().await,
+        owners: Vec::new(),
+        owns_writes: true,
+        resuming: true,
+        copies_schema: true,
+        workers: 1,
+    };
+    let findings = w.db.examine(&question).await.unwrap();
+    findings.into_iter().map(|f| f.code).filter(|code| code.starts_with("CUT02")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_left() {
     for w in World::everywhere("left").await {
         w.sql("create table t (id int primary key); create table u (id int primary key)").await;
         let mut tap = w.tap().await;
         w.sql("alter publication cutover_left drop table u").await;
+        // A move does not wait until the stream has looked.
+        assert_eq!(move_stops(&w).await, ["CUT0205"]);
         // No change of it is needed: the publication is looked at from time to time.
         let e = tap.error().await;
         assert_eq!(e.code(), Some("CUT0205"), "PostgreSQL {}: {e}", w.server.major());
@@ -131,7 +155,9 @@ async fn a_kind_of_change_that_left() {
     for w in World::everywhere("kind-left").await {
         w.sql("create table t (id int primary key)").await;
         drop(w.tap().await);
+        assert_eq!(move_stops(&w).await, Vec::<String>::new());
         w.sql("alter publication cutover_kind_left set (publish = 'insert')").await;
+        assert_eq!(move_stops(&w).await, ["CUT0205"]);
         assert_eq!(code(open(&w, None).await), "CUT0205");
         // It must not be set back behind our back either: changes in between are missing.
         let tables = w.tables().await;

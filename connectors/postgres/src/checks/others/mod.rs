@@ -6,5 +6,6 @@ pub(super) mod extensions;
 pub(super) mod leftovers;
 pub(super) mod long_transactions;
 pub(super) mod prepared;
+pub(super) mod publication;
 pub(super) mod sessions;
 pub(super) mod subscriptions;
