@@ -22,6 +22,7 @@ pub mod prepare;
 pub mod proof;
 pub mod recovery;
 mod removal;
+mod repair;
 mod rows;
 pub mod serve;
 pub mod socket;

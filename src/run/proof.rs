@@ -18,10 +18,7 @@ use cutover_core::{
         schema::{Table, TableName},
         side::Side,
     },
-    port::{
-        Result,
-        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
-    },
+    port::{Result, copy::Snapshot},
 };
 
 use super::{
@@ -30,7 +27,6 @@ use super::{
     ports::Ports,
 };
 use crate::{
-    copy::in_order_of,
     stream::Witness,
     transform::{Mapping, Pair},
     verify::{
@@ -55,7 +51,7 @@ const MEASURED_FROM: u64 = 100;
 /// Everything that is known about equality.
 pub struct Proof {
     pub(super) ports: Ports,
-    mapping: Arc<Mapping>,
+    pub(super) mapping: Arc<Mapping>,
     pub(super) pairs: Arc<Vec<Pair>>,
     pub(super) ledger: Arc<Ledger>,
     recent: Recent,
@@ -476,80 +472,18 @@ impl Proof {
         })
     }
 
-    /// Copies the rows that are known to differ again, from the owner to the other side, while
-    /// the stream stands still. Returns rows written. What was repaired is to be verified again.
-    ///
-    /// # Errors
-    ///
-    /// A read or a write failed; what was repaired before stays repaired.
-    pub async fn repair(&self, pipes: &Pipes, owner: Side, chosen: &[usize]) -> Result<u64> {
-        let mut work: BTreeMap<usize, Vec<RowKey>> = BTreeMap::new();
-        for (pair, key) in self.lock().different.keys() {
-            if chosen.contains(pair) {
-                work.entry(*pair).or_default().push(key.clone());
-            }
+    /// Keys of the rows of these pairs that are known to differ.
+    pub(super) fn different_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
+        let mut keys: BTreeMap<usize, Vec<RowKey>> = BTreeMap::new();
+        for (pair, key) in self.lock().different.keys().filter(|(i, _)| chosen.contains(i)) {
+            keys.entry(*pair).or_default().push(key.clone());
         }
-        if work.is_empty() {
-            return Ok(0);
-        }
-        pipes
-            .aligned(owner, |_, snapshot| async move {
-                let mut written = 0;
-                for (i, keys) in &work {
-                    written += self.repair_pair(pipes, owner, &snapshot, *i, keys).await?;
-                }
-                Ok(written)
-            })
-            .await
+        keys
     }
 
-    async fn repair_pair(
-        &self,
-        pipes: &Pipes,
-        owner: Side,
-        snapshot: &Arc<dyn Snapshot>,
-        i: usize,
-        keys: &[RowKey],
-    ) -> Result<u64> {
-        let pair = &self.pairs[i];
-        let (sources, routes) = match owner {
-            Side::Blue => (&pair.blue, &self.mapping.forward),
-            Side::Green => (&pair.green, &self.mapping.back),
-        };
-        let mut written = 0;
-        let mut targets: BTreeMap<TableName, (Table, Vec<&Table>)> = BTreeMap::new();
-        for source in sources {
-            if let Some(route) = routes.iter().find(|r| r.source == source.name) {
-                let target = Table {
-                    identity: source.identity.clone(),
-                    primary_key: source.primary_key.clone(),
-                    ..in_order_of(source, &route.target)
-                };
-                targets
-                    .entry(target.name.clone())
-                    .or_insert_with(|| (target, Vec::new()))
-                    .1
-                    .push(source);
-            }
-        }
-        // Where rows have no names, or too many to list, the whole table is replaced.
-        let named = pair.keyed && !self.lock().many.contains(&i);
-        let keys = if named { keys } else { &[] };
-        for (target, sources) in targets.into_values() {
-            let mut streams = Vec::new();
-            for source in sources {
-                let range = if named {
-                    snapshot.keys_range(source, keys).await?
-                } else {
-                    Range { condition: String::new(), bytes: source.bytes }
-                };
-                streams.push(snapshot.read(source, &range, CopyFormat::PostgresText).await?);
-            }
-            let rows = Box::new(Chain { streams });
-            written +=
-                pipes.from(owner).replace(&target, keys, CopyFormat::PostgresText, rows).await?;
-        }
-        Ok(written)
+    /// Whether the differing rows of a pair have names, and are few enough to list all of them.
+    pub(super) fn are_named(&self, pair: usize) -> bool {
+        self.pairs[pair].keyed && !self.lock().many.contains(&pair)
     }
 
     /// What is known to differ, with keys, for whoever asked for them.
@@ -561,24 +495,6 @@ impl Proof {
             .iter()
             .map(|((i, key), how)| (self.pairs[*i].name.clone(), key.clone(), *how))
             .collect()
-    }
-}
-
-/// Several reads as one; only for text, which has no header.
-struct Chain {
-    streams: Vec<Box<dyn CopyStream>>,
-}
-
-#[async_trait]
-impl CopyStream for Chain {
-    async fn next(&mut self) -> Result<Option<CopyChunk>> {
-        while let Some(stream) = self.streams.last_mut() {
-            if let Some(chunk) = stream.next().await? {
-                return Ok(Some(chunk));
-            }
-            self.streams.pop();
-        }
-        Ok(None)
     }
 }
 

@@ -1,0 +1,110 @@
+//! Repair: rows that are known to differ are copied again.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use cutover_core::{
+    model::{
+        digest::RowKey,
+        schema::{Table, TableName},
+        side::Side,
+    },
+    port::{
+        Result,
+        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+    },
+};
+
+use super::{pipes::Pipes, proof::Proof};
+use crate::copy::in_order_of;
+
+impl Proof {
+    /// Copies the rows that are known to differ again, from the owner to the other side, while
+    /// the stream stands still. Returns rows written. What was repaired is to be verified again.
+    ///
+    /// # Errors
+    ///
+    /// A read or a write failed; what was repaired before stays repaired.
+    pub async fn repair(&self, pipes: &Pipes, owner: Side, chosen: &[usize]) -> Result<u64> {
+        let work = self.different_in(chosen);
+        if work.is_empty() {
+            return Ok(0);
+        }
+        pipes
+            .aligned(owner, |_, snapshot| async move {
+                let mut written = 0;
+                for (i, keys) in &work {
+                    written += self.repair_pair(pipes, owner, &snapshot, *i, keys).await?;
+                }
+                Ok(written)
+            })
+            .await
+    }
+
+    async fn repair_pair(
+        &self,
+        pipes: &Pipes,
+        owner: Side,
+        snapshot: &Arc<dyn Snapshot>,
+        i: usize,
+        keys: &[RowKey],
+    ) -> Result<u64> {
+        let pair = &self.pairs[i];
+        let (sources, routes) = match owner {
+            Side::Blue => (&pair.blue, &self.mapping.forward),
+            Side::Green => (&pair.green, &self.mapping.back),
+        };
+        let mut written = 0;
+        let mut targets: BTreeMap<TableName, (Table, Vec<&Table>)> = BTreeMap::new();
+        for source in sources {
+            if let Some(route) = routes.iter().find(|r| r.source == source.name) {
+                let target = Table {
+                    identity: source.identity.clone(),
+                    primary_key: source.primary_key.clone(),
+                    ..in_order_of(source, &route.target)
+                };
+                targets
+                    .entry(target.name.clone())
+                    .or_insert_with(|| (target, Vec::new()))
+                    .1
+                    .push(source);
+            }
+        }
+        // Where rows have no names, or too many to list, the whole table is replaced.
+        let named = self.are_named(i);
+        let keys = if named { keys } else { &[] };
+        for (target, sources) in targets.into_values() {
+            let mut streams = Vec::new();
+            for source in sources {
+                let range = if named {
+                    snapshot.keys_range(source, keys).await?
+                } else {
+                    Range { condition: String::new(), bytes: source.bytes }
+                };
+                streams.push(snapshot.read(source, &range, CopyFormat::PostgresText).await?);
+            }
+            let rows = Box::new(Chain { streams });
+            written +=
+                pipes.from(owner).replace(&target, keys, CopyFormat::PostgresText, rows).await?;
+        }
+        Ok(written)
+    }
+}
+
+/// Several reads as one; only for text, which has no header.
+struct Chain {
+    streams: Vec<Box<dyn CopyStream>>,
+}
+
+#[async_trait]
+impl CopyStream for Chain {
+    async fn next(&mut self) -> Result<Option<CopyChunk>> {
+        while let Some(stream) = self.streams.last_mut() {
+            if let Some(chunk) = stream.next().await? {
+                return Ok(Some(chunk));
+            }
+            self.streams.pop();
+        }
+        Ok(None)
+    }
+}
