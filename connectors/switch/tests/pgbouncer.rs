@@ -153,6 +153,12 @@ async fn a_quiet_moment_is_looked_for_and_settings_are_put_back() {
     .await;
     switch.quiet().await.unwrap();
     assert_ne!(rig.setting("max_db_connections").await, "0");
+    // Or a pause that does not come.
+    wait_until("pools may grow", PATIENCE, async || rig.setting("max_db_connections").await == "0")
+        .await;
+    switch.quiet().await.unwrap();
+    assert_ne!(rig.setting("max_db_connections").await, "0");
+    drop(switch);
     rig.new_switch().warm_up().await.unwrap();
     assert_eq!(rig.setting("max_db_connections").await, "0");
 }

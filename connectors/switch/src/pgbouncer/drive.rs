@@ -39,6 +39,9 @@ const PERSIST: Duration = Duration::from_secs(3);
 /// How long clients are held when a flowing PgBouncer is re-pointed; after that it is done without.
 const OWN_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long pools may be kept from growing without a pause.
+const NARROW: Duration = Duration::from_secs(2);
+
 /// How long pools stay as they were found in a quiet moment.
 const STILL_SETTLED: Duration = Duration::from_millis(100);
 
@@ -71,8 +74,10 @@ struct Warm {
     usual: Option<Usual>,
     /// Whether logins are still tried in quick succession.
     eager: bool,
-    /// Since when pools do not grow.
+    /// Since when a quiet moment is there.
     settled: Option<Instant>,
+    /// Since when pools are kept from growing.
+    narrow: Option<Instant>,
 }
 
 /// How an attempt to re-point ended.
@@ -147,6 +152,23 @@ impl Inner {
         }
     }
 
+    /// Lets pools grow again when no pause has done so.
+    pub(super) async fn widen(&self) {
+        loop {
+            tokio::time::sleep(NARROW).await;
+            let mut warm = self.warm.lock().await;
+            let Some(since) = warm.narrow else { return };
+            if since.elapsed() < NARROW {
+                continue;
+            }
+            let usual = warm.usual.clone();
+            let Ok(control) = self.control(&mut warm).await else { continue };
+            if self.ask_and_grow(control, &usual).await.is_ok() {
+                warm.narrow = None;
+            }
+        }
+    }
+
     /// RELOAD, unless file and process differ: then it would move traffic.
     async fn reload_if_same(&self, warm: &mut Warm) -> Result<(), Cause> {
         let current = self.read()?;
@@ -158,6 +180,7 @@ impl Inner {
         control.order("RELOAD", ANSWER).await?;
         // What the file says, and not what a crash of ours may have left.
         warm.usual = Usual::read(&control.order("SHOW CONFIG", ANSWER).await?);
+        warm.narrow = None;
         warm.eager = false;
         Ok(())
     }
@@ -196,6 +219,7 @@ impl Inner {
         let mut warm = self.warm.lock().await;
         self.control(&mut warm).await?;
         let Some(usual) = warm.usual.clone() else { return Ok(()) };
+        warm.narrow = Some(Instant::now());
         let control = self.control(&mut warm).await?;
         let closed = async {
             idle::close(control, &usual, &self.databases, ANSWER).await?;
@@ -213,6 +237,7 @@ impl Inner {
         let mut warm = self.warm.lock().await;
         self.control(&mut warm).await?;
         let Some(usual) = warm.usual.clone() else { return Ok(()) };
+        warm.narrow = Some(Instant::now());
         let control = self.control(&mut warm).await?;
         match quiet::settle(control, &usual, &self.databases, quiet::PATIENCE, ANSWER, ANSWER).await
         {
@@ -270,6 +295,7 @@ impl Inner {
                 match state {
                     Ok(state) if state.all_paused() => {
                         warm.pausing = sessions;
+                        warm.narrow = None;
                         tracing::debug!(switch = self.name, took = ?begun.elapsed(), "paused");
                         return Ok(());
                     }
@@ -334,6 +360,7 @@ impl Inner {
         // PgBouncer never answers a PAUSE that was resumed before it was done.
         drop(sessions.take());
         let state = self.ask(control).await?;
+        warm.narrow = None;
         if state.paused().is_empty() {
             Ok(state.whole_paused == Some(true))
         } else {
@@ -400,6 +427,7 @@ impl Inner {
                 }
             }
         }
+        warm.narrow = None;
         tracing::debug!(switch = self.name, %side, took = ?begun.elapsed(), "pointed");
         if changed {
             self.settle_on_disk().await;

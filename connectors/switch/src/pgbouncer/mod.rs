@@ -173,12 +173,24 @@ impl TrafficSwitch for PgBouncerSwitch {
 
     async fn shed(&self) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
-        self.carry_out("closing idle connections", async move { inner.shed().await }).await
+        let work = async move {
+            let shed = inner.shed().await;
+            // Should no pause come.
+            tokio::spawn(async move { inner.widen().await });
+            shed
+        };
+        self.carry_out("closing idle connections", work).await
     }
 
     async fn quiet(&self) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
-        self.carry_out("waiting for a quiet moment", async move { inner.quiet().await }).await
+        let work = async move {
+            let quiet = inner.quiet().await;
+            // Should no pause come.
+            tokio::spawn(async move { inner.widen().await });
+            quiet
+        };
+        self.carry_out("waiting for a quiet moment", work).await
     }
 
     async fn examine(&self) -> Vec<Finding> {
