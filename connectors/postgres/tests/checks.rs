@@ -74,6 +74,7 @@ async fn a_writer_that_stays_open_stops_a_move_until_it_is_ended() {
             .sql("CREATE SCHEMA app AUTHORIZATION app;\nCREATE TABLE app.t (id int PRIMARY KEY)")
             .await;
         place.hand_over().await;
+        place.capture(&place.tables().await).await;
         let writer = place.server.connect("Shop").await.unwrap();
         writer.batch_execute("BEGIN; INSERT INTO app.t VALUES (1)").await.unwrap();
         let reader = place.server.connect("Shop").await.unwrap();
@@ -118,7 +119,10 @@ async fn an_unlogged_partition_that_came_later_stops_a_move() {
         )
         .await;
     place.hand_over().await;
-    let mut question = place.question(Side::Blue, place.tables().await);
+    let tables = place.tables().await;
+    let logged: Vec<_> = tables.iter().filter(|t| t.name.name != "t_2").cloned().collect();
+    place.capture(&logged).await;
+    let mut question = place.question(Side::Blue, tables);
     question.scope = Scope::Move;
     question.resuming = true;
     let findings = place.as_superuser(Side::Blue).examine(&question).await.unwrap();

@@ -13,7 +13,7 @@ use cutover_core::{
         selection::Selection,
         side::Side,
     },
-    port::examine::Question,
+    port::{examine::Question, source::Source},
 };
 use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{PgInstall, PgOptions, Postgres};
@@ -112,6 +112,13 @@ impl Place {
             });
         }
         tables.into_values().collect()
+    }
+
+    /// Has a run begin to follow these tables.
+    pub(crate) async fn capture(&self, tables: &[Table]) {
+        let database = self.as_superuser(Side::Blue);
+        let run = self.question(Side::Blue, Vec::new()).run;
+        drop(database.capture(&run, tables, true).await.unwrap());
     }
 
     pub(crate) fn question(&self, side: Side, tables: Vec<Table>) -> Question {

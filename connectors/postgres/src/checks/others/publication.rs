@@ -6,8 +6,8 @@ use cutover_core::port::PortError;
 use super::super::{Answer, facts::Context, found::*};
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    // The way back is looked at where it is armed.
-    if !context.question.owns_writes {
+    // The way back is looked at where it is armed; before a run has begun there is none.
+    if !context.question.owns_writes || !context.question.resuming {
         return Ok(Vec::new());
     }
     match context.database.check_publication(context.session, context.run()).await {
