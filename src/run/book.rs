@@ -1,6 +1,7 @@
 //! The run's journal together with what follows from it, shared by the tasks of the run.
 
 use std::{
+    collections::VecDeque,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -23,7 +24,30 @@ struct Inner {
     journal: FileJournal<Fact>,
     /// Shared with whoever looks: of ten thousand tables a copy is large.
     standing: Arc<Standing>,
-    append: Option<Duration>,
+    appends: Appends,
+}
+
+/// How long the newest appends took, the oldest of them first.
+#[derive(Default)]
+struct Appends(VecDeque<Duration>);
+
+impl Appends {
+    /// So many are remembered.
+    const KEPT: usize = 5;
+
+    fn add(&mut self, took: Duration) {
+        if self.0.len() == Self::KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(took);
+    }
+
+    /// The median: a disk that was busy once, and perhaps long ago, says nothing about the next.
+    fn usual(&self) -> Option<Duration> {
+        let mut sorted: Vec<Duration> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len().saturating_sub(1) / 2).copied()
+    }
 }
 
 impl Book {
@@ -34,7 +58,11 @@ impl Book {
     /// As [`FileJournal::open`].
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
         let (journal, facts) = FileJournal::open(&state_dir.join(FILE), KIND)?;
-        let inner = Inner { journal, standing: Arc::new(Standing::of(&facts)), append: None };
+        let inner = Inner {
+            journal,
+            standing: Arc::new(Standing::of(&facts)),
+            appends: Appends::default(),
+        };
         Ok(Self { inner: Mutex::new(inner) })
     }
 
@@ -70,21 +98,38 @@ impl Book {
         let mut inner = self.lock();
         let began = Instant::now();
         inner.journal.append_all(facts)?;
-        inner.append = Some(began.elapsed());
+        inner.appends.add(began.elapsed());
         let standing = Arc::make_mut(&mut inner.standing);
         facts.iter().for_each(|fact| standing.add(fact));
         Ok(())
     }
 
-    /// How long the last append took, the sync included; `None` before there was one.
+    /// How long an append takes, the sync included: the median of the last five; `None` before there
+    /// was one.
     #[must_use]
     pub fn append_time(&self) -> Option<Duration> {
-        self.lock().append
+        self.lock().appends.usual()
     }
 
     /// Where the run stands.
     #[must_use]
     pub fn standing(&self) -> Arc<Standing> {
         Arc::clone(&self.lock().standing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_append_is_not_what_the_next_one_takes() {
+        let mut appends = Appends::default();
+        assert_eq!(appends.usual(), None);
+        let ms = Duration::from_millis;
+        for (took, usual) in [(300, 300), (2, 2), (1, 2), (250, 2), (2, 2), (240, 2), (230, 230)] {
+            appends.add(ms(took));
+            assert_eq!(appends.usual(), Some(ms(usual)), "{took}");
+        }
     }
 }
