@@ -386,13 +386,16 @@ impl Proof {
     pub async fn look_for_growth(&self) -> Result<()> {
         let keyless = (0..self.pairs.len()).filter(|i| !self.pairs[*i].keyed);
         let chosen: BTreeSet<usize> = self.ledger.whole().into_iter().chain(keyless).collect();
-        self.look_at_sizes(&chosen.into_iter().collect::<Vec<_>>()).await
+        let sizes = self.sizes(&chosen.into_iter().collect::<Vec<_>>()).await?;
+        // What was known of others is old.
+        self.lock().large = sizes;
+        Ok(())
     }
 
-    async fn look_at_sizes(&self, chosen: &[usize]) -> Result<()> {
+    /// Whether these pairs are large by now.
+    async fn sizes(&self, chosen: &[usize]) -> Result<BTreeMap<usize, bool>> {
         let large = large(&self.ports, &self.pairs, chosen).await?;
-        self.lock().large.extend(chosen.iter().map(|i| (*i, large.contains(i))));
-        Ok(())
+        Ok(chosen.iter().map(|i| (*i, large.contains(i))).collect())
     }
 
     /// Looks for tables whose rows were written anew since the last look: not all that does so is
@@ -429,7 +432,8 @@ impl Proof {
         let new = |i: &usize| !self.lock().large.contains_key(i);
         let new: Vec<usize> = whole.iter().copied().filter(new).collect();
         if !new.is_empty() {
-            self.look_at_sizes(&new).await?;
+            let sizes = self.sizes(&new).await?;
+            self.lock().large.extend(sizes);
         }
         let large = self.large_of(&whole);
         let small = whole.iter().filter(|i| !large.contains(i));

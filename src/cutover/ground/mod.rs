@@ -103,7 +103,8 @@ pub trait Ground: Send + Sync {
     /// [`Step::Guard`](super::plan::Step::Guard): comes back when the guard is ready.
     async fn start_guard(&self, within: Duration) -> Did;
     /// Tells the guard that clients are held from now on, for at most `budget` and its grace.
-    /// Called once, before the first [`Ground::pause`].
+    /// Called once, before the first [`Ground::pause`]; may wait for a good moment first, while
+    /// nobody is held.
     async fn pausing(&self, budget: Duration) -> Result<(), Failure>;
     /// Tells the guard that this process is at work on freeing the traffic, and will say so again
     /// within `within` if that is not done by then.

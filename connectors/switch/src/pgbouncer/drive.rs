@@ -163,8 +163,12 @@ impl Inner {
             }
             let usual = warm.usual.clone();
             let Ok(control) = self.control(&mut warm).await else { continue };
-            if self.ask_and_grow(control, &usual).await.is_ok() {
-                warm.narrow = None;
+            match self.ask_and_grow(control, &usual).await {
+                Ok(_) => warm.narrow = None,
+                Err(error) => {
+                    tracing::debug!(switch = self.name, %error, "pools do not grow yet");
+                    warm.control = None;
+                }
             }
         }
     }

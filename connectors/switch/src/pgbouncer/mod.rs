@@ -130,6 +130,20 @@ impl PgBouncerSwitch {
             Err(error) => Err(failure::ambiguous(self.name(), doing, error)),
         }
     }
+
+    /// Carries out what keeps pools from growing until the pause; should none come, they grow again.
+    async fn narrow<F>(&self, doing: &str, work: F) -> Result<(), SwitchError>
+    where
+        F: Future<Output = Result<(), SwitchError>> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        let and_widen = async move {
+            let done = work.await;
+            tokio::spawn(async move { inner.widen().await });
+            done
+        };
+        self.carry_out(doing, and_widen).await
+    }
 }
 
 #[async_trait]
@@ -173,24 +187,12 @@ impl TrafficSwitch for PgBouncerSwitch {
 
     async fn shed(&self) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
-        let work = async move {
-            let shed = inner.shed().await;
-            // Should no pause come.
-            tokio::spawn(async move { inner.widen().await });
-            shed
-        };
-        self.carry_out("closing idle connections", work).await
+        self.narrow("closing idle connections", async move { inner.shed().await }).await
     }
 
     async fn quiet(&self) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
-        let work = async move {
-            let quiet = inner.quiet().await;
-            // Should no pause come.
-            tokio::spawn(async move { inner.widen().await });
-            quiet
-        };
-        self.carry_out("waiting for a quiet moment", work).await
+        self.narrow("waiting for a quiet moment", async move { inner.quiet().await }).await
     }
 
     async fn examine(&self) -> Vec<Finding> {
