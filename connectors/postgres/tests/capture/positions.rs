@@ -171,7 +171,7 @@ async fn a_broken_connection_is_worth_another_try() {
 async fn a_slow_consumer_loses_nothing_and_the_server_stays_content() {
     let w = World::newest("slow").await;
     w.sql("create table t (id int primary key, v text)").await;
-    w.sql("alter database slow set wal_sender_timeout = '1s'").await;
+    w.sql("alter database slow set wal_sender_timeout = '3s'").await;
     let mut tap = w.tap().await;
     let client = w.client().await;
     // More than the queue holds, in small transactions.
@@ -186,7 +186,7 @@ async fn a_slow_consumer_loses_nothing_and_the_server_stays_content() {
     }
     // Nobody reads for several times the patience of the server.
     let start = Instant::now();
-    wait_until("four seconds to pass", PATIENCE, async || start.elapsed() > Duration::from_secs(4))
+    wait_until("eight seconds to pass", PATIENCE, async || start.elapsed() > Duration::from_secs(8))
         .await
         .unwrap();
     let rows = show(&w.drain(&mut tap).await).iter().filter(|l| l.starts_with('+')).count();
