@@ -33,6 +33,9 @@ const LEFT_FOR_THE_FENCE: u64 = 20_000;
 
 /// How long changed rows are compared before a move begins.
 const COMPARE_BEFORE: Duration = Duration::from_secs(2);
+/// How long a move waits for a look at the ends of tables, which needs both streams to catch up.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
 /// So few changed rows take no time in the pause.
 const FEW: u64 = 50;
 
@@ -108,7 +111,14 @@ impl work::Proof for Live {
         }
         self.proof.look_for_growth().await?;
         if self.owner() == Side::Blue {
-            self.proof.look_at_ends(&BothLogs(&self.pipes)).await?;
+            // Where it cannot be made, the fence tells; why it cannot, others say better.
+            let logs = BothLogs(&self.pipes);
+            let look = self.proof.look_at_ends(&logs);
+            match tokio::time::timeout(LOOK_WITHIN, look).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the ends of tables were not looked at"),
+                Err(_) => tracing::debug!("the ends of tables could not be looked at in time"),
+            }
         }
         let left = view.pending > LEFT_FOR_THE_FENCE && self.owner() == Side::Blue;
         let left = left.then(|| format!("{} changed rows wait for a comparison", view.pending));

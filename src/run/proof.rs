@@ -436,25 +436,27 @@ impl Proof {
             self.lock().large.extend(sizes);
         }
         let large = self.large_of(&whole);
-        let small = whole.iter().filter(|i| !large.contains(i));
-        let small: Vec<&Pair> = small.map(|i| &self.pairs[*i]).collect();
+        let small = whole.iter().copied().filter(|i| !large.contains(i));
+        let (growing, small): (Vec<_>, Vec<_>) = small.partition(|i| self.short_end(*i).is_some());
         // All at once: inside the pause round trips count.
-        let (step, ends, blue, green) = tokio::join!(
+        let (step, ends, unequal) = tokio::join!(
             self.recent.behind_fence(),
-            self.ends(large),
-            sums(&self.ports.blue.reader, &small, |p| &p.blue),
-            sums(&self.ports.green.reader, &small, |p| &p.green)
+            self.ends(large.iter().copied().chain(growing).collect()),
+            self.unequal(&small),
         );
         let step = step?;
         let behind_fence = step.count();
         // At once: whatever fails below, this is known.
         self.note(step);
-        let (ends, blue, green) = (ends?, blue?, green?);
+        let (ends, mut unequal) = (ends?, unequal?);
+        unequal.extend(ends.different);
+        // Where the ends say nothing, small tables are read after all.
+        let (unproven, small): (Vec<_>, Vec<_>) =
+            ends.unproven.into_iter().partition(|i| large.contains(i));
+        unequal.extend(self.unequal(&small).await?);
         let names = |chosen: &[usize]| chosen.iter().map(|i| self.pairs[*i].name.clone()).collect();
-        let unproven: Vec<TableName> = names(&ends.unproven);
-        let mut different: BTreeSet<TableName> = names(&ends.different).into_iter().collect();
-        let unequal = small.iter().zip(blue.iter().zip(&green)).filter(|(_, (b, g))| b != g);
-        different.extend(unequal.map(|(pair, _)| pair.name.clone()));
+        let unproven: Vec<TableName> = names(&unproven);
+        let mut different: BTreeSet<TableName> = names(&unequal).into_iter().collect();
         let inner = self.lock();
         different.extend(inner.different.keys().map(|(i, _)| self.pairs[*i].name.clone()));
         let verdict = if !different.is_empty() {
@@ -474,6 +476,20 @@ impl Proof {
             different: different.into_iter().collect(),
             verdict,
         })
+    }
+
+    /// Which of these pairs do not hold the same rows. Both sides stand still.
+    async fn unequal(&self, chosen: &[usize]) -> Result<Vec<usize>> {
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pairs: Vec<&Pair> = chosen.iter().map(|i| &self.pairs[*i]).collect();
+        let (blue, green) = tokio::try_join!(
+            sums(&self.ports.blue.reader, &pairs, |p| &p.blue),
+            sums(&self.ports.green.reader, &pairs, |p| &p.green)
+        )?;
+        let unequal = chosen.iter().zip(blue.iter().zip(&green)).filter(|(_, (b, g))| b != g);
+        Ok(unequal.map(|(i, _)| *i).collect())
     }
 
     /// Keys of the rows of these pairs that are known to differ.

@@ -1,4 +1,4 @@
-//! Large tables without a key that only grow: proven by what is at their ends.
+//! Tables without a key that only grow: proven by what is at their ends.
 
 use std::sync::Arc;
 
@@ -18,7 +18,11 @@ use crate::{
     },
 };
 
-/// What the ends of large tables say behind the fence.
+/// Ends that grew longer than this in the stream, in bytes, are compared before a move: a
+/// millisecond or two of a pause.
+const SHORT: u64 = 512 << 10;
+
+/// What the ends of tables say behind the fence.
 #[derive(Default)]
 pub(super) struct Said {
     /// Pairs of which nothing is proven.
@@ -40,7 +44,7 @@ impl Proof {
     }
 
     /// A pair that has only grown since its mark, and by so little that it is read in a pause.
-    fn short_end(&self, pair: usize) -> Option<Grown> {
+    pub(super) fn short_end(&self, pair: usize) -> Option<Grown> {
         let short = |grown: &Grown| grown.growth.bytes <= WHOLE_BEHIND_FENCE && !grown.elsewhere;
         self.ledger.grown(pair).filter(short)
     }
@@ -54,15 +58,15 @@ impl Proof {
         self.ledger.missed(pair);
     }
 
-    /// What is proven of these large pairs behind the fence. Both sides stand still.
+    /// What the ends of these pairs prove behind the fence. Both sides stand still.
     ///
     /// # Errors
     ///
     /// A read failed.
-    pub(super) async fn ends(&self, large: Vec<usize>) -> Result<Said> {
+    pub(super) async fn ends(&self, chosen: Vec<usize>) -> Result<Said> {
         let mut said = Said::default();
         let mut grown = Vec::new();
-        for i in large {
+        for i in chosen {
             match self.short_end(i) {
                 Some(end) => grown.push((i, end)),
                 None => said.unproven.push(i),
@@ -83,16 +87,17 @@ impl Proof {
         Ok(said)
     }
 
-    /// Looks whether the rows that came into large tables are at their ends, before anybody waits
-    /// for the answer. Where they are not, only another comparison helps.
+    /// Looks whether the rows that came are at the ends of their tables, before anybody waits for
+    /// the answer. Where they are not, large ones need another comparison, and others are read
+    /// whole.
     ///
     /// # Errors
     ///
     /// A read failed, or the streams do not catch up.
     pub async fn look_at_ends(&self, settle: &dyn Settle) -> Result<()> {
-        let large = self.large_of(&self.ledger.whole());
+        let whole = self.ledger.whole();
         let grown: Vec<(usize, Grown)> =
-            large.into_iter().filter_map(|i| Some((i, self.short_end(i)?))).collect();
+            whole.into_iter().filter_map(|i| Some((i, self.short_end(i)?))).collect();
         if grown.is_empty() {
             return Ok(());
         }
@@ -111,8 +116,8 @@ impl Proof {
         Ok(())
     }
 
-    /// Compares what large pairs of `chosen` that only grew have gained, at one position, and
-    /// remembers their ends there. Returns those that have to be compared as a whole.
+    /// Compares what pairs of `chosen` have gained that are large or grew by much, at one position,
+    /// and remembers their ends there. Returns those that have to be compared as a whole.
     ///
     /// # Errors
     ///
@@ -123,13 +128,18 @@ impl Proof {
         owner: Side,
         mut chosen: Vec<usize>,
     ) -> Result<Vec<usize>> {
-        let grows = |i: &usize| self.ledger.grown(*i).is_some();
-        if !self.large_of(&chosen).iter().any(grows) {
+        let growing = || -> Vec<usize> {
+            let large = self.large_of(&chosen);
+            let worth = |i: &usize, end: Grown| large.contains(i) || end.growth.bytes > SHORT;
+            let ends = |i: &usize| self.ledger.grown(*i).is_some_and(|end| worth(i, end));
+            chosen.iter().copied().filter(ends).collect()
+        };
+        if growing().is_empty() {
             return Ok(chosen);
         }
         // Before any row is read: what is written anew from here on is seen later.
         self.look_for_rewrites().await?;
-        let growing: Vec<usize> = self.large_of(&chosen).into_iter().filter(grows).collect();
+        let growing = growing();
         if growing.is_empty() {
             return Ok(chosen);
         }

@@ -3,7 +3,10 @@
 //! Login as the driver does it, simple queries and replication commands, and the two-way copy
 //! that a started stream is. Reads frames; does not know what is inside of them.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use cutover_core::port::{PortError, Result};
@@ -227,7 +230,10 @@ impl Replication {
         command: &str,
     ) -> std::result::Result<Vec<TextRow>, WireError> {
         frontend::query(command, &mut self.wire.write)?;
+        let asked = Instant::now();
         self.wire.send().await?;
+        self.wire.peek_tag().await?;
+        self.wire.stream.answered(asked.elapsed());
         let mut rows = Vec::new();
         let mut refused = None;
         loop {

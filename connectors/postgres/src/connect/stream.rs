@@ -44,7 +44,7 @@ pub(crate) struct Stream {
     kind: Kind,
     /// Whether the first answer was looked at.
     greeted: bool,
-    /// The other end answered within [`NEAR`].
+    /// The other end has answered within [`NEAR`].
     near: bool,
 }
 
@@ -90,7 +90,9 @@ impl Stream {
                 tune(&stream).map_err(|e| {
                     OpenError::Unreachable(format!("the connection to {at} broke: {e}"), Some(e))
                 })?;
-                Ok(Self { near: took < NEAR, ..secure(config, host, stream, &at).await? })
+                let mut stream = secure(config, host, stream, &at).await?;
+                stream.answered(took);
+                Ok(stream)
             }
         }
     }
@@ -104,6 +106,12 @@ impl Stream {
             }
             _ => None,
         }
+    }
+
+    /// The other end took so long for an answer. Once is enough: a busy machine answers late as
+    /// well.
+    pub(crate) fn answered(&mut self, took: Duration) {
+        self.near |= took < NEAR;
     }
 
     /// Makes it good for much that comes in small pieces.

@@ -16,7 +16,7 @@ use cutover_core::{
 use tokio::{sync::Notify, time::timeout_at};
 
 /// Bytes that may wait for the consumer.
-const CAPACITY: usize = 32 << 20;
+const CAPACITY: usize = 24 << 20;
 
 /// Bytes that the consumer gets at once.
 const PORTION: usize = 4 << 20;
@@ -198,17 +198,18 @@ mod tests {
     #[tokio::test]
     async fn bounded_by_bytes_and_in_order() {
         let shared = Shared::new(0);
-        for i in 0..16 {
-            assert!(shared.push(&mut vec![message(i)], CAPACITY / 16));
+        let pieces = 2 * CAPACITY / PORTION;
+        for i in 0..pieces {
+            assert!(shared.push(&mut vec![message(i)], PORTION / 2));
         }
-        let mut more = vec![message(16)];
+        let mut more = vec![message(pieces)];
         assert!(!shared.push(&mut more, 1));
         assert_eq!(more.len(), 1);
         let mut out = Vec::new();
         shared.next(&mut out).await.unwrap();
         assert_eq!(out.len(), 2, "a portion, not everything");
         assert!(shared.push(&mut more, 1));
-        while out.len() < 17 {
+        while out.len() <= pieces {
             shared.next(&mut out).await.unwrap();
         }
         let order: Vec<_> = out
@@ -218,7 +219,7 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(order, (0..17).collect::<Vec<_>>());
+        assert_eq!(order, (0..=pieces).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -186,9 +186,11 @@ async fn a_slow_consumer_loses_nothing_and_the_server_stays_content() {
     }
     // Nobody reads for several times the patience of the server.
     let start = Instant::now();
-    wait_until("eight seconds to pass", PATIENCE, async || start.elapsed() > Duration::from_secs(8))
-        .await
-        .unwrap();
+    wait_until("eight seconds to pass", PATIENCE, async || {
+        start.elapsed() > Duration::from_secs(8)
+    })
+    .await
+    .unwrap();
     let rows = show(&w.drain(&mut tap).await).iter().filter(|l| l.starts_with('+')).count();
     assert_eq!(rows, 600_000);
     w.release().await;
