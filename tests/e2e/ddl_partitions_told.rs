@@ -254,7 +254,10 @@ pub(crate) async fn play(
         let status = run.streams().await;
         let stopped = &status["streams"][stream]["health"]["stopped"];
         if let Some(code) = stopped["code"].as_str() {
-            assert_eq!(code, "CUT0515", "{name}: {status}\n{}", pair.desk.log());
+            // Where blue has gone on before it was looked at, what is met first is that green's
+            // default partition still holds the rows.
+            let named = ["CUT0515", "CUT0412"].contains(&code);
+            assert!(named, "{name}: {status}\n{}", pair.desk.log());
             stops += 1;
             assert!(run.terminate().await.success());
             operator.obeys(&status).await;

@@ -72,9 +72,11 @@ impl Ended {
     /// Why a move was not made passes by itself: too far behind, an estimate or a pause over the
     /// budget, no answer in time, or the run prepares itself again.
     fn may_pass(&self) -> bool {
-        let busy = ["close enough", "estimated", "budget", "within", "elapsed", "looked at anew"];
+        let busy = ["close enough", "estimated", "budget", "within", "elapsed"];
+        // Both are said after definitions that changed.
+        let anew = ["looked at anew", "no full comparison has finished"];
         let why = self.value["why"].as_str().unwrap_or_default();
-        self.said.contains("not possible yet") || busy.iter().any(|b| why.contains(b))
+        self.said.contains("not possible yet") || busy.iter().chain(&anew).any(|b| why.contains(b))
     }
 }
 
