@@ -1,5 +1,7 @@
 //! What cannot be healed by trying again has a name.
 
+use std::time::Instant;
+
 use cutover_core::{
     model::{finding::Scope, position::Position, selection::Selection, side::Side},
     port::{
@@ -22,8 +24,15 @@ fn code(result: Result<impl Sized, PortError>) -> String {
     }
 }
 
+/// On a busy machine a connection may take longer than it may: that is tried again.
 async fn open(w: &World, from: Option<&Position>) -> Result<(), PortError> {
-    w.db.stream(&w.run, from).await.map(drop)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match w.db.stream(&w.run, from).await {
+            Err(e) if e.is_transient() && Instant::now() < deadline => {}
+            other => return other.map(drop),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
