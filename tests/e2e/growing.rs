@@ -13,13 +13,16 @@ use crate::{
 const LOG: &str =
     "INSERT INTO audit_log (what) SELECT to_char(i, 'FM0000000') FROM generate_series(1, 450000) i";
 
-/// Two more such tables; one of them has room in its first pages.
-const TABLES: &str = "CREATE TABLE notes (n integer, what text);
-    CREATE TABLE gaps (n integer, what text);
-    ALTER TABLE notes OWNER TO shop; ALTER TABLE notes REPLICA IDENTITY FULL;
-    ALTER TABLE gaps OWNER TO shop; ALTER TABLE gaps REPLICA IDENTITY FULL;
-    INSERT INTO notes SELECT i, repeat('x', 200) FROM generate_series(1, 75000) i;
-    INSERT INTO gaps TABLE notes; DELETE FROM gaps WHERE n <= 500";
+/// Two more such tables of so many rows; one of them has room in its first pages.
+fn tables(rows: u32) -> String {
+    format!(
+        "CREATE TABLE notes (n integer, what text); CREATE TABLE gaps (n integer, what text);
+         ALTER TABLE notes OWNER TO shop; ALTER TABLE notes REPLICA IDENTITY FULL;
+         ALTER TABLE gaps OWNER TO shop; ALTER TABLE gaps REPLICA IDENTITY FULL;
+         INSERT INTO notes SELECT i, repeat('x', 200) FROM generate_series(1, {rows}) i;
+         INSERT INTO gaps TABLE notes; DELETE FROM gaps WHERE n <= 500"
+    )
+}
 
 /// A world with these tables, compared once, and no more by itself.
 async fn world(statements: &[&str]) -> (World, Run) {
@@ -79,7 +82,7 @@ async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_m
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_compared() {
-    let (world, mut run) = world(&[TABLES, "VACUUM gaps"]).await;
+    let (world, mut run) = world(&[&tables(75_000), "VACUUM gaps"]).await;
     let blue = world.superuser(Side::Blue).await;
     let on_blue = async |statement: &str| blue.batch_execute(statement).await.expect(statement);
     // A row that is changed.
@@ -119,17 +122,9 @@ async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_co
     world.sides_are_equal().await;
 }
 
-/// Such tables that are read whole where their ends say nothing.
-const SMALL: &str = "CREATE TABLE notes (n integer, what text);
-    CREATE TABLE gaps (n integer, what text);
-    ALTER TABLE notes OWNER TO shop; ALTER TABLE notes REPLICA IDENTITY FULL;
-    ALTER TABLE gaps OWNER TO shop; ALTER TABLE gaps REPLICA IDENTITY FULL;
-    INSERT INTO notes SELECT i, repeat('x', 200) FROM generate_series(1, 2000) i;
-    INSERT INTO gaps TABLE notes; DELETE FROM gaps WHERE n <= 500";
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_table_is_proven_by_its_end_or_read_whole() {
-    let (world, mut run) = world(&[SMALL, "VACUUM gaps"]).await;
+    let (world, mut run) = world(&[&tables(2_000), "VACUUM gaps"]).await;
     let blue = world.superuser(Side::Blue).await;
     let green = world.superuser(Side::Green).await;
     // Some at the end, some in free space, some that are changed: nothing is asked of anybody.
