@@ -255,6 +255,59 @@ async fn a_foreign_key_waits_for_the_stream_where_rows_are_of_several_snapshots(
     }
 }
 
+/// Everything about keys and indexes.
+const KEYS: &[&str] = &[
+    "SELECT conrelid::regclass, conname, contype, pg_get_constraintdef(oid), convalidated, \
+            conindid::regclass, obj_description(oid) \
+     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'",
+    "SELECT pg_get_indexdef(indexrelid), indisvalid, indisprimary, indimmediate, indisclustered, \
+            indisreplident, reloptions FROM pg_index JOIN pg_class c ON c.oid = indexrelid \
+     WHERE relnamespace = 'public'::regnamespace",
+    "SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = 'public.big'::regclass AND attnum > 0",
+];
+
+/// A constraint takes over its index where that is large, and is what it was; where one step fails
+/// after the other, the next start goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_indexes_of_constraints_are_built_beside_others_of_their_table() {
+    const DDL: &str = "
+        CREATE TABLE big (id bigint, code text NOT NULL, other text COLLATE \"C\");
+        INSERT INTO big SELECT i, i || 'and some more', 'other' || i FROM generate_series(1, 400000) i;
+        CREATE INDEX ON big (id DESC);
+        ALTER TABLE big ADD CONSTRAINT \"Its key\" PRIMARY KEY (id) INCLUDE (code) WITH (fillfactor = 80),
+            ADD UNIQUE (code, id), ADD CONSTRAINT c UNIQUE (other),
+            ADD CONSTRAINT later UNIQUE (id) DEFERRABLE INITIALLY DEFERRED;
+        COMMENT ON CONSTRAINT \"Its key\" ON big IS 'said';
+        CREATE TABLE \"Big; one\" (LIKE big);
+        INSERT INTO \"Big; one\" SELECT * FROM big;
+        ALTER TABLE \"Big; one\" ADD UNIQUE (id), ADD PRIMARY KEY (code);
+        ALTER TABLE big REPLICA IDENTITY USING INDEX big_code_id_key;
+        ALTER TABLE big CLUSTER ON c;
+        CREATE TABLE small (id int PRIMARY KEY REFERENCES big)";
+    let (blue_server, green_server) = pairs().await.pop().unwrap();
+    let all = Selection::default();
+    let blue = Home::new(blue_server, DDL).await;
+    let green = Home::new(green_server, "SELECT 1").await;
+    let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+    copy.before_rows(&all).await.unwrap();
+    // The index comes to be, the constraint does not.
+    let in_the_way = "ALTER TABLE big ADD CONSTRAINT mine PRIMARY KEY (id)";
+    green.root.batch_execute(in_the_way).await.unwrap();
+    let e = copy.after_rows(&all, 2, true, false).await.unwrap_err();
+    assert_eq!(e.code(), Some("CUT0305"), "{e}");
+    assert!(e.to_string().contains("constraint by index public.big Its key"), "{e}");
+    let built = "SELECT indisprimary FROM pg_index WHERE indexrelid = '\"Its key\"'::regclass";
+    assert!(!green.root.query_one(built, &[]).await.unwrap().get::<_, bool>(0));
+    green.root.batch_execute("ALTER TABLE big DROP CONSTRAINT mine").await.unwrap();
+    for _ in 0..2 {
+        copy.after_rows(&all, 2, true, false).await.unwrap();
+        let (have, want) =
+            (picture_of(&green.root, KEYS).await, picture_of(&blue.root, KEYS).await);
+        let differs: Vec<&String> = have.symmetric_difference(&want).collect();
+        assert!(differs.is_empty() && have.len() > 15, "{differs:#?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_created_is_a_named_stop_without_values() {
     let (blue_server, green_server) = pairs().await.pop().unwrap();

@@ -124,7 +124,8 @@ pub(super) async fn at_once(db: &Database, green: &Session, entries: &[Entry]) -
     green.batch_execute("COMMIT").await.map_err(failed)
 }
 
-/// Creates indexes and constraints beside each other, then foreign keys, then the rest in order.
+/// Creates indexes and constraints beside each other in the order they are given, then the rest in
+/// order, then foreign keys.
 pub(super) async fn in_parallel(
     db: &Database,
     green: &Session,
@@ -139,13 +140,16 @@ pub(super) async fn in_parallel(
     let (heavy, rest): (Vec<&Entry>, Vec<&Entry>) = open.into_iter().partition(|e| e.is_heavy());
     let (keys, rest): (Vec<&Entry>, Vec<&Entry>) =
         rest.into_iter().partition(|e| e.is_foreign_key());
+    let (taking, rest): (Vec<&Entry>, Vec<&Entry>) =
+        rest.into_iter().partition(|e| e.kind == Entry::BY_INDEX);
     // An index of a partitioned table is put together from those of its partitions, and a key
     // refers to it: that comes before the keys. Views and rules may need primary keys, and an
     // index may be on such a view.
     let (attach, rest): (Vec<&Entry>, Vec<&Entry>) =
         rest.into_iter().partition(|e| e.kind == "INDEX ATTACH");
     let mut late = beside(db, section, heavy, workers, Breaks::Never).await?;
-    let mut rest_late = in_turn(db, green, section, &attach).await?;
+    let mut rest_late = in_turn(db, green, section, &taking).await?;
+    rest_late.extend(in_turn(db, green, section, &attach).await?);
     rest_late.extend(in_turn(db, green, section, &rest).await?);
     late = beside(db, section, late, workers, Breaks::Never).await?;
     late.extend(rest_late);
@@ -184,7 +188,8 @@ fn is_new(entry: &Entry, e: &tokio_postgres::Error, left: &[&Entry]) -> bool {
         Some(&SqlState::UNDEFINED_COLUMN) => entry.is_heavy() || entry.is_foreign_key(),
         Some(&SqlState::UNDEFINED_TABLE) if entry.is_foreign_key() => true,
         Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_OBJECT) => {
-            let rests = entry.is_attachment() || entry.kind == "COMMENT";
+            let rests =
+                entry.is_attachment() || matches!(entry.kind.as_str(), "COMMENT" | Entry::BY_INDEX);
             rests && left.iter().any(|other| entry.text.contains(&other.name))
         }
         _ => false,

@@ -7,6 +7,7 @@
 //!
 //! - `program`: which `pg_dump`, and running it.
 //! - `script`: its text as entries. Pure.
+//! - `index`: in which order and how indexes are built.
 //! - `apply`: creating them on the target.
 //! - `owed`: foreign keys that wait for the stream.
 //! - `add`: tables that came into being during the run, all of them or none.
@@ -17,6 +18,7 @@ mod add;
 mod after;
 mod align;
 mod apply;
+mod index;
 mod owed;
 mod program;
 mod script;
@@ -189,6 +191,7 @@ impl SchemaCopy for PgSchemaCopy {
         let blue = self.blue.session("schema").await?;
         let green = self.green.session("schema").await?;
         let entries = self.dump(&blue, &green, selection, Section::PostData).await?;
+        let entries = index::arrange(entries, &index::read(&blue).await?);
         let section = Section::PostData;
         let ahead = apply::Ahead { breaks, told };
         apply::in_parallel(&self.green, &green, section, &entries, workers, ahead).await?;

@@ -37,6 +37,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// The kind of a constraint that takes over an index of its own name (`index`); none of
+    /// `pg_dump`'s.
+    pub(super) const BY_INDEX: &'static str = "CONSTRAINT BY INDEX";
+
     /// Names the entry in messages.
     pub(super) fn label(&self) -> String {
         match self.in_schema() {
