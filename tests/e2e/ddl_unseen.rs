@@ -23,6 +23,9 @@ const EXCHANGED: &str = "BEGIN; ALTER TABLE old RENAME TO gone; ALTER TABLE new 
 const EMPTIED: &str =
     "BEGIN; ALTER TABLE orders DROP COLUMN note; ALTER TABLE orders ADD COLUMN note text; COMMIT";
 
+const OUT_OF_THE_STREAM: &str = "ALTER PUBLICATION cutover_unseen DROP TABLE old; \
+    INSERT INTO old VALUES (5, 'missing'); ALTER PUBLICATION cutover_unseen ADD TABLE old";
+
 fn alarmed(status: &Value, table: &str) -> bool {
     let says = |a: &Value| {
         a["code"] == "CUT0509" && a["what"].as_str().is_some_and(|what| what.contains(table))
@@ -81,6 +84,17 @@ async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
     pair.desk.ask(&["switch"]).await.exits(1).says("public.orders");
     pair.does(Side::Green, EMPTIED).await;
     run = restarted(&pair, &mut run).await;
+
+    // Out of the publication for as long as it takes to write to it: copied again.
+    pair.superuser(Side::Blue).await.batch_execute(OUT_OF_THE_STREAM).await.unwrap();
+    pair.desk.ask(&["switch"]).await.exits(1).says("CUT0205").says("public.old");
+    run.status("the stream to stop", COMMAND_WITHIN, |s| {
+        s["streams"]["forward"]["health"]["stopped"]["code"] == "CUT0205"
+    })
+    .await;
+    pair.holds(Side::Green, "SELECT count(*) = 0 FROM old WHERE id = 5").await;
+    run = restarted(&pair, &mut run).await;
+    pair.holds(Side::Green, "SELECT count(*) = 1 FROM old WHERE id = 5").await;
 
     pair.desk.moves("switch").await.exits(0);
     pair.close_the_books(load, Side::Green).await;

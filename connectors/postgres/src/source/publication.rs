@@ -1,9 +1,12 @@
 //! The publication: which tables the stream carries.
 //!
-//! Its comment remembers the tables by number, so that one that leaves is noticed even when
-//! nobody watched.
+//! Its comment remembers the tables and their entries by number, and the transaction that altered
+//! the options last: what leaves is noticed even when it came back before anybody looked.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use cutover_core::{
     model::{
@@ -34,8 +37,8 @@ const PATIENCE: Patience = Patience {
     at_once: PER_TRANSACTION,
 };
 
-/// How the comment begins; the numbers follow.
-const COMMENT: &str = "cutover tables";
+/// How the comment begins; the transaction and the entries follow.
+const COMMENT: &str = "cutover tables since";
 
 /// The options that the stream relies on. Leaves arrive under their own names, so that a
 /// TRUNCATE of one partition is not lost.
@@ -54,11 +57,37 @@ fn needs_whole_rows(version: u32, tables: &[Table]) -> bool {
     version >= 180_000 && tables.iter().any(|t| t.identity == RowIdentity::Full && computed(t))
 }
 
+/// What a publication carries. An entry that was taken out and made again has another number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Carried {
+    /// The transaction that altered the options last.
+    altered: String,
+    /// The number of each table's entry, by the table's.
+    entries: BTreeMap<u32, u32>,
+}
+
+impl Carried {
+    fn comment(&self) -> String {
+        let entries = self.entries.iter().map(|(table, entry)| format!(" {table}/{entry}"));
+        format!("{COMMENT} {}:{}", self.altered, entries.collect::<String>())
+    }
+
+    fn of_comment(comment: &str) -> Option<Self> {
+        let (altered, entries) = comment.strip_prefix(COMMENT)?.split_once(':')?;
+        let entry = |text: &str| {
+            let (table, entry) = text.split_once('/')?;
+            Some((table.parse().ok()?, entry.parse().ok()?))
+        };
+        let entries = entries.split_whitespace().filter_map(entry).collect();
+        Some(Self { altered: altered.trim().to_owned(), entries })
+    }
+}
+
 /// A publication as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Published {
-    tables: BTreeSet<u32>,
-    recorded: BTreeSet<u32>,
+    carries: Carried,
+    recorded: Option<Carried>,
     options_fit: bool,
     whole_rows: bool,
     for_all: bool,
@@ -67,10 +96,27 @@ struct Published {
 impl Published {
     /// Recorded once and published no more.
     fn left(&self) -> Vec<u32> {
-        if self.for_all {
+        self.recorded_where(|now, _| now.is_none())
+    }
+
+    /// Taken out since they were recorded, and published again.
+    fn came_back(&self) -> Vec<u32> {
+        self.recorded_where(|now, then| now.is_some_and(|now| now != then))
+    }
+
+    fn recorded_where(&self, is: impl Fn(Option<u32>, u32) -> bool) -> Vec<u32> {
+        let Some(recorded) = self.recorded.as_ref().filter(|_| !self.for_all) else {
             return Vec::new();
-        }
-        self.recorded.difference(&self.tables).copied().collect()
+        };
+        let now = |table: &u32| self.carries.entries.get(table).copied();
+        let is = |(table, then): &(&u32, &u32)| is(now(table), **then);
+        recorded.entries.iter().filter(is).map(|(table, _)| *table).collect()
+    }
+
+    /// Whether the options are what the stream relies on, and always were.
+    fn carries_all_kinds(&self) -> bool {
+        let same = |then: &Carried| then.altered == self.carries.altered;
+        self.options_fit && self.recorded.as_ref().is_none_or(same)
     }
 }
 
@@ -78,13 +124,6 @@ impl Published {
 /// later are published too.
 fn roots(tables: &[Table]) -> BTreeSet<&TableName> {
     tables.iter().map(|t| t.root.as_ref().unwrap_or(&t.name)).collect()
-}
-
-fn recorded(comment: Option<&str>) -> BTreeSet<u32> {
-    comment
-        .and_then(|c| c.strip_prefix(COMMENT))
-        .map(|numbers| numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect())
-        .unwrap_or_default()
 }
 
 impl Database {
@@ -118,12 +157,11 @@ impl Database {
                     return Err(self.left(session, doing, &there).await);
                 }
                 // Setting them back would hide what is missing since.
-                if !there.options_fit {
+                if !there.carries_all_kinds() {
                     return Err(kinds_left(doing));
                 }
                 if whole_rows && !there.whole_rows {
-                    let alter = format!("ALTER PUBLICATION {} SET ({options})", sql::ident(name));
-                    session.batch_execute(&alter).await.map_err(err)?;
+                    alter(session, name, &options, &there).await.map_err(err)?;
                 }
                 if !there.for_all {
                     let missing = missing(session, roots, &there).await.map_err(err)?;
@@ -139,14 +177,9 @@ impl Database {
                 add(session, &doing, name, roots).await?;
             }
         }
-        let now = read(session, name).await.map_err(err)?;
-        let numbers = now.map(|p| p.tables).unwrap_or_default();
-        let text: Vec<String> = numbers.iter().map(u32::to_string).collect();
-        let comment = sql::literal(&format!("{COMMENT} {}", text.join(" ")));
-        session
-            .batch_execute(&format!("COMMENT ON PUBLICATION {} IS {comment}", sql::ident(name)))
-            .await
-            .map_err(err)?;
+        if let Some(now) = read(session, name).await.map_err(err)? {
+            session.batch_execute(&record(name, &now.carries)).await.map_err(err)?;
+        }
         self.put_back(warm);
         Ok(())
     }
@@ -161,8 +194,14 @@ impl Database {
             Some(there) if self.has_left(session, run, &there).await? => {
                 Err(self.left(session, doing, &there).await)
             }
-            Some(there) if !there.options_fit => Err(kinds_left(doing)),
-            Some(_) => Ok(()),
+            Some(there) if !there.carries_all_kinds() => Err(kinds_left(doing)),
+            Some(there) => match there.came_back() {
+                back if back.is_empty() => Ok(()),
+                back => Err(match names_of(session, &back).await {
+                    Ok(names) => stops::table_came_back(doing, &names),
+                    Err(e) => port_error(doing, e),
+                }),
+            },
         }
     }
 
@@ -212,24 +251,53 @@ impl Database {
         doing: String,
         there: &Published,
     ) -> cutover_core::port::PortError {
-        let numbers = there.left();
-        let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = n::oid), \
-                     n::oid::regclass::text FROM unnest($1::int8[]) AS n";
-        let wanted: Vec<i64> = numbers.iter().map(|n| i64::from(*n)).collect();
-        match session.query(query, &[&wanted]).await {
-            Ok(rows) => {
-                let names: Vec<String> = rows
-                    .iter()
-                    .map(|row| {
-                        let name: String = row.get(1);
-                        if row.get(0) { name } else { format!("a table that was dropped ({name})") }
-                    })
-                    .collect();
-                stops::table_left(doing, &names)
-            }
+        match names_of(session, &there.left()).await {
+            Ok(names) => stops::table_left(doing, &names),
             Err(e) => port_error(doing, e),
         }
     }
+}
+
+/// Names tables by their numbers.
+async fn names_of(
+    session: &Session,
+    tables: &[u32],
+) -> std::result::Result<Vec<String>, tokio_postgres::Error> {
+    let query = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = n), \
+                 n::regclass::text FROM unnest($1::oid[]) AS n";
+    let name = |row: &Row| {
+        let name: String = row.get(1);
+        if row.get(0) { name } else { format!("a table that was dropped ({name})") }
+    };
+    Ok(session.query(query, &[&tables]).await?.iter().map(name).collect())
+}
+
+/// Alters the options and records that it was us, both or neither.
+async fn alter(
+    session: &Session,
+    name: &str,
+    options: &str,
+    there: &Published,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    let set = format!("BEGIN; ALTER PUBLICATION {} SET ({options})", sql::ident(name));
+    let done = async {
+        session.batch_execute(&set).await?;
+        let now = read(session, name).await?.map(|now| now.carries.altered).unwrap_or_default();
+        let entries = there.recorded.clone().unwrap_or_default().entries;
+        let record = record(name, &Carried { altered: now, entries });
+        session.batch_execute(&format!("{record}; COMMIT")).await
+    };
+    let done = done.await;
+    if done.is_err() && !session.is_closed() {
+        session.batch_execute("ROLLBACK").await?;
+    }
+    done
+}
+
+/// The statement that remembers what a publication carries.
+fn record(name: &str, carried: &Carried) -> String {
+    let comment = sql::literal(&carried.comment());
+    format!("COMMENT ON PUBLICATION {} IS {comment}", sql::ident(name))
 }
 
 /// The publication was altered so that it does not carry every change.
@@ -247,8 +315,9 @@ async fn missing(
     let query = "SELECT to_regclass(t)::oid FROM unnest($1::text[]) WITH ORDINALITY AS w(t, n) \
                  ORDER BY n";
     let rows = session.query(query, &[&names]).await?;
-    let is_there =
-        |row: &Row| row.get::<_, Option<u32>>(0).is_some_and(|n| there.tables.contains(&n));
+    let is_there = |row: &Row| {
+        row.get::<_, Option<u32>>(0).is_some_and(|n| there.carries.entries.contains_key(&n))
+    };
     Ok(wanted.into_iter().zip(&rows).filter(|(_, row)| !is_there(row)).map(|(t, _)| t).collect())
 }
 
@@ -308,17 +377,27 @@ async fn read(
     let query = format!(
         "SELECT p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate \
            AND NOT p.pubviaroot AND {whole}, \
-         p.puballtables, obj_description(p.oid, 'pg_publication'), \
-         ARRAY(SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid), \
+         p.puballtables, obj_description(p.oid, 'pg_publication'), p.xmin::text, \
+         ARRAY(SELECT r.prrelid FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid \
+               ORDER BY r.oid), \
+         ARRAY(SELECT r.oid FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid \
+               ORDER BY r.oid), \
          {whole_rows} \
          FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
     );
-    Ok(session.query_opt(&query, &[&name]).await?.map(|row| Published {
-        options_fit: row.get(0),
-        for_all: row.get(1),
-        recorded: recorded(row.get(2)),
-        tables: row.get::<_, Vec<u32>>(3).into_iter().collect(),
-        whole_rows: row.get(4),
+    Ok(session.query_opt(&query, &[&name]).await?.map(|row| {
+        let (tables, entries): (Vec<u32>, Vec<u32>) = (row.get(4), row.get(5));
+        let comment: Option<&str> = row.get(2);
+        Published {
+            options_fit: row.get(0),
+            for_all: row.get(1),
+            recorded: comment.and_then(Carried::of_comment),
+            carries: Carried {
+                altered: row.get(3),
+                entries: tables.into_iter().zip(entries).collect(),
+            },
+            whole_rows: row.get(6),
+        }
     }))
 }
 
@@ -326,18 +405,30 @@ async fn read(
 mod tests {
     use super::*;
 
+    fn carried(altered: &str, entries: &[(u32, u32)]) -> Carried {
+        Carried { altered: altered.into(), entries: entries.iter().copied().collect() }
+    }
+
     #[test]
     fn what_was_recorded_and_is_gone_has_left() {
+        let then = carried("7", &[(1, 11), (2, 12), (3, 13)]);
         let there = Published {
-            tables: [2, 3].into(),
-            recorded: recorded(Some("cutover tables 1 2")),
+            carries: carried("7", &[(2, 12), (3, 23), (4, 14)]),
+            recorded: Carried::of_comment(&then.comment()),
             options_fit: true,
             whole_rows: false,
             for_all: false,
         };
-        assert_eq!(there.left(), [1]);
-        assert_eq!(Published { for_all: true, ..there }.left(), Vec::<u32>::new());
-        assert!(recorded(Some("somebody's note 5")).is_empty());
-        assert!(recorded(None).is_empty());
+        assert_eq!(there.recorded.as_ref(), Some(&then));
+        assert_eq!((there.left(), there.came_back()), (vec![1], vec![3]));
+        assert!(there.carries_all_kinds());
+        assert!(!Published { options_fit: false, ..there.clone() }.carries_all_kinds());
+        let carries = Carried { altered: "8".into(), ..there.carries.clone() };
+        assert!(!Published { carries, ..there.clone() }.carries_all_kinds());
+        let all = Published { for_all: true, ..there };
+        assert_eq!((all.left(), all.came_back()), (vec![], vec![]));
+        assert_eq!(Carried::of_comment("somebody's note 5"), None);
+        let none = Carried::default();
+        assert_eq!(Carried::of_comment(&none.comment()), Some(none));
     }
 }

@@ -93,6 +93,15 @@ pub(super) fn table_left(doing: String, tables: &[String]) -> PortError {
     )
 }
 
+pub(super) fn table_came_back(doing: String, tables: &[String]) -> PortError {
+    PortError::definite(
+        TABLE_LEFT,
+        doing,
+        format!("was out of the publication for a while: {}", tables.join(", ")),
+        "stop `cutover run` and start it again: the table is copied again, since changes are missing",
+    )
+}
+
 pub(super) fn no_spill(folder: &std::path::Path, e: &std::io::Error) -> PortError {
     PortError::definite(
         NO_SPILL,

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use cutover_core::{
-    model::{finding::Scope, position::Position, selection::Selection, side::Side},
+    model::{
+        finding::Scope, position::Position, schema::TableName, selection::Selection, side::Side,
+    },
     port::{
         PortError,
         examine::{Examine, Question},
@@ -159,6 +161,33 @@ async fn a_table_that_left() {
     }
 }
 
+/// What was written to it meanwhile is in no stream; a start copies it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_left_and_came_back_between_two_looks() {
+    for w in World::everywhere("came-back").await {
+        w.sql("create table t (id int primary key); create table u (id int primary key)").await;
+        drop(w.tap().await);
+        let tables = w.tables().await;
+        let since = w.db.resume(&w.run, &tables).await.unwrap().unwrap().since;
+        w.sql(
+            "alter publication cutover_came_back drop table u; insert into u values (1); \
+             alter publication cutover_came_back add table u",
+        )
+        .await;
+        assert_eq!(move_stops(&w).await, ["CUT0205"]);
+        let e = open(&w, None).await.unwrap_err();
+        assert_eq!(e.code(), Some("CUT0205"), "PostgreSQL {}: {e}", w.server.major());
+        assert!(e.to_string().contains("for a while: public.u"), "{e}");
+        let again = w.db.resume(&w.run, &tables).await.unwrap().unwrap().since;
+        let differs: Vec<&TableName> =
+            since.iter().filter(|(t, s)| again.get(*t) != Some(*s)).map(|(t, _)| t).collect();
+        assert_eq!(differs, [&TableName::new("public", "u")]);
+        assert_eq!(move_stops(&w).await, Vec::<String>::new());
+        w.db.stream(&w.run, None).await.map(drop).unwrap();
+        w.release().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kind_of_change_that_left() {
     for w in World::everywhere("kind-left").await {
@@ -170,6 +199,13 @@ async fn a_kind_of_change_that_left() {
         assert_eq!(code(open(&w, None).await), "CUT0205");
         // It must not be set back behind our back either: changes in between are missing.
         let tables = w.tables().await;
+        assert_eq!(code(w.db.resume(&w.run, &tables).await), "CUT0205");
+        assert_eq!(code(open(&w, None).await), "CUT0205");
+        // Nor by whoever did it.
+        let back = "alter publication cutover_kind_left \
+                    set (publish = 'insert, update, delete, truncate')";
+        w.sql(back).await;
+        assert_eq!(move_stops(&w).await, ["CUT0205"]);
         assert_eq!(code(w.db.resume(&w.run, &tables).await), "CUT0205");
         assert_eq!(code(open(&w, None).await), "CUT0205");
         w.release().await;
