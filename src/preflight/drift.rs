@@ -12,9 +12,13 @@ use super::{
     words::{list, number},
 };
 
+/// The code of what [`compare`] finds.
+pub const DRIFTED: &str = "CUT0176";
+
 /// Compares definitions of one side with those the run began with; both map tables to texts that
-/// change with the definition.
-pub(super) fn compare(
+/// change with the definition. One finding at most.
+#[must_use]
+pub fn compare(
     side: Side,
     began: &BTreeMap<String, String>,
     now: &BTreeMap<String, String>,
@@ -32,7 +36,7 @@ pub(super) fn compare(
         return Vec::new();
     }
     vec![found(
-        "CUT0176",
+        DRIFTED,
         Severity::Error,
         side,
         format!(

@@ -6,7 +6,7 @@
 
 mod collect;
 mod counters;
-mod drift;
+pub mod drift;
 mod fit;
 mod inventory;
 mod report;

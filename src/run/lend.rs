@@ -23,7 +23,7 @@ use crate::{
     cutover::ground::work::{self, Awaited, Drained, Readiness},
     journal::JournalError,
     lag::Converge,
-    preflight,
+    preflight::{self, drift},
     stream::Health,
     verify::Certificate,
 };
@@ -130,7 +130,12 @@ impl work::Proof for Live {
     }
 
     async fn look(&self) -> Result<()> {
-        tokio::try_join!(self.proof.look_for_rewrites(), self.proof.look_for_growth()).map(drop)
+        tokio::try_join!(
+            self.proof.look_for_rewrites(),
+            self.proof.look_for_growth(),
+            self.look_for_definitions()
+        )
+        .map(drop)
     }
 
     async fn behind_fence(&self, within: Duration) -> Result<Certificate> {
@@ -216,6 +221,24 @@ impl Live {
         self.proof.unread().first().map(|table| {
             format!("{table} waits for a full comparison, and is too large for one in a pause")
         })
+    }
+
+    /// A transaction that was under way at the last look may have defined something since, and no
+    /// row tells of it.
+    async fn look_for_definitions(&self) -> Result<()> {
+        let Some(known) = self.untold.as_ref().filter(|_| self.owner() == Side::Blue) else {
+            return Ok(());
+        };
+        let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
+        match drift::compare(Side::Blue, known, &now).pop() {
+            Some(found) => Err(PortError::definite(
+                drift::DRIFTED,
+                "looking at definitions behind the fence",
+                found.what,
+                found.remedy,
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether definitions changed in the stream since it was connected: what is compared, fenced

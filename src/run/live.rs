@@ -85,6 +85,7 @@ pub struct Live {
     pub(super) proof: Arc<Proof>,
     pub(super) progress: Arc<Progress>,
     pub(super) wishes: Wishes,
+    pub(super) untold: Option<BTreeMap<String, String>>,
     pub(super) state_dir: std::path::PathBuf,
     pub(super) config_file: std::path::PathBuf,
     /// Why this process has to end: a journal has failed, and nothing may happen without it.
@@ -140,6 +141,8 @@ pub struct Parts {
     pub progress: Arc<Progress>,
     /// What the user wants.
     pub wishes: Wishes,
+    /// Blue's definitions at the start of this process, where its stream does not tell of changes.
+    pub untold: Option<BTreeMap<String, String>>,
     /// Folder of journals and reports.
     pub state_dir: std::path::PathBuf,
     /// The configuration, which the guard reads as well.
@@ -159,6 +162,7 @@ impl Live {
             proof: parts.proof,
             progress: parts.progress,
             wishes: parts.wishes,
+            untold: parts.untold,
             state_dir: parts.state_dir,
             config_file: parts.config_file,
             broken: OnceLock::new(),

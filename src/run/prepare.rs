@@ -85,6 +85,8 @@ pub struct Prepared {
     pub handover: [Handover; 2],
     /// Definitions of blue and of green as they were meanwhile.
     pub definitions: [BTreeMap<String, String>; 2],
+    /// Whether blue's stream tells of every change of them.
+    pub told: bool,
 }
 
 /// Milliseconds since 1970.
@@ -188,7 +190,7 @@ impl Preparation {
         // Their rows have no place yet: the stream says so when they come.
         mapping.forward.retain(|route| !from_blue.contains(&route.source));
         mapping.back.retain(|route| !from_green.contains(&route.source));
-        Ok(Prepared { mapping, handover, definitions })
+        Ok(Prepared { mapping, handover, definitions, told })
     }
 
     /// Green holds what blue's selection names; where it is partitioned in another way, its leaves

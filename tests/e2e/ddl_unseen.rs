@@ -1,6 +1,7 @@
 //! Rows that definitions change without a word in the log, where no event trigger tells of it.
 
 use cutover_core::model::side::Side;
+use cutover_sandbox::wait_until;
 use serde_json::Value;
 
 use crate::{
@@ -25,6 +26,11 @@ const EMPTIED: &str =
 
 const OUT_OF_THE_STREAM: &str = "ALTER PUBLICATION cutover_unseen DROP TABLE old; \
     INSERT INTO old VALUES (5, 'missing'); ALTER PUBLICATION cutover_unseen ADD TABLE old";
+
+/// Whether a fact of a move says that the fence begins to close.
+fn is_fence(fact: &Value) -> bool {
+    fact["step"] == "fence" && fact["outcome"] == "started"
+}
 
 fn alarmed(status: &Value, table: &str) -> bool {
     let says = |a: &Value| {
@@ -96,6 +102,43 @@ async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
     run = restarted(&pair, &mut run).await;
     pair.holds(Side::Green, "SELECT count(*) = 1 FROM old WHERE id = 5").await;
 
+    pair.desk.moves("switch").await.exits(0);
+    pair.close_the_books(load, Side::Green).await;
+    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    pair.nothing_is_left().await;
+}
+
+/// A transaction is under way when a move looks at definitions, and defines something before it
+/// ends: the fence waits for it, and no row tells of what it did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_defined_while_the_fence_waits_refuses_the_switch() {
+    let (blue, green) = oldest_and_newest().await;
+    let pair = Pair::open("late", &blue, &green, "").await;
+    pair.does(Side::Blue, TABLES).await;
+    let load = pair.load();
+    let mut run = pair.desk.run();
+    run.ready().await;
+    for (change, table) in [
+        ("ALTER TABLE new ADD COLUMN late integer NOT NULL DEFAULT 7", "public.new"),
+        ("CREATE TABLE later (id integer PRIMARY KEY)", "public.later"),
+    ] {
+        // It wakes the fence, which nobody could while somebody writes.
+        pair.desk.moves("rehearse").await.exits(0);
+        let writer = pair.direct(Side::Blue).await;
+        writer.batch_execute("BEGIN; UPDATE old SET what = what || '!'").await.unwrap();
+        let fences = || pair.desk.facts("moves.journal").into_iter().filter(is_fence).count();
+        let before = fences();
+        let (refused, ()) = tokio::join!(pair.desk.ask(&["switch"]), async {
+            wait_until("the fence to wait", COMMAND_WITHIN, async || fences() > before)
+                .await
+                .expect("it waits");
+            writer.batch_execute(&format!("{change}; COMMIT")).await.unwrap();
+        });
+        refused.exits(1).says("CUT0176").says(table);
+        pair.does(Side::Green, change).await;
+        run = restarted(&pair, &mut run).await;
+    }
     pair.desk.moves("switch").await.exits(0);
     pair.close_the_books(load, Side::Green).await;
     pair.desk.ask(&["finish", "--yes"]).await.exits(0);
