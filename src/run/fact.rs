@@ -54,9 +54,13 @@ pub enum Fact {
         /// Definitions of the tables at that time.
         definitions: BTreeMap<String, String>,
     },
-    /// Definitions were changed on both sides alike while no process worked on the run.
+    /// Definitions were changed on both sides alike while no process worked on the run, or green has
+    /// them so while clients write to blue.
     Redefined {
-        /// Definitions of blue's tables since.
+        /// Whose.
+        #[serde(default = "blue")]
+        of: Side,
+        /// Definitions of its tables since.
         definitions: BTreeMap<String, String>,
     },
     /// Green has the definitions that must exist before rows.

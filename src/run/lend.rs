@@ -226,11 +226,12 @@ impl Live {
     /// A transaction that was under way at the last look may have defined something since, and no
     /// row tells of it.
     async fn look_for_definitions(&self) -> Result<()> {
-        let Some(known) = self.untold.as_ref().filter(|_| self.owner() == Side::Blue) else {
+        let from = self.owner();
+        if self.told[usize::from(from == Side::Green)] {
             return Ok(());
-        };
-        let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
-        match drift::compare(Side::Blue, known, &now).pop() {
+        }
+        let now = self.ports.side(from).primary.fingerprint(&self.selection).await?;
+        match drift::compare(from, self.book.standing().definitions(from), &now).pop() {
             Some(found) => Err(PortError::definite(
                 drift::DRIFTED,
                 "looking at definitions behind the fence",

@@ -85,7 +85,7 @@ pub struct Live {
     pub(super) proof: Arc<Proof>,
     pub(super) progress: Arc<Progress>,
     pub(super) wishes: Wishes,
-    pub(super) untold: Option<BTreeMap<String, String>>,
+    pub(super) told: [bool; 2],
     pub(super) state_dir: std::path::PathBuf,
     pub(super) config_file: std::path::PathBuf,
     /// Why this process has to end: a journal has failed, and nothing may happen without it.
@@ -141,8 +141,8 @@ pub struct Parts {
     pub progress: Arc<Progress>,
     /// What the user wants.
     pub wishes: Wishes,
-    /// Blue's definitions at the start of this process, where its stream does not tell of changes.
-    pub untold: Option<BTreeMap<String, String>>,
+    /// Whether the streams of blue and of green tell of every change of definitions.
+    pub told: [bool; 2],
     /// Folder of journals and reports.
     pub state_dir: std::path::PathBuf,
     /// The configuration, which the guard reads as well.
@@ -162,7 +162,7 @@ impl Live {
             proof: parts.proof,
             progress: parts.progress,
             wishes: parts.wishes,
-            untold: parts.untold,
+            told: parts.told,
             state_dir: parts.state_dir,
             config_file: parts.config_file,
             broken: OnceLock::new(),
@@ -447,7 +447,7 @@ impl Live {
         m.switches = switches;
         m.marker = Some(marker);
         m.sequences = sequences.unwrap_or(m.sequences);
-        m.tables = self.book.standing().definitions.len();
+        m.tables = self.book.standing().definitions(Side::Blue).len();
         if due {
             state.sequences_due = Some(asked + counted * SELDOM);
         }
@@ -520,8 +520,8 @@ impl Live {
             return Ok(());
         }
         let standing = self.book.standing();
-        let known = &standing.definitions;
-        let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
+        let (owner, known) = (standing.owner, standing.definitions(standing.owner));
+        let now = self.ports.side(owner).primary.fingerprint(&self.selection).await?;
         let changed: Vec<&String> = known
             .keys()
             .filter(|t| now.get(*t) != known.get(*t))
@@ -531,12 +531,14 @@ impl Live {
             let names: Vec<&str> = changed.iter().map(|s| s.as_str()).collect();
             (
                 format!(
-                    "the definition of {} changed on blue since the run began",
+                    "the definition of {} changed on {owner} since the run began",
                     names.join(", ")
                 ),
-                "make the same change on green, then stop and start `cutover run`; see \
-                 docs/errors/CUT0509.md for new tables and changes that are taken back"
-                    .to_owned(),
+                format!(
+                    "make the same change on {}, then stop and start `cutover run`; see \
+                     docs/errors/CUT0509.md for new tables and changes that are taken back",
+                    owner.other()
+                ),
             )
         });
         self.alarm("CUT0509", alarm);

@@ -218,6 +218,18 @@ impl Live {
         }
     }
 
+    /// What green is like when clients are sent there is what a rollback compares with.
+    async fn remember_definitions(&self) -> Result<(), RunError> {
+        // When green does not answer, the checks say so.
+        let Ok(definitions) = self.ports.green.primary.fingerprint(&self.selection).await else {
+            return Ok(());
+        };
+        if definitions != *self.book.standing().definitions(Side::Green) {
+            self.book.note(fact::Fact::Redefined { of: Side::Green, definitions })?;
+        }
+        Ok(())
+    }
+
     async fn drive(
         self: &Arc<Self>,
         from: Side,
@@ -227,6 +239,9 @@ impl Live {
         let (mut journal, history) = open(&self.state_dir).await?;
         let number = self.book.standing().moves + 1;
         let id = format!("{number:04}");
+        if from == Side::Blue && !rehearsal {
+            self.remember_definitions().await?;
+        }
         self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
         let begun = Fact::MoveBegan {
             id: id.clone(),

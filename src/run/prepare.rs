@@ -85,8 +85,8 @@ pub struct Prepared {
     pub handover: [Handover; 2],
     /// Definitions of blue and of green as they were meanwhile.
     pub definitions: [BTreeMap<String, String>; 2],
-    /// Whether blue's stream tells of every change of them.
-    pub told: bool,
+    /// Whether their streams tell of every change of them.
+    pub told: [bool; 2],
 }
 
 /// Milliseconds since 1970.
@@ -183,6 +183,7 @@ impl Preparation {
             self.ports.blue.primary.fingerprint(&self.selection).await?,
             self.ports.green.primary.fingerprint(&self.selection).await?,
         ];
+        self.accept_definitions_of_green(&blue, &green, &definitions[1])?;
         let standing = self.book.standing();
         let strays = [Side::Blue, Side::Green].map(|from| sides.strays(from, &standing));
         let [from_blue, from_green] = strays;
@@ -190,7 +191,7 @@ impl Preparation {
         // Their rows have no place yet: the stream says so when they come.
         mapping.forward.retain(|route| !from_blue.contains(&route.source));
         mapping.back.retain(|route| !from_green.contains(&route.source));
-        Ok(Prepared { mapping, handover, definitions, told })
+        Ok(Prepared { mapping, handover, definitions, told: [told, back_told] })
     }
 
     /// Green holds what blue's selection names; where it is partitioned in another way, its leaves
@@ -409,7 +410,7 @@ impl Preparation {
         told: bool,
     ) -> Result<(), RunError> {
         let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
-        if now == self.book.standing().definitions {
+        if now == *self.book.standing().definitions(Side::Blue) {
             return Ok(());
         }
         let findings = preflight::compare_tables(blue, green, Side::Green, false);
@@ -420,7 +421,26 @@ impl Preparation {
             }
             return Err(RunError::Findings(Box::new(report)));
         }
-        self.book.note(Fact::Redefined { definitions: now })?;
+        self.book.note(Fact::Redefined { of: Side::Blue, definitions: now })?;
+        Ok(())
+    }
+
+    /// What green is like while clients write to blue, it may be; later each change has to be on
+    /// blue as well, or a rollback would leave rows behind.
+    fn accept_definitions_of_green(
+        &self,
+        blue: &[Table],
+        green: &[Table],
+        now: &BTreeMap<String, String>,
+    ) -> Result<(), RunError> {
+        let standing = self.book.standing();
+        let known = standing.definitions(Side::Green);
+        let is_new = |t: &&Table| known.get(&t.name.to_string()) != now.get(&t.name.to_string());
+        let changed: Vec<Table> = green.iter().filter(is_new).cloned().collect();
+        if now == known || standing.owner == Side::Green && !fit(&changed, blue) {
+            return Ok(());
+        }
+        self.book.note(Fact::Redefined { of: Side::Green, definitions: now.clone() })?;
         Ok(())
     }
 
@@ -491,6 +511,12 @@ impl Preparation {
     }
 }
 
+/// Whether blue can take every row of these tables of green.
+fn fit(green: &[Table], blue: &[Table]) -> bool {
+    let findings = preflight::compare_tables(green, blue, Side::Blue, false);
+    !preflight::Report::new(Scope::Move, findings).blocks()
+}
+
 /// What preflight looks at, at any time of a run.
 #[must_use]
 pub fn inputs(
@@ -509,7 +535,10 @@ pub fn inputs(
     };
     let mut began = BTreeMap::new();
     if standing.start.is_some() {
-        began.insert(Side::Blue, standing.definitions.clone());
+        began.insert(Side::Blue, standing.definitions(Side::Blue).clone());
+        if standing.owner == Side::Green {
+            began.insert(Side::Green, standing.definitions(Side::Green).clone());
+        }
     }
     preflight::Inputs {
         run: run.clone(),

@@ -334,7 +334,6 @@ fn connect(
     let p = &start.preparation;
     let [handover_from_blue, handover_from_green] = prepared.handover;
     let [of_blue, of_green] = prepared.definitions;
-    let untold = (!prepared.told).then(|| of_blue.clone());
     let mapping = Arc::new(prepared.mapping);
     let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES));
     let standing = p.book.standing();
@@ -382,7 +381,7 @@ fn connect(
         proof,
         progress: Arc::clone(&p.progress),
         wishes: start.wishes.clone(),
-        untold,
+        told: prepared.told,
         state_dir: start.state_dir.clone(),
         config_file: start.config_file.clone(),
     });

@@ -56,8 +56,9 @@ pub struct Standing {
     pub addresses: Option<(String, String)>,
     /// Where the stream starts.
     pub start: Option<Position>,
-    /// Definitions when capture began.
-    pub definitions: BTreeMap<String, String>,
+    /// Definitions of blue and of green that both sides agree on: blue's when capture began, green's
+    /// when clients were last sent there.
+    definitions: [BTreeMap<String, String>; 2],
     /// Definitions are on green.
     pub before_rows: bool,
     /// How many of the user's commands have run.
@@ -95,7 +96,7 @@ impl Standing {
         let mut s = Self {
             addresses: None,
             start: None,
-            definitions: BTreeMap::new(),
+            definitions: Default::default(),
             before_rows: false,
             user_commands: 0,
             copy_began: false,
@@ -124,9 +125,11 @@ impl Standing {
             Fact::Resumed { .. } => {}
             Fact::Captured { start, definitions, .. } => {
                 self.start = Some(start.clone());
-                self.definitions.clone_from(definitions);
+                self.definitions[0].clone_from(definitions);
             }
-            Fact::Redefined { definitions } => self.definitions.clone_from(definitions),
+            Fact::Redefined { of, definitions } => {
+                self.definitions[usize::from(*of == Side::Green)].clone_from(definitions);
+            }
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
             Fact::CopyBegan { from, until } => {
@@ -196,6 +199,12 @@ impl Standing {
             Side::Blue => &self.from_blue,
             Side::Green => &self.from_green,
         }
+    }
+
+    /// Definitions of this side that the other agrees with.
+    #[must_use]
+    pub fn definitions(&self, of: Side) -> &BTreeMap<String, String> {
+        &self.definitions[usize::from(of == Side::Green)]
     }
 
     /// A place in this side's own log behind all definitions and rows that it was given.

@@ -145,3 +145,35 @@ async fn what_is_defined_while_the_fence_waits_refuses_the_switch() {
     assert!(run.ended(COMMAND_WITHIN).await.success());
     pair.nothing_is_left().await;
 }
+
+/// Once clients write to green, what they define there is missing on the way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_defined_on_green_after_a_switch_refuses_the_rollback() {
+    let (blue, green) = oldest_and_newest().await;
+    let pair = Pair::open("after", &blue, &green, "").await;
+    pair.does(Side::Blue, TABLES).await;
+    let load = pair.load();
+    let mut run = pair.desk.run();
+    run.ready().await;
+    pair.desk.moves("switch").await.exits(0);
+    for (change, rows, table) in [
+        (
+            "CREATE TABLE later (id integer PRIMARY KEY)",
+            "INSERT INTO later VALUES (1)",
+            "public.later",
+        ),
+        ("ALTER TABLE new ADD COLUMN late integer NOT NULL DEFAULT 7", "SELECT 1", "public.new"),
+    ] {
+        pair.does(Side::Green, &format!("{change}; {rows}")).await;
+        pair.desk.ask(&["rollback"]).await.exits(1).says("CUT0176").says(table);
+        is_alarmed(&mut run, table).await;
+        pair.does(Side::Blue, change).await;
+        run = restarted(&pair, &mut run).await;
+    }
+    pair.desk.moves("rollback").await.exits(0);
+    pair.holds(Side::Blue, "SELECT count(*) = 1 FROM later").await;
+    pair.close_the_books(load, Side::Blue).await;
+    pair.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    pair.nothing_is_left().await;
+}
