@@ -124,8 +124,8 @@ impl Batcher {
 
     /// Takes events from the stream, in order.
     pub(super) fn push(&mut self, events: impl IntoIterator<Item = Event>) {
-        for event in events {
-            if !self.handover.keep(&event) || !selected(&self.selection, &event) {
+        for mut event in events {
+            if !self.handover.keep(&mut event) || !selected(&self.selection, &mut event) {
                 continue;
             }
             let note = match &event {
@@ -265,12 +265,14 @@ impl Batcher {
 }
 
 /// Whether the event belongs to the run: leaves that the user excludes arrive with their root.
-pub(super) fn selected(selection: &Selection, event: &Event) -> bool {
+/// Of those that were emptied by one statement the others stay.
+pub(super) fn selected(selection: &Selection, event: &mut Event) -> bool {
     selection.exclude.is_empty()
         || match event {
             Event::Row { relation, .. } => !selection.excludes(&relation.name),
             Event::Truncate { relations, .. } => {
-                !relations.iter().all(|r| selection.excludes(&r.name))
+                relations.retain(|r| !selection.excludes(&r.name));
+                !relations.is_empty()
             }
             _ => true,
         }

@@ -341,8 +341,8 @@ impl Task {
     async fn write(&mut self, portion: &mut Vec<(TransactionId, Event)>) -> Result<()> {
         let mut events = Vec::new();
         let mut current = self.transaction;
-        for (part, event) in portion.drain(..) {
-            if self.parts.undone.contains(&part) || !selected(&self.selection, &event) {
+        for (part, mut event) in portion.drain(..) {
+            if self.parts.undone.contains(&part) || !selected(&self.selection, &mut event) {
                 continue;
             }
             let Event::Row { relation, change } = &event else {

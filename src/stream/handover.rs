@@ -123,8 +123,9 @@ impl Handover {
         self.stretches.is_empty()
     }
 
-    /// Whether the event must be applied. Has to see every event in order.
-    pub fn keep(&mut self, event: &Event) -> bool {
+    /// Whether the event must be applied. Has to see every event in order. Of a statement that
+    /// emptied several tables those are left that were not copied since.
+    pub fn keep(&mut self, event: &mut Event) -> bool {
         if self.stretches.is_empty() {
             return true;
         }
@@ -134,7 +135,12 @@ impl Handover {
                 true
             }
             Event::Row { relation, .. } => !self.copied(&relation.name),
-            Event::Truncate { relations, .. } => !relations.iter().all(|r| self.copied(&r.name)),
+            Event::Truncate { relations, others, .. } => {
+                let all = relations.len();
+                relations.retain(|r| !self.copied(&r.name));
+                *others |= relations.len() < all;
+                !relations.is_empty()
+            }
             Event::Commit { position } | Event::Idle { position } => {
                 self.pass(position);
                 true
@@ -158,6 +164,10 @@ impl Handover {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use cutover_core::model::event::Relation;
+
     use super::*;
 
     #[test]
@@ -179,19 +189,49 @@ mod tests {
         let copied = HashMap::from([(name("a"), Visibility::parse("9:9:").unwrap())]);
         let mut handover =
             Handover::new(copied, Some(at(50))).without([name("b")], at(20)).without([], at(70));
-        handover.keep(&Event::Begin { transaction: 5, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 });
         assert!(handover.copied(&name("a")) && handover.copied(&name("b")));
         assert!(!handover.copied(&name("c")));
-        handover.keep(&Event::Commit { position: at(20) });
-        handover.keep(&Event::Begin { transaction: 8, committed_at: 0 });
+        handover.keep(&mut Event::Commit { position: at(20) });
+        handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 });
         assert!(handover.copied(&name("a")) && !handover.copied(&name("b")));
-        handover.keep(&Event::Begin { transaction: 9, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 });
         assert!(!handover.copied(&name("a")));
         handover.untils().for_each(|until| *until = at(60));
-        handover.keep(&Event::Idle { position: at(55) });
+        handover.keep(&mut Event::Idle { position: at(55) });
         assert!(!handover.is_over());
-        handover.keep(&Event::Idle { position: at(60) });
+        handover.keep(&mut Event::Idle { position: at(60) });
         assert!(handover.is_over());
+    }
+
+    #[test]
+    fn what_was_copied_behind_it_is_not_emptied_with_others() {
+        let relation = |n: &str| {
+            let (name, columns) = (TableName::new("s", n), Vec::new());
+            Arc::new(Relation { id: 1, name, columns, full_identity: false })
+        };
+        let emptied = |names: &[&str]| Event::Truncate {
+            relations: names.iter().map(|n| relation(n)).collect(),
+            others: false,
+            cascade: false,
+            restart_identity: false,
+        };
+        let seen = Visibility::parse("9:9:").unwrap();
+        let copied = HashMap::from([(TableName::new("s", "b"), seen)]);
+        let mut handover = Handover::new(copied, None);
+        let mut left = |transaction, names: &[&str]| {
+            handover.keep(&mut Event::Begin { transaction, committed_at: 0 });
+            let mut event = emptied(names);
+            let kept = handover.keep(&mut event);
+            let Event::Truncate { relations, others, .. } = event else { unreachable!() };
+            let names: Vec<_> = relations.iter().map(|r| r.name.name.clone()).collect();
+            assert_eq!(kept, !names.is_empty());
+            (names.concat(), others)
+        };
+        assert_eq!(left(5, &["a", "b", "c"]), ("ac".into(), true));
+        assert_eq!(left(5, &["a", "c"]), ("ac".into(), false));
+        assert_eq!(left(5, &["b"]).0, "");
+        assert_eq!(left(9, &["a", "b"]), ("ab".into(), false), "behind the copy");
     }
 
     /// A stream that is opened again behind a copy begins with a transaction, not with a position.
@@ -201,7 +241,7 @@ mod tests {
         let name = TableName::new("s", "b");
         let mut handover = Handover::default().without([name.clone()], at(20));
         handover.pass(&at(19));
-        handover.keep(&Event::Begin { transaction: 8, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 });
         assert!(handover.copied(&name));
         handover.pass(&at(20));
         assert!(!handover.copied(&name) && handover.is_over());

@@ -90,8 +90,10 @@ pub enum Event {
     },
     /// Tables were emptied.
     Truncate {
-        /// All tables of the statement.
+        /// Tables of the statement.
         relations: Vec<Arc<Relation>>,
+        /// Others of the statement hold rows of a later time already, and are not to be emptied.
+        others: bool,
         /// `CASCADE` was given.
         cascade: bool,
         /// `RESTART IDENTITY` was given.

@@ -205,7 +205,11 @@ impl<'a> Attempt<'a> {
         }
         for (i, truncate) in truncates.iter().enumerate() {
             let targets: Vec<_> = truncate.targets.iter().map(|t| self.router.target(*t)).collect();
-            let text = statement::truncate(&targets, truncate.restart_identity);
+            let text = if truncate.others {
+                statement::delete_all(&targets)
+            } else {
+                statement::truncate(&targets, truncate.restart_identity)
+            };
             purposes.push(Purpose::Truncate(i));
             requests.push(Box::pin(async move { client.batch_execute(&text).await.map(|()| 0) }));
         }

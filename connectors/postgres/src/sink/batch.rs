@@ -143,6 +143,8 @@ pub(super) fn place(events: &[Event], event: usize, open: Option<u32>) -> Place 
 pub(super) struct Truncate {
     /// Numbers of the targets.
     pub(super) targets: Vec<usize>,
+    /// Others that refer to them keep their rows.
+    pub(super) others: bool,
     pub(super) restart_identity: bool,
     /// Which event it was, for messages.
     pub(super) event: usize,
@@ -194,7 +196,7 @@ impl<'a> Batch<'a> {
                     fits(change, shape.width)?;
                     batch.tables[slot].1.push(Step { shape, change, event: offset + i });
                 }
-                Event::Truncate { relations, restart_identity, .. } => {
+                Event::Truncate { relations, others, restart_identity, .. } => {
                     let mut targets: Vec<usize> = Vec::new();
                     for relation in relations {
                         let target = router.index(relation)?;
@@ -210,6 +212,7 @@ impl<'a> Batch<'a> {
                     }
                     batch.truncates.push(Truncate {
                         targets,
+                        others: *others,
                         restart_identity: *restart_identity,
                         event: offset + i,
                     });
@@ -280,7 +283,8 @@ mod tests {
     }
 
     fn row() -> Event {
-        Event::Truncate { relations: vec![], cascade: false, restart_identity: false }
+        let relations = Vec::new();
+        Event::Truncate { relations, others: false, cascade: false, restart_identity: false }
     }
 
     #[test]

@@ -199,6 +199,12 @@ pub(super) fn truncate(targets: &[&Target], restart_identity: bool) -> String {
     format!("TRUNCATE {}{restart}", tables.join(", "))
 }
 
+/// All rows of tables go where others that refer to them keep theirs: TRUNCATE refuses that.
+pub(super) fn delete_all(targets: &[&Target]) -> String {
+    let each: Vec<String> = targets.iter().map(|t| format!("DELETE FROM {}", t.only)).collect();
+    each.join("; ")
+}
+
 /// `unnest` of one array per column as `u(a0, a1, ...)`. With several arrays it is syntax and not a
 /// function, so it cannot have a schema.
 fn unnest<'c>(target: &Target, columns: impl Iterator<Item = &'c u16>) -> String {

@@ -281,6 +281,7 @@ pub(super) fn event(
         },
         Message::Truncate { relations, cascade, restart_identity } => Event::Truncate {
             relations: relations.into_iter().map(find).collect::<Result<_, _>>()?,
+            others: false,
             cascade,
             restart_identity,
         },

@@ -324,6 +324,7 @@ impl World {
                 } else {
                     events.push(Event::Truncate {
                         relations: vec![relation],
+                        others: false,
                         cascade: false,
                         restart_identity: false,
                     });

@@ -285,7 +285,7 @@ fn all(events: &[Event]) -> Vec<String> {
                 Event::Message { prefix, content } => {
                     format!("message {prefix}: {}", String::from_utf8_lossy(content))
                 }
-                Event::Truncate { relations, cascade, restart_identity } => {
+                Event::Truncate { relations, cascade, restart_identity, .. } => {
                     let names: Vec<_> = relations.iter().map(|r| r.name.to_string()).collect();
                     format!(
                         "truncate {}{}{}",
