@@ -184,13 +184,16 @@ impl Database {
         Ok(())
     }
 
-    /// Whether the stream still carries what it should: the publication exists, and no table has
-    /// left it.
+    /// Whether the stream still carries what it should: the publication exists, is the one that was
+    /// recorded, and no table has left it.
     pub(crate) async fn check_publication(&self, session: &Session, run: &RunId) -> Result<()> {
         let doing = self.doing("checking the publication");
         let names = Names::of(run);
         match read(session, names.publication()).await.map_err(|e| port_error(&doing, e))? {
             None => Err(stops::no_publication(doing, names.publication())),
+            Some(Published { recorded: None, .. }) => {
+                Err(stops::publication_made_anew(doing, names.publication()))
+            }
             Some(there) if self.has_left(session, run, &there).await? => {
                 Err(self.left(session, doing, &there).await)
             }

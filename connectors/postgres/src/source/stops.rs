@@ -73,6 +73,15 @@ pub(super) fn no_publication(doing: String, name: &str) -> PortError {
     )
 }
 
+pub(super) fn publication_made_anew(doing: String, name: &str) -> PortError {
+    PortError::definite(
+        NO_PUBLICATION,
+        doing,
+        format!("publication {name} was missing for a while, and is another one now"),
+        "stop `cutover run` and start it again: its tables are copied again, since changes are missing",
+    )
+}
+
 pub(super) fn not_logged(doing: String, tables: &[&str]) -> PortError {
     let logged: Vec<String> =
         tables.iter().map(|table| format!("ALTER TABLE {table} SET LOGGED;")).collect();

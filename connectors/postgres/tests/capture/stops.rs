@@ -188,6 +188,28 @@ async fn a_table_that_left_and_came_back_between_two_looks() {
     }
 }
 
+/// New servers leave out what was written meanwhile with a mere warning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_was_made_anew_between_two_looks() {
+    for w in World::everywhere("anew").await {
+        w.sql("create table t (id int primary key)").await;
+        drop(w.tap().await);
+        let tables = w.tables().await;
+        let since = w.db.resume(&w.run, &tables).await.unwrap().unwrap().since;
+        w.sql(
+            "drop publication cutover_anew; insert into t values (1); \
+             create publication cutover_anew for table t",
+        )
+        .await;
+        assert_eq!(move_stops(&w).await, ["CUT0204"], "PostgreSQL {}", w.server.major());
+        assert_eq!(code(open(&w, None).await), "CUT0204");
+        let again = w.db.resume(&w.run, &tables).await.unwrap().unwrap().since;
+        assert_ne!(since, again, "it is copied again");
+        assert_eq!(move_stops(&w).await, Vec::<String>::new());
+        w.release().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kind_of_change_that_left() {
     for w in World::everywhere("kind-left").await {
