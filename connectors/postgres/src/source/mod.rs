@@ -120,7 +120,13 @@ impl Source for Database {
             // with a slot does.
             return Ok(self.snapshot_at_position().await?.1);
         }
-        Ok(Box::new(PgSnapshot::now(self).await?))
+        // In the middle of a failover nothing can be written.
+        self.await_promotion(&*self.control().await?).await?;
+        let snapshot = PgSnapshot::now(self).await?;
+        // With this, all that it contains is on the disk: a server that fails would forget what did
+        // not wait for it, and give the numbers of those transactions to others.
+        self.emit_message("cutover", "snapshot").await?;
+        Ok(Box::new(snapshot))
     }
 
     async fn snapshot_at_position(&self) -> Result<(Position, Box<dyn Snapshot>)> {

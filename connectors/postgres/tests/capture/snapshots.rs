@@ -12,6 +12,8 @@ use cutover_core::{
     model::{
         event::{Change, Event},
         position::Position,
+        run::RunId,
+        side::Side,
         value::Value,
     },
     port::{
@@ -19,6 +21,8 @@ use cutover_core::{
         source::Source,
     },
 };
+use cutover_postgres::{Database, connect::PgConfig};
+use cutover_sandbox::{PgOptions, Postgres, find_postgres};
 use tokio::task::JoinHandle;
 
 use crate::world::World;
@@ -257,5 +261,29 @@ async fn a_creation_that_was_cut_off_is_begun_again() {
         let copied = ids(&w, &*second.unwrap().snapshot.expect("it is a new one")).await;
         assert_eq!(copied, [1].into(), "PostgreSQL {}", w.server.major());
         w.release().await;
+    }
+}
+
+/// Commits need not wait for the disk. What was copied of them must be there: a server that fails
+/// gives the numbers of forgotten transactions to others, and the stream leaves those out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_snapshot_contains_outlives_a_failure() {
+    for install in find_postgres() {
+        let options = PgOptions::new().set("wal_writer_delay", "10s");
+        let mut server = Postgres::start(&install, options).await.unwrap();
+        let config = PgConfig::parse(&server.url("postgres"), None).unwrap();
+        let run = RunId::new("forgets").unwrap();
+        let db = Database::new(config, Side::Blue, run, &std::env::temp_dir());
+        server.execute("postgres", "create table t (id int)").await.unwrap();
+        let client = server.connect("postgres").await.unwrap();
+        client.batch_execute("set synchronous_commit = off").await.unwrap();
+        client.batch_execute("insert into t values (1)").await.unwrap();
+        let snapshot = db.snapshot().await.unwrap();
+        server.kill9().await.unwrap();
+        drop(snapshot);
+        server.start_again().await.unwrap();
+        let client = server.connect("postgres").await.unwrap();
+        let rows = client.query_one("select count(*) from t", &[]).await.unwrap();
+        assert_eq!(rows.get::<_, i64>(0), 1, "PostgreSQL {}", server.major());
     }
 }
