@@ -48,7 +48,7 @@ lint: ## formatting, warnings, the engine without connectors, dependencies
 	@scripts/dependencies
 	@scripts/dashboard
 
-deny: ##, sources and advisories with cargo-deny (cargo install cargo-deny)
+deny: ## licences, sources and advisories with cargo-deny (cargo install cargo-deny)
 	@cargo deny --version >/dev/null 2>&1 || \
 		{ echo "cargo-deny is missing: run  cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo deny --locked check

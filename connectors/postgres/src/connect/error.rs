@@ -155,7 +155,7 @@ pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
         ),
         "42501" => definite(
             NO_PRIVILEGE,
-            "grant what is missing: docs/RUNBOOK.md lists the grants a run needs; `cutover check` \
+            "grant what is missing: docs/GRANTS.md lists the grants a run needs; `cutover check` \
              finds all of them at once",
         ),
         "53100" => definite(DISK_FULL, "free space on the server, then start the run again"),

@@ -279,7 +279,7 @@ fn failure(doing: &str, said: &str) -> PortError {
         FAILED,
         doing,
         tail,
-        "grant what is missing (docs/RUNBOOK.md lists the grants), or exclude the object",
+        "grant what is missing (docs/GRANTS.md lists the grants), or exclude the object",
     )
 }
 
