@@ -55,10 +55,12 @@ fn applying(table: &TableName, place: &Place) -> String {
     format!("applying {place} to table {table}")
 }
 
-fn repair(table: &TableName) -> String {
+/// A repair needs a stream that flows, so this one row is put right by hand first.
+fn repair(table: &TableName, page: &str) -> String {
     format!(
         "the table was changed by somebody else, or its copy is damaged: find out who writes to \
-         it, then run `cutover verify --table {table} --repair`"
+         it, put the row right by hand (docs/errors/{page}.md has the statements), stop and start \
+         `cutover run`, then run `cutover verify --table {table} --repair`"
     )
 }
 
@@ -67,7 +69,7 @@ pub(super) fn row_missing(table: &TableName, place: &Place) -> PortError {
         ROW_MISSING,
         applying(table, place),
         "a row that is updated or deleted is missing; nothing of the batch was written",
-        repair(table),
+        repair(table, ROW_MISSING),
     )
 }
 
@@ -77,7 +79,7 @@ pub(super) fn row_exists(table: &TableName, place: &Place, constraint: Option<&s
         ROW_EXISTS,
         applying(table, place),
         format!("a row that is written is there already{by}; nothing of the batch was written"),
-        repair(table),
+        repair(table, ROW_EXISTS),
     )
 }
 
@@ -89,8 +91,9 @@ pub(super) fn key_not_unique(table: &TableName, place: &Place, rows: u64) -> Por
             "the key of one row names {rows} rows on this side; nothing of the batch was written"
         ),
         format!(
-            "create the unique index that the source has for this key, then run \
-             `cutover verify --table {table} --repair`"
+            "remove the rows that are too many by hand (docs/errors/{ROW_EXISTS}.md has the \
+             statements), create the unique index that the source has for this key, stop and \
+             start `cutover run`, then run `cutover verify --table {table} --repair`"
         ),
     )
 }
