@@ -88,7 +88,7 @@ metrics! {
     VERIFY_PENDING = "verify_pending", Now, "Changed rows that wait for a comparison";
     VERIFY_COMPARED = "verify_compared", Count, "Changed rows compared by this process";
     VERIFY_DIFFERENT = "verify_different", Now, "Rows known to differ";
-    VERIFY_VERDICT = "verify_verdict", Now ["name" of "`equal`, `different`, `inconclusive`"], "1 for what is known about equality: `inconclusive` until a full comparison has finished";
+    VERIFY_VERDICT = "verify_verdict", Now ["name" of "`equal`, `different`, `inconclusive`"], "1 for what is known about equality: `inconclusive` until a full comparison has finished, and while a table waits to be compared as a whole";
 }
 
 /// The text of `docs/METRICS.md`.

@@ -53,7 +53,7 @@ impl Live {
         let chosen = self.proof.select(tables).map_err(|unknown| {
             Failure::new(format!("no table of the run is called {}", unknown.join(" or ")))
                 .code("CUT0602")
-                .remedy("`cutover status` lists the tables; write them as schema.table")
+                .remedy("`cutover status --json` lists the tables; write them as schema.table")
                 .exit(Exit::Usage)
         })?;
         let owner = self.owner();
