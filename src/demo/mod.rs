@@ -1,7 +1,7 @@
 //! `cutover demo`: throwaway servers, real load, a whole migration with its way back.
 //!
 //! Everything it does to the databases it does through this program's own commands, as a user
-//! would. Servers and files are gone when it ends, also after Ctrl-C.
+//! would. Servers and files are gone when it ends, also after Ctrl-C or `kill`.
 
 mod stage;
 mod table;
@@ -14,6 +14,7 @@ use std::{
 use cutover::error::{Exit, Failure};
 use cutover_sandbox::shop::{self, Load, ShopSize};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use stage::Stage;
 use table::Row;
@@ -44,10 +45,21 @@ pub(crate) async fn run(scenario: &str, program: PathBuf, say: Say<'_>) -> Resul
     tokio::select! {
         result = upgrade(program, say) => result,
         // Dropping the stage stops and removes everything it started.
-        _ = tokio::signal::ctrl_c() => {
+        _ = asked_to_end() => {
             say("interrupted; everything that was started is being removed");
             Err(Failure::new("interrupted"))
         }
+    }
+}
+
+/// Returns when somebody wants it to end: Ctrl-C, `kill`, or a terminal that was closed.
+async fn asked_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        asked = tokio::signal::ctrl_c() => asked,
+        _ = terminate.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
     }
 }
 
