@@ -1,6 +1,9 @@
 //! What a run lends to a move: its pipes, its proof, its measurements.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -154,6 +157,9 @@ impl work::Proof for Live {
 #[async_trait]
 impl work::Ready for Live {
     async fn ready(&self, from: Side) -> Result<Readiness> {
+        // What changes from here on is looked for behind the fence.
+        let mark = self.ports.side(from).primary.definitions_mark().await;
+        *self.mark() = mark.ok().flatten();
         let mut inputs = prepare::inputs(
             &self.run,
             &self.selection,
@@ -230,7 +236,12 @@ impl Live {
         if self.told[usize::from(from == Side::Green)] {
             return Ok(());
         }
-        let now = self.ports.side(from).primary.fingerprint(&self.selection).await?;
+        let primary = &self.ports.side(from).primary;
+        let mark = primary.definitions_mark().await?;
+        if mark.is_some() && mark == *self.mark() {
+            return Ok(());
+        }
+        let now = primary.fingerprint(&self.selection).await?;
         match drift::compare(from, self.book.standing().definitions(from), &now).pop() {
             Some(found) => Err(PortError::definite(
                 drift::DRIFTED,
@@ -240,6 +251,10 @@ impl Live {
             )),
             None => Ok(()),
         }
+    }
+
+    fn mark(&self) -> MutexGuard<'_, Option<String>> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether definitions changed in the stream since it was connected: what is compared, fenced

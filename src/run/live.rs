@@ -86,6 +86,8 @@ pub struct Live {
     pub(super) progress: Arc<Progress>,
     pub(super) wishes: Wishes,
     pub(super) told: [bool; 2],
+    /// Of the owner's definitions, taken before they were compared for a move.
+    pub(super) mark: Mutex<Option<String>>,
     pub(super) state_dir: std::path::PathBuf,
     pub(super) config_file: std::path::PathBuf,
     /// Why this process has to end: a journal has failed, and nothing may happen without it.
@@ -163,6 +165,7 @@ impl Live {
             progress: parts.progress,
             wishes: parts.wishes,
             told: parts.told,
+            mark: Mutex::default(),
             state_dir: parts.state_dir,
             config_file: parts.config_file,
             broken: OnceLock::new(),

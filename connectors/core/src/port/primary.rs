@@ -122,6 +122,12 @@ pub trait Primary: Send + Sync {
         selection: &Selection,
     ) -> Result<std::collections::BTreeMap<String, String>>;
 
+    /// A text that changes whenever the [fingerprint](Primary::fingerprint) does, and sometimes
+    /// without need; cheap enough for a pause. `None` where there is no such thing.
+    async fn definitions_mark(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// One empty round trip, for the pause estimate.
     async fn round_trip(&self) -> Result<Duration>;
 

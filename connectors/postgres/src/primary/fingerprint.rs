@@ -14,6 +14,7 @@ use tokio_postgres::Row;
 use crate::{
     catalog,
     connect::{Session, port_error},
+    shelf::Warm,
 };
 
 /// A text per table that changes with its definition.
@@ -29,6 +30,26 @@ pub(super) async fn read(
         .iter()
         .map(|table| (table.name.to_string(), text(table, &labels, number(table))))
         .collect())
+}
+
+/// The transactions that wrote what the catalog says about tables and columns of users.
+const MARK: &str = "
+    SELECT concat_ws(' ', count(DISTINCT c.oid), count(a.attnum),
+             sum(hashint8extended(c.oid::int8, c.xmin::text::int8)),
+             sum(hashint8extended(c.oid::int8 * 2048 + a.attnum, a.xmin::text::int8)))
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+       AND n.nspname <> 'information_schema'";
+
+/// A text that changes with any definition of a table.
+pub(super) async fn mark(warm: &mut Warm) -> Result<String> {
+    let ask = async {
+        let statement = warm.prepared(MARK).await?;
+        warm.session.query_one(&statement, &[]).await
+    };
+    let row = ask.await.map_err(|e| port_error("looking for changes in the catalog", e))?;
+    Ok(row.get(0))
 }
 
 /// Numbers of every table and its columns: what has taken the name of another, with the same

@@ -127,6 +127,13 @@ impl Primary for Database {
         Ok(texts)
     }
 
+    async fn definitions_mark(&self) -> Result<Option<String>> {
+        let mut warm = self.errand().await?;
+        let mark = fingerprint::mark(&mut warm).await?;
+        self.put_back(warm);
+        Ok(Some(mark))
+    }
+
     async fn round_trip(&self) -> Result<Duration> {
         let warm = self.errand().await?;
         let begun = Instant::now();
