@@ -91,6 +91,10 @@ pub enum Fact {
     },
 }
 
+/// What the details of a pause say: for how many microseconds a switch had held clients when it said
+/// so.
+pub const HELD_US: &str = "held_us";
+
 /// How a step stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]

@@ -4,7 +4,7 @@ use cutover_core::model::side::Side;
 
 use super::status::MoveView;
 use crate::cutover::{
-    fact::{Ending, Fact, Outcome},
+    fact::{Ending, Fact, HELD_US, Outcome},
     plan::Step,
 };
 
@@ -21,13 +21,14 @@ pub(super) fn views(facts: &[Fact]) -> Vec<MoveView> {
                     from: *from,
                     rehearsal: *rehearsal,
                     held: None,
+                    first: None,
                     pause_ms: None,
                 });
             }
             // Times are those of one process; nobody measured a pause that outlived one.
             Fact::Restarted { .. } => {
                 if let Some(open) = &mut current {
-                    open.held = None;
+                    (open.held, open.first) = (None, None);
                 }
             }
             Fact::Step { step: Step::Pause, outcome: Outcome::Started, at_us, .. } => {
@@ -35,12 +36,22 @@ pub(super) fn views(facts: &[Fact]) -> Vec<MoveView> {
                     open.held.get_or_insert(*at_us);
                 }
             }
+            Fact::Step { step: Step::Pause, outcome: Outcome::Done { details }, at_us, .. } => {
+                if let Some(open) = &mut current
+                    && let Some(held) = details.get(HELD_US).and_then(serde_json::Value::as_u64)
+                {
+                    // The first switch that holds clients says since when.
+                    let since = at_us.saturating_sub(held);
+                    open.first = Some(open.first.map_or(since, |first| first.min(since)));
+                }
+            }
             Fact::Step { step: Step::Point, outcome: Outcome::Done { .. }, at_us, .. }
             | Fact::Undo { step: Step::Pause, outcome: Outcome::Done { .. }, at_us, .. } => {
                 if let Some(open) = &mut current
                     && let Some(held) = open.held.take()
                 {
-                    open.pause_ms = Some(at_us.saturating_sub(held) as f64 / 1000.0);
+                    let since = open.first.take().unwrap_or(held);
+                    open.pause_ms = Some(at_us.saturating_sub(since) as f64 / 1000.0);
                 }
             }
             Fact::Ended { ending, .. } => views.extend(current.take().map(|o| o.view(ending))),
@@ -54,7 +65,10 @@ struct Open {
     id: String,
     from: Side,
     rehearsal: bool,
+    /// Since when clients may have been held,
     held: Option<u64>,
+    /// and since when they were, where the journal says so.
+    first: Option<u64>,
     pause_ms: Option<f64>,
 }
 
@@ -97,6 +111,23 @@ mod tests {
 
     fn done() -> Outcome {
         Outcome::Done { details: serde_json::Map::new() }
+    }
+
+    #[test]
+    fn waiting_for_a_quiet_moment_is_no_pause() {
+        let held = |us: u64| {
+            let details = [(HELD_US.to_owned(), us.into())].into_iter().collect();
+            Outcome::Done { details }
+        };
+        let facts = [
+            began("0001", Side::Blue, false),
+            step(Step::Pause, Outcome::Started, 1_000),
+            step(Step::Pause, held(1_500), 101_500),
+            step(Step::Pause, held(2_500), 103_000),
+            step(Step::Point, done(), 120_000),
+            Fact::Ended { ending: Ending::Moved { owner: Side::Green }, at_ms: 1 },
+        ];
+        assert_eq!(views(&facts)[0].pause_ms, Some(20.0));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     cutover::{
-        fact::{Answer, Details},
+        fact::{Answer, Details, HELD_US},
         guard::{Handle, Summons},
     },
     verify::Verdict,
@@ -297,8 +297,11 @@ impl Ground for LiveGround {
     }
 
     async fn pause(&self, switch: &str, within: Duration) -> Did {
+        // The step began earlier: it waited for a quiet moment while nobody was held.
+        let began = Instant::now();
         self.switch(switch)?.pause(within).await?;
-        Ok(Details::new())
+        let held = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(details(json!({ (HELD_US): held })))
     }
 
     async fn fence(&self, within: Duration) -> Did {
