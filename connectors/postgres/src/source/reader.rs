@@ -175,6 +175,10 @@ impl Reader {
         bytes: usize,
         clock: &mut Clock,
     ) -> Result<()> {
+        // With much to read the timer may not get its turn for long.
+        if clock.next <= Instant::now() {
+            self.status(clock, false).await?;
+        }
         while !self.shared.push(events, bytes) {
             tokio::select! {
                 () = self.shared.drained.notified() => {}

@@ -171,7 +171,8 @@ async fn a_broken_connection_is_worth_another_try() {
 async fn a_slow_consumer_loses_nothing_and_the_server_stays_content() {
     let w = World::newest("slow").await;
     w.sql("create table t (id int primary key, v text)").await;
-    w.sql("alter database slow set wal_sender_timeout = '3s'").await;
+    // A whole machine that stands still for some seconds is no reason to end a stream.
+    w.sql("alter database slow set wal_sender_timeout = '8s'").await;
     let mut tap = w.tap().await;
     let client = w.client().await;
     // More than the queue holds, in small transactions.
@@ -184,10 +185,10 @@ async fn a_slow_consumer_loses_nothing_and_the_server_stays_content() {
             .await
             .unwrap();
     }
-    // Nobody reads for several times the patience of the server.
+    // Nobody reads for more than twice the patience of the server.
     let start = Instant::now();
-    wait_until("eight seconds to pass", PATIENCE, async || {
-        start.elapsed() > Duration::from_secs(8)
+    wait_until("twenty seconds to pass", PATIENCE, async || {
+        start.elapsed() > Duration::from_secs(20)
     })
     .await
     .unwrap();
