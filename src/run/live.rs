@@ -522,8 +522,8 @@ impl Live {
         if self.state().definitions_due.is_some_and(|due| began < due) {
             return Ok(());
         }
-        let standing = self.book.standing();
-        let (owner, known) = (standing.owner, standing.definitions(standing.owner));
+        let (owner, standing) = (self.owner(), self.book.standing());
+        let known = standing.definitions(owner);
         let now = self.ports.side(owner).primary.fingerprint(&self.selection).await?;
         let changed: Vec<&String> = known
             .keys()
@@ -548,7 +548,6 @@ impl Live {
         self.proof.look_for_rewrites().await?;
         self.proof.look_for_growth().await?;
         self.state().definitions_due = Some(began + began.elapsed() * SELDOM);
-        let owner = self.owner();
         let count = self.ports.side(owner).primary.unfollowed().await?;
         let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
         self.alarm("CUT0130", alarm);

@@ -220,9 +220,13 @@ impl Live {
 
     /// What green is like when clients are sent there is what a rollback compares with.
     async fn remember_definitions(&self) -> Result<(), RunError> {
-        // When green does not answer, the checks say so.
-        let Ok(definitions) = self.ports.green.primary.fingerprint(&self.selection).await else {
-            return Ok(());
+        let definitions = match self.ports.green.primary.fingerprint(&self.selection).await {
+            Ok(definitions) => definitions,
+            // The checks say why green does not answer. What is known is older, and refuses more.
+            Err(error) => {
+                tracing::debug!(%error, "green's definitions are those of the last look");
+                return Ok(());
+            }
         };
         if definitions != *self.book.standing().definitions(Side::Green) {
             self.book.note(fact::Fact::Redefined { of: Side::Green, definitions })?;

@@ -1,7 +1,7 @@
 //! Rows that definitions change without a word in the log, where no event trigger tells of it.
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::wait_until;
+use cutover_sandbox::{Postgres, shop::Load, wait_until};
 use serde_json::Value;
 
 use crate::{
@@ -24,6 +24,7 @@ const EXCHANGED: &str = "BEGIN; ALTER TABLE old RENAME TO gone; ALTER TABLE new 
 const EMPTIED: &str =
     "BEGIN; ALTER TABLE orders DROP COLUMN note; ALTER TABLE orders ADD COLUMN note text; COMMIT";
 
+/// A table is out of the publication for as long as it takes to write to it.
 const OUT_OF_THE_STREAM: &str = "ALTER PUBLICATION cutover_unseen DROP TABLE old; \
     INSERT INTO old VALUES (5, 'missing'); ALTER PUBLICATION cutover_unseen ADD TABLE old";
 
@@ -43,6 +44,25 @@ async fn is_alarmed(run: &mut Run, table: &str) {
     run.status("what changed to be noticed", COMMAND_WITHIN, |s| alarmed(s, table)).await;
 }
 
+/// A run under load that is ready for a move.
+async fn begun(name: &str, servers: &(Postgres, Postgres)) -> (Pair, Load, Run) {
+    let pair = Pair::open(name, &servers.0, &servers.1, "").await;
+    pair.does(Side::Blue, TABLES).await;
+    let load = pair.load();
+    let mut run = pair.desk.run();
+    run.ready().await;
+    (pair, load, run)
+}
+
+/// The end of a run: nothing is lost, both sides are equal, nothing is left.
+async fn over(pair: &Pair, load: Load, mut run: Run, owner: Side) {
+    pair.close_the_books(load, owner).await;
+    let command = if owner == Side::Green { "finish" } else { "abort" };
+    pair.desk.ask(&[command, "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    pair.nothing_is_left().await;
+}
+
 /// Stops and starts `cutover run`, as the remedy says.
 async fn restarted(pair: &Pair, run: &mut Run) -> Run {
     assert!(run.terminate().await.success());
@@ -53,12 +73,8 @@ async fn restarted(pair: &Pair, run: &mut Run) -> Run {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
-    let (blue, green) = oldest_and_newest().await;
-    let pair = Pair::open("unseen", &blue, &green, "").await;
-    pair.does(Side::Blue, TABLES).await;
-    let load = pair.load();
-    let mut run = pair.desk.run();
-    run.ready().await;
+    let servers = oldest_and_newest().await;
+    let (pair, load, mut run) = begun("unseen", &servers).await;
 
     // Rows that differ are found again, and copied again.
     for (change, table) in [(OTHER_VALUES, "products"), (OUT_OF_THE_LOG, "events_2026_01")] {
@@ -91,7 +107,7 @@ async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
     pair.does(Side::Green, EMPTIED).await;
     run = restarted(&pair, &mut run).await;
 
-    // Out of the publication for as long as it takes to write to it: copied again.
+    // It is copied again.
     pair.superuser(Side::Blue).await.batch_execute(OUT_OF_THE_STREAM).await.unwrap();
     pair.desk.ask(&["switch"]).await.exits(1).says("CUT0205").says("public.old");
     run.status("the stream to stop", COMMAND_WITHIN, |s| {
@@ -103,22 +119,15 @@ async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
     pair.holds(Side::Green, "SELECT count(*) = 1 FROM old WHERE id = 5").await;
 
     pair.desk.moves("switch").await.exits(0);
-    pair.close_the_books(load, Side::Green).await;
-    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
-    assert!(run.ended(COMMAND_WITHIN).await.success());
-    pair.nothing_is_left().await;
+    over(&pair, load, run, Side::Green).await;
 }
 
 /// A transaction is under way when a move looks at definitions, and defines something before it
 /// ends: the fence waits for it, and no row tells of what it did.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_defined_while_the_fence_waits_refuses_the_switch() {
-    let (blue, green) = oldest_and_newest().await;
-    let pair = Pair::open("late", &blue, &green, "").await;
-    pair.does(Side::Blue, TABLES).await;
-    let load = pair.load();
-    let mut run = pair.desk.run();
-    run.ready().await;
+    let servers = oldest_and_newest().await;
+    let (pair, load, mut run) = begun("late", &servers).await;
     for (change, table) in [
         ("ALTER TABLE new ADD COLUMN late integer NOT NULL DEFAULT 7", "public.new"),
         ("CREATE TABLE later (id integer PRIMARY KEY)", "public.later"),
@@ -140,21 +149,14 @@ async fn what_is_defined_while_the_fence_waits_refuses_the_switch() {
         run = restarted(&pair, &mut run).await;
     }
     pair.desk.moves("switch").await.exits(0);
-    pair.close_the_books(load, Side::Green).await;
-    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
-    assert!(run.ended(COMMAND_WITHIN).await.success());
-    pair.nothing_is_left().await;
+    over(&pair, load, run, Side::Green).await;
 }
 
 /// Once clients write to green, what they define there is missing on the way back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_defined_on_green_after_a_switch_refuses_the_rollback() {
-    let (blue, green) = oldest_and_newest().await;
-    let pair = Pair::open("after", &blue, &green, "").await;
-    pair.does(Side::Blue, TABLES).await;
-    let load = pair.load();
-    let mut run = pair.desk.run();
-    run.ready().await;
+    let servers = oldest_and_newest().await;
+    let (pair, load, mut run) = begun("after", &servers).await;
     pair.desk.moves("switch").await.exits(0);
     for (change, rows, table) in [
         (
@@ -172,8 +174,5 @@ async fn what_is_defined_on_green_after_a_switch_refuses_the_rollback() {
     }
     pair.desk.moves("rollback").await.exits(0);
     pair.holds(Side::Blue, "SELECT count(*) = 1 FROM later").await;
-    pair.close_the_books(load, Side::Blue).await;
-    pair.desk.ask(&["abort", "--yes"]).await.exits(0);
-    assert!(run.ended(COMMAND_WITHIN).await.success());
-    pair.nothing_is_left().await;
+    over(&pair, load, run, Side::Blue).await;
 }
