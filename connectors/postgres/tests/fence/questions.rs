@@ -58,14 +58,24 @@ async fn a_changed_definition_shows() {
                    CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)";
         let home = Home::new(server, ddl).await;
         let read = async || home.db.fingerprint(&Selection::default()).await.unwrap();
-        let mut was = read().await;
+        let mark = async || home.db.definitions_mark().await.unwrap().unwrap();
+        let (mut was, mut marked) = (read().await, mark().await);
         home.root.batch_execute("INSERT INTO t VALUES (1, 'a'); ANALYZE t").await.unwrap();
         assert_eq!(read().await, was);
+        let temporary = home.client().await;
+        temporary.batch_execute("CREATE TEMPORARY TABLE mine (id int)").await.unwrap();
+        assert_eq!(mark().await, marked, "nobody's business");
         for change in [
             "ALTER TABLE t ADD COLUMN v varchar(10)",
             "ALTER TABLE t ALTER COLUMN v TYPE varchar(20)",
             "ALTER TABLE t ALTER COLUMN v SET NOT NULL",
             "ALTER TABLE t REPLICA IDENTITY FULL",
+            "ALTER TABLE t RENAME COLUMN v TO w",
+            "ALTER TABLE t DROP COLUMN w",
+            "ALTER TABLE t DROP CONSTRAINT t_pkey",
+            "ALTER TABLE t ADD PRIMARY KEY (id)",
+            "ALTER TYPE mood RENAME TO temper",
+            "ALTER TYPE temper RENAME TO mood",
             "ALTER TYPE mood ADD VALUE 'b'",
             "ALTER TABLE p DETACH PARTITION p1",
             "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)",
@@ -77,7 +87,9 @@ async fn a_changed_definition_shows() {
             home.root.batch_execute(change).await.unwrap();
             let now = read().await;
             assert_ne!(now, was, "{change}");
-            was = now;
+            let mark = mark().await;
+            assert_ne!(mark, marked, "{change}");
+            (was, marked) = (now, mark);
         }
     }
 }
