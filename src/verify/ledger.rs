@@ -6,7 +6,7 @@
 //! remembered apart until it has ended: compared before, they would be missed after.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +21,10 @@ use cutover_core::model::{
     value::{Tuple, Value},
 };
 
-use super::tail::{Grown, Growth, Mark, Marks};
+use super::{
+    keys::Keys,
+    tail::{Grown, Growth, Mark, Marks},
+};
 use crate::transform::Pair;
 
 /// Keys of changed rows per pair, see the module.
@@ -115,7 +118,7 @@ struct Inner {
 /// What changed in one pair.
 #[derive(Debug, Default)]
 struct Changed {
-    keys: HashSet<RowKey>,
+    keys: Keys,
     /// Too many keys, or one that cannot be named.
     whole: bool,
     growth: Growth,
@@ -124,7 +127,7 @@ struct Changed {
 #[derive(Debug, Default)]
 struct PairLedger {
     key: Vec<String>,
-    pending: HashSet<RowKey>,
+    pending: Keys,
     /// Needs a full comparison: no key, emptied, written anew, or too many keys.
     whole: bool,
     /// Full comparisons that are under way.
@@ -164,9 +167,8 @@ impl Ledger {
         let mut inner = self.lock();
         let mut begun = Vec::with_capacity(pairs.len());
         for &i in pairs {
-            let freed: usize = inner.pairs[i].pending.iter().map(size).sum();
-            inner.bytes -= freed;
-            inner.pairs[i].pending.clear();
+            let forgotten = std::mem::take(&mut inner.pairs[i].pending);
+            inner.bytes -= forgotten.bytes();
             inner.pairs[i].whole = false;
             inner.pairs[i].passes += 1;
             begun.push((i, inner.pairs[i].marks.begin()));
@@ -226,11 +228,8 @@ impl Ledger {
             if inner.pairs[i].pending.is_empty() {
                 continue;
             }
-            let keys: Vec<RowKey> = inner.pairs[i].pending.iter().take(room).cloned().collect();
-            for key in &keys {
-                inner.pairs[i].pending.remove(key);
-                inner.bytes -= size(key);
-            }
+            let (keys, bytes) = inner.pairs[i].pending.take(room);
+            inner.bytes -= bytes;
             room -= keys.len();
             inner.turn = i + 1;
             taken.push((i, keys));
@@ -252,21 +251,20 @@ impl Ledger {
     #[must_use]
     pub fn take_all(&self) -> Taken<'_> {
         let mut inner = self.lock();
-        let taken: Vec<(usize, Vec<RowKey>)> = inner
-            .pairs
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, p)| !p.pending.is_empty())
-            .map(|(i, p)| (i, p.pending.drain().collect()))
-            .collect();
-        inner.bytes -= taken.iter().flat_map(|(_, keys)| keys).map(size).sum::<usize>();
+        let (mut taken, mut freed) = (Vec::new(), 0);
+        for (i, pair) in inner.pairs.iter_mut().enumerate().filter(|(_, p)| !p.pending.is_empty()) {
+            let (keys, bytes) = pair.pending.take(usize::MAX);
+            freed += bytes;
+            taken.push((i, keys));
+        }
+        inner.bytes -= freed;
         Taken { ledger: self, keys: taken }
     }
 
     /// Puts keys back that could not be compared.
     pub fn put_back(&self, pair: usize, keys: impl IntoIterator<Item = RowKey>) {
         let mut inner = self.lock();
-        keys.into_iter().for_each(|key| inner.record(pair, key, self.budget));
+        keys.into_iter().for_each(|key| inner.record(pair, &key, self.budget));
     }
 
     /// Whether the key has been recorded again.
@@ -290,7 +288,7 @@ impl Ledger {
             return;
         }
         match inner.keys(i, relation, change) {
-            Some(keys) => keys.into_iter().for_each(|key| inner.record(i, key, self.budget)),
+            Some(keys) => keys.iter().for_each(|key| inner.record(i, key, self.budget)),
             None => inner.mark_whole(i),
         }
     }
@@ -316,19 +314,12 @@ impl Ledger {
         let inner = &mut *inner;
         let changed = inner.early.entry(of).or_default().entry(i).or_default();
         for key in keys.iter().flatten() {
-            let bytes = size(key);
-            // The rest is for those that have committed.
-            if inner.bytes + bytes > self.budget / 2 {
-                changed.whole = true;
-                break;
-            }
-            if changed.keys.insert(key.clone()) {
-                inner.bytes += bytes;
-            }
+            inner.bytes += changed.keys.insert(key);
         }
-        if changed.whole || keys.is_none() {
+        // The rest is for those that have committed.
+        if keys.is_none() || inner.bytes > self.budget / 2 {
             changed.whole = true;
-            inner.bytes -= std::mem::take(&mut changed.keys).iter().map(size).sum::<usize>();
+            inner.bytes -= std::mem::take(&mut changed.keys).bytes();
         }
     }
 
@@ -338,14 +329,15 @@ impl Ledger {
         let Some(pairs) = inner.early.remove(&(side, transaction)) else { return };
         let keep = committed && self.armed.load(Ordering::Acquire);
         for (i, changed) in pairs {
-            inner.bytes -= changed.keys.iter().map(size).sum::<usize>();
-            if keep {
-                inner.pairs[i].marks.note(changed.growth);
+            inner.bytes -= changed.keys.bytes();
+            if !keep {
+                continue;
             }
-            if keep && changed.whole {
+            inner.pairs[i].marks.note(changed.growth);
+            if changed.whole {
                 inner.mark_whole(i);
-            } else if keep {
-                changed.keys.into_iter().for_each(|key| inner.record(i, key, self.budget));
+            } else {
+                inner.record_all(i, changed.keys, self.budget);
             }
         }
     }
@@ -390,15 +382,23 @@ impl Inner {
         images.into_iter().flatten().map(|image| key_of(image, &places)).collect()
     }
 
-    fn record(&mut self, pair: usize, key: RowKey, budget: usize) {
+    fn record(&mut self, pair: usize, key: &RowKey, budget: usize) {
         if self.pairs[pair].whole {
             return;
         }
-        let bytes = size(&key);
-        if self.bytes + bytes > budget {
+        self.bytes += self.pairs[pair].pending.insert(key);
+        if self.bytes > budget {
             self.mark_whole(pair);
-        } else if self.pairs[pair].pending.insert(key) {
-            self.bytes += bytes;
+        }
+    }
+
+    fn record_all(&mut self, pair: usize, keys: Keys, budget: usize) {
+        if self.pairs[pair].whole {
+            return;
+        }
+        self.bytes += self.pairs[pair].pending.absorb(keys);
+        if self.bytes > budget {
+            self.mark_whole(pair);
         }
     }
 
@@ -411,19 +411,16 @@ impl Inner {
     fn mark_whole(&mut self, pair: usize) {
         let p = &mut self.pairs[pair];
         p.whole = true;
-        self.bytes -= p.pending.drain().map(|k| size(&k)).sum::<usize>();
+        self.bytes -= std::mem::take(&mut p.pending).bytes();
     }
-}
-
-fn size(key: &RowKey) -> usize {
-    size_of::<RowKey>() + key.0.iter().map(|k| size_of::<String>() + k.len()).sum::<usize>()
 }
 
 fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
     places
         .iter()
         .map(|&p| match (p < tuple.len()).then(|| tuple.get(p))? {
-            Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            // Nor can one be asked for that is no text.
+            Value::Text(text) => std::str::from_utf8(text).ok().map(str::to_owned),
             // A key is never null, and one that did not travel cannot be named.
             Value::Null | Value::Unchanged | Value::Binary(_) => None,
         })

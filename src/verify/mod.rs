@@ -13,6 +13,7 @@
 
 pub mod compare;
 pub mod full;
+mod keys;
 pub mod ledger;
 pub mod pace;
 pub mod recent;

@@ -168,6 +168,13 @@ impl Kept {
             self.seal(&mut content);
         }
         let before = content.last.capacity();
+        let (full, doubled) = (content.last.len() + needed, 2 * before);
+        if full > before {
+            // Never far beyond a piece.
+            let capacity = doubled.min(PIECE).max(full);
+            let more = capacity - content.last.len();
+            content.last.reserve_exact(more);
+        }
         // A frame is at most 1 GiB: its length fits.
         content.last.extend_from_slice(&(message.len() as u32).to_be_bytes());
         content.last.extend_from_slice(message);
