@@ -100,7 +100,8 @@ pub(super) enum Command {
         /// Only this table (schema.name); may be repeated.
         #[arg(long = "table", value_name = "T")]
         tables: Vec<String>,
-        /// Copy differing rows again, from the side that owns the writes, and compare once more.
+        /// Copy differing rows again, from the side that owns the writes, and compare once more; where
+        /// the stream has stopped at a row, copy its whole table again.
         #[arg(long)]
         repair: bool,
     },

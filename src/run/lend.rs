@@ -291,7 +291,8 @@ impl Live {
     fn stopped(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         for side in [Side::Blue, Side::Green] {
-            if let Health::Stopped { code, what, remedy } = self.pipes.from(side).view().health {
+            if let Health::Stopped { code, what, remedy, .. } = self.pipes.from(side).view().health
+            {
                 let place = side.as_str().to_owned();
                 found.push(Finding { code, severity: Severity::Error, place, what, remedy });
             }

@@ -219,7 +219,7 @@ impl Live {
         let mut alarms: Vec<Alarm> = self.state().alarms.values().cloned().collect();
         for side in [Side::Blue, Side::Green] {
             let view = self.pipes.from(side).view();
-            if let Health::Stopped { code, what, remedy } = view.health {
+            if let Health::Stopped { code, what, remedy, .. } = view.health {
                 alarms.push(Alarm { code, what, remedy });
             }
             let known = self.state().foreign_known[usize::from(side == Side::Green)];

@@ -57,6 +57,9 @@ impl Live {
                 .exit(Exit::Usage)
         })?;
         let owner = self.owner();
+        if repair && let Some(spoiled) = self.spoiled(owner) {
+            return self.copy_again(owner, spoiled, if tables.is_empty() { &[] } else { &chosen });
+        }
         responder.progress(format!("comparing every row of {} table(s)", chosen.len()));
         let mut foreign = self.foreign();
         let mut report = self.full(&chosen).await?;

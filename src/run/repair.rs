@@ -1,4 +1,5 @@
-//! Repair: rows that are known to differ are copied again.
+//! Repair: rows that are known to differ are copied again; and where a stream has stopped at a row,
+//! its whole table, so that the stream can leave out what the copy contains.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,8 +16,54 @@ use cutover_core::{
     },
 };
 
-use super::{pipes::Pipes, proof::Proof};
-use crate::copy::in_order_of;
+use serde_json::json;
+
+use super::{command::Answer, fact::Fact, live::Live, pipes::Pipes, proof::Proof};
+use crate::{
+    copy::in_order_of,
+    error::{Exit, Failure},
+    stream::Health,
+};
+
+impl Live {
+    /// The table at one of whose rows the stream from `owner` has stopped, if a copy helps.
+    pub(super) fn spoiled(&self, owner: Side) -> Option<TableName> {
+        match self.pipes.from(owner).view().health {
+            Health::Stopped { spoiled, .. } => spoiled,
+            _ => None,
+        }
+    }
+
+    /// Has this table and those of `chosen` pairs emptied and copied again, after which the stream
+    /// goes on. Nothing is compared yet, so nothing is proven.
+    pub(super) fn copy_again(
+        &self,
+        owner: Side,
+        spoiled: TableName,
+        chosen: &[usize],
+    ) -> std::result::Result<Answer, Failure> {
+        let mut tables = vec![spoiled];
+        for pair in chosen.iter().map(|i| &self.proof.pairs[*i]) {
+            let receiving = if owner == Side::Blue { &pair.green } else { &pair.blue };
+            tables.extend(receiving.iter().map(|t| t.name.clone()));
+        }
+        tables.sort_unstable();
+        tables.dedup();
+        self.book.note(Fact::Outdated { from: owner, tables: tables.clone() })?;
+        self.pipes.from(owner).look_anew();
+        let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "the stream from {owner} has stopped at a row: {} is emptied on {} and copied again, \
+             then the stream goes on; `cutover status` shows it. Once changes are followed, \
+             `cutover verify --repair` compares every row",
+            names.join(", "),
+            owner.other()
+        );
+        let value =
+            json!({ "verdict": crate::verify::Verdict::Inconclusive, "copied_again": names });
+        Ok(Answer::new(Exit::No, value, text))
+    }
+}
 
 impl Proof {
     /// Copies the rows that are known to differ again, from the owner to the other side, while

@@ -280,7 +280,7 @@ impl Preparation {
         tables.sort_unstable();
         tables.dedup();
         if !tables.is_empty() {
-            tracing::info!(%from, ?tables, "copied again: not all of their changes were followed");
+            tracing::info!(%from, ?tables, "copied again: they may not hold what the stream builds on");
             self.book.note(Fact::Outdated { from, tables })?;
         }
         Ok(())

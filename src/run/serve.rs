@@ -146,7 +146,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             Next::Remove { finish, responder } => {
                 return remove(&run, &ports, &book, finish, responder).await;
             }
-            Next::Again => tracing::info!("definitions changed: all tables are looked at anew"),
+            Next::Again => tracing::info!("all tables are looked at anew"),
         }
     }
 }
@@ -391,7 +391,7 @@ fn connect(
 
 enum Next {
     End(Ended),
-    /// Prepare and connect again: tables are not as they were.
+    /// Prepare and connect again: tables are not as they were, or have to be copied again.
     Again,
     Remove {
         finish: bool,

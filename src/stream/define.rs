@@ -7,10 +7,21 @@ use cutover_core::{
     port::{PortError, Result, sink::Redefined},
 };
 
-use super::{Mode, Policy, open::Open, pipe::Worker};
+use super::{
+    Mode, Policy,
+    open::Open,
+    pipe::{Pipe, Worker},
+};
 
 /// How long what a transaction committed may take to be visible to others.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
+
+impl Pipe {
+    /// Says that tables have to be looked at anew, whatever the stream says.
+    pub fn look_anew(&self) {
+        self.state.outdated();
+    }
+}
 
 impl Worker {
     /// Definitions changed at this place. What is before it in its transaction is written and not

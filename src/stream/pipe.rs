@@ -109,7 +109,7 @@ pub(super) struct Replace {
 pub struct Pipe {
     from: Side,
     control: mpsc::Sender<Control>,
-    state: Arc<State>,
+    pub(super) state: Arc<State>,
     task: JoinHandle<()>,
 }
 
@@ -266,13 +266,14 @@ impl Worker {
             let error = self.awaits_a_look(error);
             self.abandon_early();
             self.give_up_hold(&error);
-            if let PortError::Definite { code, .. } = &error {
+            if let PortError::Definite { code, spoiled, .. } = &error {
                 self.getting_ready = None;
                 tracing::error!(from = %self.config.from, %code, "stream stopped: {error}");
                 self.state.set_health(Health::Stopped {
                     code: (*code).to_owned(),
                     what: error.headline(),
                     remedy: error.remedy().unwrap_or_default().to_owned(),
+                    spoiled: spoiled.as_deref().cloned(),
                 });
                 // Only a new process goes on from here: somebody has to do something first.
                 while let Some(control) = self.inbox.recv().await {

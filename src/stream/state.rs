@@ -52,6 +52,9 @@ pub enum Health {
         what: String,
         /// What to do.
         remedy: String,
+        /// The receiving side's table that would have to be copied again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        spoiled: Option<TableName>,
     },
 }
 
@@ -91,7 +94,7 @@ pub struct PipeView {
     pub early_given_up: u64,
     /// Changes of definitions in the stream, oldest first: the last ones.
     pub definitions: Vec<String>,
-    /// Changes of definitions after which tables have to be looked at anew.
+    /// Reasons to look at all tables anew: most are changes of definitions.
     pub redefined: u64,
     /// Partitions that came into being in the stream, empty, since this process started.
     #[serde(skip)]
@@ -207,6 +210,11 @@ impl State {
         inner.redefined += if committed { unsettled } else { 0 };
         let born = std::mem::take(&mut inner.born_unsettled);
         inner.born.extend(born.into_iter().filter(|_| committed));
+    }
+
+    /// Tables have to be looked at anew, whatever the stream says.
+    pub(super) fn outdated(&self) {
+        self.lock().redefined += 1;
     }
 
     /// Tables have to be looked at anew before a change of definitions can be passed.

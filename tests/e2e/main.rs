@@ -31,6 +31,7 @@ mod prepared;
 mod program;
 mod restarts;
 mod shapes;
+mod spoiled;
 mod standby;
 mod standby_ddl;
 mod tampered;

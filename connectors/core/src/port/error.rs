@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use crate::model::schema::TableName;
+
 /// Result of a port.
 pub type Result<T> = std::result::Result<T, PortError>;
 
@@ -28,6 +30,9 @@ pub enum PortError {
         what: String,
         /// What to do, copyable.
         remedy: String,
+        /// The receiving side's table whose rows are not what the stream builds on: a new copy of
+        /// it would put that right.
+        spoiled: Option<Box<TableName>>,
         /// Why, when something below said so.
         #[source]
         source: Option<Box<dyn Error + Send + Sync>>,
@@ -55,6 +60,7 @@ impl PortError {
             doing: doing.into(),
             what: what.into(),
             remedy: remedy.into(),
+            spoiled: None,
             source: None,
         }
     }
@@ -63,11 +69,20 @@ impl PortError {
     #[must_use]
     pub fn caused_by(self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         match self {
-            Self::Definite { code, doing, what, remedy, .. } => {
-                Self::Definite { code, doing, what, remedy, source: Some(cause.into()) }
+            Self::Definite { code, doing, what, remedy, spoiled, .. } => {
+                Self::Definite { code, doing, what, remedy, spoiled, source: Some(cause.into()) }
             }
             transient => transient,
         }
+    }
+
+    /// Says of a definite failure that a new copy of `table` would put it right.
+    #[must_use]
+    pub fn spoiling(mut self, table: &TableName) -> Self {
+        if let Self::Definite { spoiled, .. } = &mut self {
+            *spoiled = Some(Box::new(table.clone()));
+        }
+        self
     }
 
     /// Whether repeating may help.

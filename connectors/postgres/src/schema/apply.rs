@@ -395,11 +395,12 @@ pub(super) fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> Por
         _ => "mend it on blue or green, or exclude the object, then start again",
     };
     match port_error(doing, e) {
-        PortError::Definite { what, source, .. } => PortError::Definite {
+        PortError::Definite { what, spoiled, source, .. } => PortError::Definite {
             code: REFUSED,
             doing: doing.to_owned(),
             what: format!("{label}: {what}"),
             remedy: remedy.to_owned(),
+            spoiled,
             source,
         },
         transient => transient,

@@ -55,12 +55,11 @@ fn applying(table: &TableName, place: &Place) -> String {
     format!("applying {place} to table {table}")
 }
 
-/// A repair needs a stream that flows, so this one row is put right by hand first.
-fn repair(table: &TableName, page: &str) -> String {
+fn repair(page: &str) -> String {
     format!(
         "the table was changed by somebody else, or its copy is damaged: find out who writes to \
-         it, put the row right by hand (docs/errors/{page}.md has the statements), stop and start \
-         `cutover run`, then run `cutover verify --table {table} --repair`"
+         it, then copy it again with `cutover verify --repair`, or put a large one's row right by \
+         hand (docs/errors/{page}.md)"
     )
 }
 
@@ -69,8 +68,9 @@ pub(super) fn row_missing(table: &TableName, place: &Place) -> PortError {
         ROW_MISSING,
         applying(table, place),
         "a row that is updated or deleted is missing; nothing of the batch was written",
-        repair(table, ROW_MISSING),
+        repair(ROW_MISSING),
     )
+    .spoiling(table)
 }
 
 pub(super) fn row_exists(table: &TableName, place: &Place, constraint: Option<&str>) -> PortError {
@@ -79,8 +79,9 @@ pub(super) fn row_exists(table: &TableName, place: &Place, constraint: Option<&s
         ROW_EXISTS,
         applying(table, place),
         format!("a row that is written is there already{by}; nothing of the batch was written"),
-        repair(table, ROW_EXISTS),
+        repair(ROW_EXISTS),
     )
+    .spoiling(table)
 }
 
 pub(super) fn key_not_unique(table: &TableName, place: &Place, rows: u64) -> PortError {
@@ -91,11 +92,11 @@ pub(super) fn key_not_unique(table: &TableName, place: &Place, rows: u64) -> Por
             "the key of one row names {rows} rows on this side; nothing of the batch was written"
         ),
         format!(
-            "remove the rows that are too many by hand (docs/errors/{ROW_EXISTS}.md has the \
-             statements), create the unique index that the source has for this key, stop and \
-             start `cutover run`, then run `cutover verify --table {table} --repair`"
+            "copy the table again with `cutover verify --repair`, and create the unique index that \
+             the source has for this key (docs/errors/{KEY_NOT_UNIQUE}.md)"
         ),
     )
+    .spoiling(table)
 }
 
 pub(super) fn columns_missing(source: &TableName, target: &TableName, names: &[&str]) -> PortError {
@@ -221,6 +222,6 @@ mod tests {
         let error = row_missing(&table, &place);
         let text = error.to_string();
         assert!(text.contains("public.orders") && text.contains("0/2A"), "{text}");
-        assert!(error.remedy().unwrap().contains("cutover verify --table public.orders --repair"));
+        assert!(error.remedy().unwrap().contains("cutover verify --repair"));
     }
 }
