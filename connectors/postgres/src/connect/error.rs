@@ -155,8 +155,8 @@ pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
         ),
         "42501" => definite(
             NO_PRIVILEGE,
-            "grant what is missing: docs/GRANTS.md lists the grants a run needs; `cutover check` \
-             finds all of them at once",
+            "grant what is missing: docs/GRANTS.md lists the grants a run needs, and `cutover check` \
+             finds all of them at once; then stop and start `cutover run` where one is working",
         ),
         "53100" => definite(DISK_FULL, "free space on the server, then start the run again"),
         "53400" => definite(

@@ -323,6 +323,8 @@ async fn a_role_without_rights() {
     let tables = w.tables().await;
     let e = weak.db.capture(&w.run, &tables, false).await.map(drop).unwrap_err();
     assert_eq!(e.code(), Some("CUT0015"), "{e}");
+    // A stream that was refused stays stopped until then.
+    assert!(e.remedy().is_some_and(|r| r.contains("stop and start `cutover run`")), "{e:?}");
     w.capture().await;
     let weak: Result<Tap, _> = weak.db.stream(&w.run, None).await.map(|stream| Tap { stream });
     assert_eq!(code(weak), "CUT0015");
