@@ -113,6 +113,9 @@ pub struct Failure {
     pub remedy: Option<String>,
     /// How the command ends.
     pub exit: Exit,
+    /// What else is wrong and was met at the same time, as further mistakes of one file are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Self>,
 }
 
 impl Failure {
@@ -126,6 +129,7 @@ impl Failure {
             causes: vec![],
             remedy: None,
             exit: Exit::Failed,
+            also: vec![],
         }
     }
 
@@ -175,6 +179,7 @@ impl<E: Explain> From<E> for Failure {
             causes: causes(&error),
             remedy: error.remedy(),
             exit: error.exit(),
+            also: vec![],
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Commands that the running process carries out.
 
 use cutover::{
-    config,
     error::{Exit, Failure},
     run::{book::Book, command::Request, socket},
 };
@@ -10,8 +9,7 @@ use super::{args::Args, output::Printer, run};
 
 /// Asks and prints the answer.
 pub(super) async fn ask(args: &Args, request: Request, printer: Printer) -> Result<Exit, Failure> {
-    let home = config::home(&args.config, &config::process_environment)
-        .map_err(|e| super::told(e, printer))?;
+    let home = super::home(args)?;
     // A move or a comparison says nothing for as long as it takes.
     let answer = socket::ask(&home.state_dir, &request, None, |text| printer.note(text)).await?;
     if let Some(failure) = answer.failure {
@@ -51,7 +49,7 @@ pub(super) async fn end(
         Err(failure) if failure.code.as_deref() == Some("CUT0007") => failure,
         other => return other,
     };
-    let config = super::load(args, printer)?;
+    let config = super::load(args)?;
     if Book::peek(&config.state_dir)?.is_none_or(|s| s.addresses.is_none()) {
         return Err(nobody);
     }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 use cutover::{
-    config::{self, Config},
+    config::{self, Config, ConfigError, Home},
     error::{Exit, Failure},
     run::command::Request,
 };
@@ -50,36 +50,34 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Reads the configuration. Every mistake is told; the last one is left to the caller.
-fn load(args: &Args, printer: Printer) -> Result<Config, Failure> {
-    config::load(&args.config, &config::process_environment).map_err(|e| told(e, printer))
+/// Reads the configuration.
+fn load(args: &Args) -> Result<Config, Failure> {
+    config::load(&args.config, &config::process_environment).map_err(ConfigError::failure)
 }
 
-fn told(error: config::ConfigError, printer: Printer) -> Failure {
-    let mut failures = error.failures();
-    let last = failures.pop();
-    failures.iter().for_each(|failure| printer.failure(failure));
-    last.unwrap_or_else(|| Failure::new("the configuration cannot be used").exit(Exit::Usage))
+/// Reads where the run lives.
+fn home(args: &Args) -> Result<Home, Failure> {
+    config::home(&args.config, &config::process_environment).map_err(ConfigError::failure)
 }
 
 async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
     let quiet = || printer.start_logs(args.log.as_deref().unwrap_or("warn"), false);
     match &args.command {
         Command::Run { until, yes } => {
-            let config = load(args, printer)?;
+            let config = load(args)?;
             run::run(&config, args.log.as_deref(), *until, *yes, printer).await
         }
         Command::Guard => {
-            let config = load(args, printer)?;
+            let config = load(args)?;
             guard::guard(&config, args.log.as_deref(), printer).await
         }
         Command::Check => {
             quiet();
-            check::check(&load(args, printer)?, printer).await
+            check::check(&load(args)?, printer).await
         }
         Command::Plan => {
             quiet();
-            plan::plan(&load(args, printer)?, printer)
+            plan::plan(&load(args)?, printer)
         }
         Command::Init { blue, green, run } => {
             quiet();

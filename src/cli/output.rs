@@ -121,10 +121,15 @@ impl Printer {
 
     /// A failure: message, causes, hint, page.
     pub(super) fn failure(self, failure: &Failure) {
-        if self.json && failure.exit != Exit::Usage {
+        self.failure_data(failure);
+        self.note(&self.failure_text(failure));
+    }
+
+    /// A failure for programs, where data is wanted as JSON.
+    pub(super) fn failure_data(self, failure: &Failure) {
+        if self.json {
             self.answer(&serde_json::json!({ "error": failure }), "");
         }
-        self.note(&self.failure_text(failure));
     }
 
     fn failure_text(self, failure: &Failure) -> String {
@@ -145,6 +150,9 @@ impl Printer {
         }
         if let (Some(code), Some(page)) = (&failure.code, failure.page()) {
             text.push_str(&format!("\n{code}, see {page}"));
+        }
+        for other in &failure.also {
+            text.push_str(&format!("\n{}", self.failure_text(other)));
         }
         text
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cutover::{
-    config::{self, units::human_duration, units::human_size},
+    config::units::{human_duration, human_size},
     error::{Exit, Failure},
     observe::progress::{CopyProgress, CopySum, TableProgress, TableState},
     run::{
@@ -29,8 +29,7 @@ const TABLES: usize = 30;
 
 /// The status, once or again and again.
 pub(super) async fn status(args: &Args, watch: bool, printer: Printer) -> Result<Exit, Failure> {
-    let home = config::home(&args.config, &config::process_environment)
-        .map_err(|e| super::told(e, printer))?;
+    let home = super::home(args)?;
     let mut before: Option<(Instant, Status)> = None;
     loop {
         let asked = socket::ask(&home.state_dir, &Request::Status, Some(WITHIN), |_| ()).await;

@@ -70,13 +70,15 @@ impl From<Problem> for Failure {
 }
 
 impl ConfigError {
-    /// One failure per mistake, in the order of the file.
+    /// The first mistake with its place in the file, and with all others.
     #[must_use]
-    pub fn failures(self) -> Vec<Failure> {
-        match self {
-            Self::Mistakes(problems) => problems.into_iter().map(Failure::from).collect(),
-            unreadable @ Self::Unreadable { .. } => vec![Failure::from(unreadable)],
-        }
+    pub fn failure(self) -> Failure {
+        let Self::Mistakes(problems) = self else { return Failure::from(self) };
+        let mut all = problems.into_iter().map(Failure::from);
+        let first = all.next();
+        let first = first
+            .unwrap_or_else(|| Failure::new("the configuration cannot be used").exit(Exit::Usage));
+        Failure { also: all.collect(), ..first }
     }
 
     /// A mistake that the YAML reader found.

@@ -249,7 +249,7 @@ fn where_a_run_lives_needs_no_password() {
 fn an_empty_file_misses_its_keys_and_a_missing_file_says_so() {
     assert_eq!(problems("").len(), 3);
     let error = load(Path::new("/nowhere/cutover.yaml"), &environment).unwrap_err();
-    let failure = &error.failures()[0];
+    let failure = error.failure();
     assert_eq!(failure.code.as_deref(), Some("CUT0001"));
     assert_eq!(failure.exit, crate::error::Exit::Usage);
 }

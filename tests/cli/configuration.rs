@@ -8,6 +8,13 @@ use crate::desk::{CONFIG, Desk, assert_said};
 fn without_a_file() {
     assert_said!(Desk::empty(), "config_missing", ["check"]);
     assert_said!(Desk::empty(), "config_missing_named", ["-c", "other.yaml", "status"]);
+    // Programs are told as of any other failure.
+    for command in ["check", "plan", "run", "status", "switch"] {
+        let output = Desk::empty().run(&[command, "--json"]);
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let value: Value = serde_json::from_slice(&output.stdout).expect(command);
+        assert_eq!(value["error"]["code"], "CUT0001", "{command}");
+    }
 }
 
 #[test]
@@ -35,7 +42,14 @@ green: { url: \"postgres://cutover@green/shop\", password: 0123 }
     assert_said!(Desk::with(text), "config_wrong_kind", ["check"]);
     // ... everything else is told at once.
     let text = text.replace("0123", "\"0123\"") + "copy: { workers: 100, chunk: 16MB }\n";
-    assert_said!(Desk::with(&text), "config_several_mistakes", ["plan"]);
+    let desk = Desk::with(&text);
+    assert_said!(desk, "config_several_mistakes", ["plan"]);
+    // One object for programs, with all of them.
+    let output = desk.run(&["plan", "--json"]);
+    let value: Value = serde_json::from_slice(&output.stdout).expect("one object");
+    assert_eq!(value["error"]["place"], "./cutover.yaml:1:6");
+    let also = value["error"]["also"].as_array().expect("the others");
+    assert_eq!(also.iter().filter(|e| e["code"] == "CUT0004").count(), 3, "{value}");
 }
 
 #[test]

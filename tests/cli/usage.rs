@@ -51,6 +51,7 @@ fn wrong_usage_ends_with_2() {
     assert_said!(desk, "usage_unknown_goal", ["run", "--until", "tomorrow"]);
     assert_said!(desk, "usage_unknown_side", ["resolve", "--owner", "red"]);
     assert_said!(desk, "usage_unknown_scenario", ["demo", "--scenario", "fairy-tale"]);
+    assert_said!(desk, "usage_json", ["--json", "swich"]);
 }
 
 #[test]
