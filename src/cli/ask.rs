@@ -27,10 +27,8 @@ pub(super) async fn confirmed(
     question: &str,
     printer: Printer,
 ) -> Result<Exit, Failure> {
-    if !yes && !printer.confirm(question) {
-        return Err(Failure::new("not confirmed; nothing was done")
-            .remedy("answer y, or say --yes")
-            .exit(Exit::No));
+    if !yes {
+        printer.confirm(question)?;
     }
     ask(args, request, printer).await
 }

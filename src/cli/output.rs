@@ -162,17 +162,30 @@ impl Printer {
         paint(self.out && !self.json, tone, text)
     }
 
-    /// Asks a person; without a terminal the answer is no.
-    pub(super) fn confirm(self, question: &str) -> bool {
+    /// Asks a person. What comes through a pipe was written before anybody read the question.
+    ///
+    /// # Errors
+    ///
+    /// The answer is no, or there is nobody to ask.
+    pub(super) fn confirm(self, question: &str) -> Result<(), Failure> {
+        let refused = |why: &str, remedy: &str| {
+            let what = format!("{why}; nothing was done");
+            Err(Failure::new(what).remedy(remedy).exit(Exit::No))
+        };
         if !io::stdin().is_terminal() {
-            return false;
+            return refused(
+                "not confirmed: standard input is no terminal, and an answer from a pipe does not \
+                 count",
+                "say --yes, or answer y in a terminal",
+            );
         }
         let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stderr().flush());
-        if asked.is_err() {
-            return false;
-        }
         let mut line = String::new();
-        io::stdin().read_line(&mut line).is_ok() && matches!(line.trim(), "y" | "Y" | "yes")
+        let answered = asked.and_then(|()| io::stdin().read_line(&mut line));
+        match line.trim() {
+            "y" | "Y" | "yes" if answered.is_ok() => Ok(()),
+            _ => refused("not confirmed", "answer y, or say --yes"),
+        }
     }
 }
 

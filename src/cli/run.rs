@@ -38,10 +38,8 @@ pub(super) async fn run(
         Some(Goal::Finished) => Until::Finished,
     };
     let moves_by_itself = matches!(until, Until::Switched | Until::Finished);
-    if moves_by_itself && !yes && !printer.confirm("Switch to green as soon as it is ready?") {
-        return Err(Failure::new("not confirmed; nothing was done")
-            .remedy("answer y, or say --yes")
-            .exit(Exit::No));
+    if moves_by_itself && !yes {
+        printer.confirm("Switch to green as soon as it is ready?")?;
     }
     // What cannot work is told before anything is created, and a second process by the socket: the
     // lock of the journal would say the same in harder words.

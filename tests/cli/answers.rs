@@ -69,7 +69,14 @@ fn nobody_confirms_without_a_terminal() {
     let desk = Desk::with(CONFIG);
     let _process = Process::start(&desk, |request| panic!("{request:?} was not confirmed"));
     assert_said!(desk, "not_confirmed", ["finish"]);
-    assert_eq!(desk.run(&["abort"]).status.code(), Some(1));
+    // Nor does a pipe.
+    for args in [&["abort"][..], &["run", "--until", "switched"]] {
+        let output = desk.with_passwords(args).write_stdin("y\n").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("an answer from a pipe does not count"), "{said}");
+        assert!(said.contains("say --yes"), "{said}");
+    }
 }
 
 #[test]

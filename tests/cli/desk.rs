@@ -57,13 +57,16 @@ impl Desk {
         command
     }
 
-    /// Runs it with the passwords that [`CONFIG`] names.
+    /// The same with the passwords that [`CONFIG`] names.
+    pub(crate) fn with_passwords(&self, args: &[&str]) -> Command {
+        let mut command = self.command(args);
+        command.env("BLUE_PASSWORD", "hunter2").env("GREEN_PASSWORD", "hunter2");
+        command
+    }
+
+    /// Runs it with the passwords.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        self.command(args)
-            .env("BLUE_PASSWORD", "hunter2")
-            .env("GREEN_PASSWORD", "hunter2")
-            .output()
-            .expect("the program starts")
+        self.with_passwords(args).output().expect("the program starts")
     }
 
     /// Everything a command says, for a snapshot.
