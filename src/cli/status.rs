@@ -9,7 +9,6 @@ use cutover::{
     run::{
         book::Book,
         command::Request,
-        socket::{self, SocketError},
         status::{Readiness, Status},
     },
 };
@@ -17,6 +16,7 @@ use serde_json::Value;
 
 use super::{
     args::Args,
+    ask,
     output::{Align, Printer, Tone, columns, thousands},
 };
 
@@ -32,19 +32,8 @@ pub(super) async fn status(args: &Args, watch: bool, printer: Printer) -> Result
     let home = super::home(args)?;
     let mut before: Option<(Instant, Status)> = None;
     loop {
-        let asked = socket::ask(&home.state_dir, &Request::Status, Some(WITHIN), |_| ()).await;
-        let answer = match asked {
-            Ok(answer) => answer,
-            Err(error) => {
-                if matches!(error, SocketError::Nobody { .. }) {
-                    last_known(&home.state_dir, printer);
-                }
-                return Err(error.into());
-            }
-        };
-        if let Some(failure) = answer.failure {
-            return Err(failure);
-        }
+        let asked = ask::answer(&home, &Request::Status, Some(WITHIN), printer).await;
+        let answer = asked.inspect_err(|_| last_known(&home.state_dir, printer))?;
         let now = Instant::now();
         // Another version's status is shown as it comes.
         let status = serde_json::from_value::<Status>(answer.value.clone()).ok();
@@ -73,23 +62,19 @@ pub(super) async fn status(args: &Args, watch: bool, printer: Printer) -> Result
 
 /// What the journal says when no process does: better than nothing on a bad night.
 fn last_known(state_dir: &std::path::Path, printer: Printer) {
-    match Book::peek(state_dir) {
-        Ok(Some(standing)) => {
-            let mut text = format!(
-                "by its journal the run is in phase {}, and {} owned the writes after the last \
-                 finished move",
-                standing.phase().as_str(),
-                standing.owner
-            );
-            if let Some((id, from, rehearsal)) = standing.open_move {
-                let what = if rehearsal { "rehearsal" } else { "move" };
-                text.push_str(&format!("; {what} {id} from {from} has not ended"));
-            }
-            printer.note(&text);
-        }
-        Ok(None) => {}
-        Err(error) => printer.failure(&error.into()),
+    // A journal that cannot be read is part of the failure.
+    let Ok(Some(standing)) = Book::peek(state_dir) else { return };
+    let mut text = format!(
+        "by its journal the run is in phase {}, and {} owned the writes after the last finished \
+         move",
+        standing.phase().as_str(),
+        standing.owner
+    );
+    if let Some((id, from, rehearsal)) = standing.open_move {
+        let what = if rehearsal { "rehearsal" } else { "move" };
+        text.push_str(&format!("; {what} {id} from {from} has not ended"));
     }
+    printer.note(&text);
 }
 
 /// The status for a person. `past`: an earlier one and how long ago it was, for rates.

@@ -46,10 +46,14 @@ pub async fn end(
 }
 
 /// The run is over: nothing can be done for it any more.
-pub(super) fn over(run: &RunId) -> Failure {
+#[must_use]
+pub fn over(run: &RunId) -> Failure {
     Failure::new(format!("run {run} is over"))
         .code("CUT0506")
-        .remedy("move state_dir away, or use another `run`, to begin a new one")
+        .remedy(
+            "to begin a new one, move state_dir away or name another one; keep the old one, which \
+             holds the evidence of the moves",
+        )
         .exit(Exit::No)
 }
 

@@ -3,10 +3,13 @@
 use cutover::{
     error::{Exit, Failure},
     run::{
+        book::Book,
         command::{Answer, Request},
+        fact::Fact,
         socket::{Incoming, Server},
     },
 };
+use cutover_core::model::{run::RunId, selection::Selection, side::Side};
 use serde_json::{Value, json};
 
 use crate::desk::{CONFIG, Desk, assert_said};
@@ -135,29 +138,60 @@ fn status_of_another_version_is_shown_as_it_comes() {
     assert_said!(desk, "status_other_version", ["status"]);
 }
 
-#[test]
-fn without_a_process_the_journal_still_says_something() {
-    use cutover::run::{book::Book, fact::Fact};
-    use cutover_core::model::{run::RunId, selection::Selection, side::Side};
-
+/// A desk with the journal of a run that no process works on.
+fn left_behind(facts: impl IntoIterator<Item = Fact>) -> Desk {
     let desk = Desk::with(CONFIG);
     std::fs::create_dir(desk.state_dir()).unwrap();
     let book = Book::open(&desk.state_dir()).unwrap();
-    for fact in [
-        Fact::Began {
-            run: RunId::new("shop").unwrap(),
-            blue: "b".into(),
-            green: "g".into(),
-            selection: Selection::default(),
-            version: "0".into(),
-            at_ms: 0,
-        },
-        Fact::MoveBegan { id: 7, from: Side::Blue, rehearsal: false, at_ms: 1 },
+    book.note(Fact::Began {
+        run: RunId::new("shop").unwrap(),
+        blue: "b".into(),
+        green: "g".into(),
+        selection: Selection::default(),
+        version: "0".into(),
+        at_ms: 0,
+    })
+    .unwrap();
+    facts.into_iter().for_each(|fact| book.note(fact).unwrap());
+    desk
+}
+
+#[test]
+fn without_a_process_the_journal_still_says_something() {
+    let began = Fact::MoveBegan { id: 7, from: Side::Blue, rehearsal: false, at_ms: 1 };
+    assert_said!(left_behind([began]), "nobody_but_a_journal", ["status"]);
+}
+
+/// Another process would not help, so nobody is told to start one.
+#[test]
+fn a_run_that_is_over_says_so() {
+    let desk = left_behind([Fact::Removed]);
+    assert_said!(desk, "over_status", ["status"]);
+    for args in [
+        &["status"][..],
+        &["verify"],
+        &["rehearse"],
+        &["switch"],
+        &["rollback"],
+        &["finish", "--yes"],
+        &["abort", "--yes"],
     ] {
-        book.note(fact).unwrap();
+        let output = desk.run(&[args, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(value["error"]["code"], "CUT0506", "{args:?}");
     }
-    drop(book);
-    assert_said!(desk, "nobody_but_a_journal", ["status"]);
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_part_of_the_failure() {
+    let desk = left_behind([]);
+    std::fs::write(desk.state_dir().join("run.journal"), "no journal\n").unwrap();
+    let output = desk.run(&["status", "--json"]);
+    assert_eq!(output.status.code(), Some(3));
+    let value: Value = serde_json::from_slice(&output.stdout).expect("one object");
+    assert_eq!(value["error"]["code"], "CUT0007");
+    assert!(value["error"]["also"][0]["code"].is_string(), "{value}");
 }
 
 #[test]
