@@ -85,8 +85,16 @@ const FEW_ROWS: u64 = 1000;
 /// Comparing one row of few, in milliseconds; on the careful side.
 const PER_ROW: f64 = 0.2;
 
-/// From this age on nobody can tell when a prepared transaction ends.
-const FORGOTTEN_SECONDS: f64 = 1.0;
+impl Measured {
+    /// The same after changed rows were compared for so long, as a move does before its pause.
+    #[must_use]
+    pub fn after_comparing(mut self, time: Duration) -> Self {
+        let rate = self.rows_compared_per_second.unwrap_or(1000.0 / PER_ROW);
+        let compared = (rate * time.as_secs_f64()) as u64;
+        self.changed_rows = self.changed_rows.map(|rows| rows.saturating_sub(compared));
+        self
+    }
+}
 
 /// Puts the parts of a pause together.
 #[must_use]
@@ -120,9 +128,7 @@ pub fn estimate(measured: &Measured) -> Estimate {
         // A transaction that has lasted so long is expected to last as long again.
         part("open transactions", oldest, format!("{} that write, the oldest", blocking.len()));
     }
-    // One that was prepared just now is in the hands of its transaction manager.
-    let forgotten = |t: &&&OpenTransaction| t.prepared && t.age_seconds >= FORGOTTEN_SECONDS;
-    if let Some(prepared) = blocking.iter().find(forgotten) {
+    if let Some(prepared) = blocking.iter().find(|t| t.is_forgotten()) {
         known(&format!("end of the prepared transaction {}", prepared.who), None);
     }
     let tables = measured.tables as f64;
@@ -212,6 +218,22 @@ mod tests {
 
     fn part(estimate: &Estimate, name: &str) -> f64 {
         estimate.parts.iter().find(|p| p.name == name).map_or(0.0, |p| p.ms)
+    }
+
+    #[test]
+    fn what_is_compared_before_the_pause_is_not_part_of_it() {
+        let second = Duration::from_secs(1);
+        for (changed, rate, want) in [
+            (Some(15_000), Some(10_000.0), Some(5_000)),
+            (Some(50), Some(10_000.0), Some(0)),
+            // Not measured yet: on the careful side.
+            (Some(15_000), None, Some(10_000)),
+            (None, Some(10_000.0), None),
+        ] {
+            let before =
+                Measured { changed_rows: changed, rows_compared_per_second: rate, ..measured() };
+            assert_eq!(before.after_comparing(second).changed_rows, want, "{changed:?} {rate:?}");
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ macro_rules! metrics {
 metrics! {
     PHASE = "phase", Now ["name" of "the phases of `cutover status`"], "1 for the phase of the run";
     OWNER = "owner", Now ["name" of "`blue`, `green`"], "1 for the side that owns the writes";
-    READY = "ready", Now, "1 when a move would be accepted, else 0";
+    READY = "ready", Now, "1 when a move would be accepted by all that is sampled, else 0; its own checks may refuse it";
     ALARMS = "alarms", Now, "Alarms that are raised";
     SPLIT_BRAIN = "split_brain", Now, "1 when somebody wrote where nobody may, else 0";
     LAG_BYTES = "lag_bytes", Now, "Bytes of log that are not applied yet";

@@ -35,7 +35,7 @@ use crate::{
 const LEFT_FOR_THE_FENCE: u64 = 20_000;
 
 /// How long changed rows are compared before a move begins.
-const COMPARE_BEFORE: Duration = Duration::from_secs(2);
+pub(super) const COMPARE_BEFORE: Duration = Duration::from_secs(2);
 /// How long a move waits for a look at the ends of tables, which needs both streams to catch up.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
@@ -123,9 +123,7 @@ impl work::Proof for Live {
                 Err(_) => tracing::debug!("the ends of tables could not be looked at in time"),
             }
         }
-        let left = view.pending > LEFT_FOR_THE_FENCE && self.owner() == Side::Blue;
-        let left = left.then(|| format!("{} changed rows wait for a comparison", view.pending));
-        Ok(self.uncompared().or(left))
+        Ok(self.uncompared())
     }
 
     async fn glance(&self) -> Result<()> {
@@ -215,8 +213,8 @@ impl work::Ready for Live {
 }
 
 impl Live {
-    /// What a move would be refused for as long as nobody reads every row. The way back never is,
-    /// only for a difference.
+    /// What a move would be refused for as long as it is not compared. The way back never is, only
+    /// for a difference.
     pub(super) fn uncompared(&self) -> Option<String> {
         if self.owner() == Side::Green {
             return None;
@@ -224,9 +222,13 @@ impl Live {
         if !self.proof.passed() {
             return Some("no full comparison has finished since this process started".into());
         }
-        self.proof.unread().first().map(|table| {
-            format!("{table} waits for a full comparison, and is too large for one in a pause")
-        })
+        if let Some(table) = self.proof.unread().first() {
+            let why = "waits for a full comparison, and is too large for one in a pause";
+            return Some(format!("{table} {why}"));
+        }
+        let pending = self.proof.view().pending;
+        (pending > LEFT_FOR_THE_FENCE)
+            .then(|| format!("{pending} changed rows wait for a comparison"))
     }
 
     /// A transaction that was under way at the last look may have defined something since, and no

@@ -1,5 +1,5 @@
 //! A run whose streams flow: samples, comparisons, watches. Commands are in `serve`, moves in
-//! `moves`.
+//! `moves`, and whether one would be accepted in `ready`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,7 +23,7 @@ use super::{
     ports::Ports,
     proof::{BothLogs, Proof},
     socket::Responder,
-    status::{Alarm, LagView, MoveView, Readiness},
+    status::{Alarm, LagView, MoveView},
 };
 use crate::{
     cutover::ground::live::unfollowed,
@@ -460,11 +460,15 @@ impl Live {
     /// The pause a move would need now.
     #[must_use]
     pub fn estimate(&self) -> Estimate {
+        estimate(&self.measured())
+    }
+
+    /// All that an estimate rests on.
+    pub(super) fn measured(&self) -> Measured {
         let mut measured = self.state().measured.clone();
-        let view = self.proof.view();
-        measured.changed_rows = Some(view.pending);
+        measured.changed_rows = Some(self.proof.view().pending);
         measured.rows_compared_per_second = self.proof.rate();
-        estimate(&measured)
+        measured
     }
 
     /// What the samples say.
@@ -482,39 +486,6 @@ impl Live {
     #[must_use]
     pub fn latest(&self) -> Option<Sample> {
         self.state().samples.latest().copied()
-    }
-
-    /// Whether a move would be accepted now.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
-        let not_yet = |why: &str| Readiness::NotYet { why: why.to_owned(), eta_seconds: None };
-        // Before the alarms: what is being prepared again does not match yet.
-        if self.redefined() {
-            return not_yet(super::lend::REDEFINED);
-        }
-        if let Some(alarm) = self.alarms().into_iter().next() {
-            return Readiness::Never { why: format!("{}: {}", alarm.code, alarm.what) };
-        }
-        if self.ports.switches.is_empty() {
-            return Readiness::Never { why: "no switch is configured".into() };
-        }
-        match self.converge() {
-            Converge::Ready => {}
-            Converge::NotYet { eta_seconds, why } => {
-                return Readiness::NotYet {
-                    why,
-                    eta_seconds: eta_seconds.map(|s| s.max(0.0).ceil() as u64),
-                };
-            }
-            Converge::Never { why } => return Readiness::Never { why },
-        }
-        if let Some(why) = self.uncompared() {
-            return not_yet(&why);
-        }
-        if self.state().measured.marker.is_none() {
-            return not_yet("the pause is being estimated");
-        }
-        Readiness::Ready
     }
 
     async fn watch_definitions(&self) -> Result<()> {

@@ -20,6 +20,7 @@ pub mod pipes;
 pub mod ports;
 pub mod prepare;
 pub mod proof;
+mod ready;
 pub mod recovery;
 mod removal;
 mod repair;

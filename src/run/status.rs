@@ -164,7 +164,7 @@ impl Board {
             status.ready = live.readiness();
             status.lag = live.lag();
             status.retained_bytes = live.retained();
-            status.pause_estimate = serde_json::to_value(live.estimate()).ok();
+            status.pause_estimate = serde_json::to_value(live.forecast()).ok();
             status.streams = Some(json!({
                 "forward": live.pipes.from(Side::Blue).view(),
                 "back": live.pipes.from(Side::Green).view(),

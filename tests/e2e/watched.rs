@@ -2,10 +2,11 @@
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{shop::ShopSize, wait_until};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    program::{COMMAND_WITHIN, Desk},
+    program::{COMMAND_WITHIN, Desk, READY_WITHIN},
     world::{Options, PASS, World},
 };
 
@@ -109,6 +110,54 @@ async fn a_run_can_be_watched_and_writes_on_both_sides_are_an_alarm() {
     world.close_the_books(load, Side::Blue).await;
     let (answer, _) = get(&world.desk, "/healthz").await;
     assert!(answer.contains(" 200 "), "{answer}");
+}
+
+/// Takes its time to say where writes go.
+const SLOW_SWITCH: &str = r#"sleep 0.1
+case $CUTOVER_ACTION in
+observe) echo '{"side": "blue", "paused": false}' ;;
+examine) echo '{"findings": []}' ;;
+esac
+"#;
+
+/// A move that would be refused is not called possible, and the reason is the move's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_would_be_too_long_is_not_called_ready() {
+    let device = "  - command: { argv: [/bin/sh, FOLDER/slow.sh], timeout: 5s }\n";
+    let world = World::with(Options { more_switches: device.into(), ..Options::default() }).await;
+    let desk = &world.desk;
+    std::fs::write(desk.folder().join("slow.sh"), SLOW_SWITCH).expect("a file");
+    let ready = async || metric(&get(desk, "/metrics").await.1, "cutover_ready");
+    let says = |reason: &'static str| {
+        move |s: &Value| s["ready"]["why"].as_str().is_some_and(|why| why.contains(reason))
+    };
+    let budget = |from: &str, to: &str| {
+        let line = |budget: &str| format!("pause_budget: {budget}");
+        desk.reconfigure(|yaml| yaml.replace(&line(from), &line(to)));
+    };
+
+    budget("3s", "100ms");
+    let mut run = desk.run();
+    let estimated = "CUT0734: the pause is estimated at";
+    run.status("the estimate to be too long", READY_WITHIN, says(estimated)).await;
+    assert!(ready().await < 0.5);
+    desk.ask(&["switch"]).await.exits(1).says("the pause is estimated at");
+    assert!(run.terminate().await.success());
+
+    budget("100ms", "20s");
+    let mut run = desk.run();
+    run.ready().await;
+    let mut writer = world.direct(Side::Blue).await;
+    let open = writer.transaction().await.expect("a transaction");
+    open.batch_execute("UPDATE accounts SET balance = balance WHERE id = 1")
+        .await
+        .expect("a write");
+    run.status("the writer to be met", COMMAND_WITHIN, says("CUT0139: process")).await;
+    assert!(ready().await < 0.5);
+    desk.ask(&["switch"]).await.exits(1).says("CUT0139");
+    open.rollback().await.expect("its end");
+    run.ready().await;
+    assert!(ready().await > 0.5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

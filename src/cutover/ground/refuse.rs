@@ -8,7 +8,10 @@ use cutover_core::{
 };
 
 use super::{Failure, work::Readiness};
-use crate::lag::Converge;
+use crate::lag::{Converge, Estimate};
+
+/// The code of a pause that would be too long.
+const TOO_LONG: &str = "CUT0734";
 
 /// Everything `Recheck` learned.
 #[derive(Debug)]
@@ -80,35 +83,39 @@ pub(super) fn refuse(learned: &Learned<'_>) -> Option<Failure> {
             "wait for the comparison, or run `cutover verify`",
         ));
     }
-    let estimate = &learned.readiness.estimate;
-    let budget = learned.budget.as_millis();
-    match estimate.fits(learned.budget) {
-        Some(true) => {}
+    reasons.extend(too_long(&learned.readiness.estimate, learned.budget));
+    let all: Vec<_> = reasons.iter().map(|r| r.why.clone()).collect();
+    let first = reasons.into_iter().next()?;
+    Some(Failure { why: all.join("; "), ..first })
+}
+
+/// Why a move with this estimate is refused; `None`: its pause fits into the budget.
+pub(crate) fn too_long(estimate: &Estimate, budget: Duration) -> Option<Failure> {
+    match estimate.fits(budget) {
+        Some(true) => None,
         Some(false) => {
             let mut parts: Vec<_> = estimate.parts.iter().collect();
             parts.sort_by(|a, b| b.ms.total_cmp(&a.ms));
             let parts: Vec<_> =
                 parts.iter().take(3).map(|p| format!("{} {:.0} ms", p.name, p.ms)).collect();
-            reasons.push(Failure::definite(
-                "CUT0734",
+            Some(Failure::definite(
+                TOO_LONG,
                 format!(
-                    "the pause is estimated at {:.0} ms, the budget is {budget} ms ({})",
+                    "the pause is estimated at {:.0} ms, the budget is {} ms ({})",
                     estimate.ms,
+                    budget.as_millis(),
                     parts.join(", ")
                 ),
                 "end long transactions on the origin, wait for a quieter moment, or raise \
                  move.pause_budget",
-            ));
+            ))
         }
-        None => reasons.push(Failure::definite(
-            "CUT0734",
+        None => Some(Failure::definite(
+            TOO_LONG,
             format!("the pause cannot be estimated: not known: {}", estimate.unknown.join(", ")),
             "wait until it was measured, or run `cutover rehearse` later",
         )),
     }
-    let all: Vec<_> = reasons.iter().map(|r| r.why.clone()).collect();
-    let first = reasons.into_iter().next()?;
-    Some(Failure { why: all.join("; "), ..first })
 }
 
 #[cfg(test)]
@@ -116,7 +123,7 @@ mod tests {
     use cutover_core::model::finding::{Finding, Scope};
 
     use super::*;
-    use crate::{lag::Estimate, preflight::Report};
+    use crate::preflight::Report;
 
     fn readiness() -> Readiness {
         Readiness {

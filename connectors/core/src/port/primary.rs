@@ -37,6 +37,28 @@ pub struct OpenTransaction {
     pub prepared: bool,
 }
 
+/// From this age on a writer is not one of the short ones.
+const SLOW_WRITER_SECONDS: f64 = 2.0;
+
+/// From this age on nobody can tell when a prepared transaction ends. One that was prepared just
+/// now is in the hands of its transaction manager.
+pub const FORGOTTEN_SECONDS: f64 = 1.0;
+
+impl OpenTransaction {
+    /// Whether nobody can tell when it ends.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.prepared && self.age_seconds >= FORGOTTEN_SECONDS
+    }
+
+    /// Whether a move of the writes from its database is refused as long as it is open.
+    #[must_use]
+    pub fn stops_moves(&self) -> bool {
+        let slow = self.blocks_fence && self.age_seconds >= SLOW_WRITER_SECONDS;
+        if self.prepared { self.is_forgotten() } else { slow }
+    }
+}
+
 /// A database as the owner of writes.
 #[async_trait]
 pub trait Primary: Send + Sync {
@@ -133,4 +155,29 @@ pub trait Primary: Send + Sync {
 
     /// Opens the sessions a move needs ahead of the pause.
     async fn warm_up(&self) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stops_a_move() {
+        for (age_seconds, blocks_fence, prepared, want) in [
+            (1.9, true, false, false),
+            (2.0, true, false, true),
+            (60.0, false, false, false),
+            (0.9, true, true, false),
+            (1.0, false, true, true),
+        ] {
+            let open = OpenTransaction {
+                who: "7".into(),
+                application: "web".into(),
+                age_seconds,
+                blocks_fence,
+                prepared,
+            };
+            assert_eq!(open.stops_moves(), want, "{open:?}");
+        }
+    }
 }

@@ -1,25 +1,19 @@
 //! Transactions that stay open: a new slot waits for their end, and so does the fence.
 
-use cutover_core::model::finding::Scope;
+use cutover_core::{model::finding::Scope, port::primary::OpenTransaction};
 
 use super::super::{Answer, facts::Context, found::*};
 
 /// Older than this, a transaction will probably still be there when a slot is made.
 const OLD_SECONDS: f64 = 30.0;
-/// Older than this right before a move, a writer is not one of the short ones.
-const SLOW_WRITER_SECONDS: f64 = 2.0;
 
 /// An open transaction of somebody else.
 #[derive(Debug, Clone)]
 struct Open {
-    pid: i32,
+    transaction: OpenTransaction,
     user: String,
-    application: String,
-    age: f64,
     /// It has written, somewhere on this server: a new slot waits for it.
     writes: bool,
-    /// It holds a lock on a table of the run that the fence must wait for.
-    blocks_fence: bool,
     /// It is in this database.
     here: bool,
 }
@@ -29,7 +23,7 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     let rows = context
         .session
         .query(
-            "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), \
+            "SELECT a.pid::text, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), \
                     extract(epoch FROM clock_timestamp() - a.xact_start)::float8, \
                     a.backend_xid IS NOT NULL, \
                     EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted \
@@ -57,12 +51,15 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     let all: Vec<Open> = rows
         .iter()
         .map(|row| Open {
-            pid: row.get(0),
+            transaction: OpenTransaction {
+                who: row.get(0),
+                application: row.get(2),
+                age_seconds: row.get(3),
+                blocks_fence: row.get(5),
+                prepared: false,
+            },
             user: row.get(1),
-            application: row.get(2),
-            age: row.get(3),
             writes: row.get(4),
-            blocks_fence: row.get(5),
             here: row.get(6),
         })
         .collect();
@@ -71,10 +68,9 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
 
 fn judge(all: &[Open], scope: Scope, owns_writes: bool) -> Vec<Found> {
     let mut found = Vec::new();
-    let stops = |o: &&Open| {
-        scope == Scope::Move && owns_writes && o.blocks_fence && o.age >= SLOW_WRITER_SECONDS
-    };
-    let delays = |o: &&Open| !stops(o) && o.age >= OLD_SECONDS && (o.writes || o.here);
+    let stops = |o: &&Open| scope == Scope::Move && owns_writes && o.transaction.stops_moves();
+    let old = |o: &&Open| o.transaction.age_seconds >= OLD_SECONDS;
+    let delays = |o: &&Open| !stops(o) && old(o) && (o.writes || o.here);
     let stopping: Vec<&Open> = all.iter().filter(stops).collect();
     let delaying: Vec<&Open> = all.iter().filter(delays).collect();
     if !stopping.is_empty() {
@@ -111,15 +107,16 @@ fn open(count: usize, one: &str, many: &str) -> String {
 }
 
 fn name(o: &Open) -> String {
+    let OpenTransaction { who, application, age_seconds, .. } = &o.transaction;
     let application =
-        if o.application.is_empty() { String::new() } else { format!(", {}", o.application) };
-    format!("process {} ({}{application}) since {:.0} s", o.pid, o.user, o.age)
+        if application.is_empty() { String::new() } else { format!(", {application}") };
+    format!("process {who} ({}{application}) since {age_seconds:.0} s", o.user)
 }
 
 fn end(all: &[&Open]) -> String {
     format!(
         "-- let them end, or end them:\n{}",
-        lines(all.iter().map(|o| format!("SELECT pg_terminate_backend({});", o.pid)))
+        lines(all.iter().map(|o| format!("SELECT pg_terminate_backend({});", o.transaction.who)))
     )
 }
 
@@ -132,12 +129,15 @@ mod tests {
     #[test]
     fn what_counts_depends_on_when() {
         let open = |age, writes, blocks_fence, here| Open {
-            pid: 7,
+            transaction: OpenTransaction {
+                who: "7".into(),
+                application: "web".into(),
+                age_seconds: age,
+                blocks_fence,
+                prepared: false,
+            },
             user: "app".into(),
-            application: "web".into(),
-            age,
             writes,
-            blocks_fence,
             here,
         };
         let error = Some(Severity::Error);

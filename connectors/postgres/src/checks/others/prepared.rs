@@ -1,12 +1,9 @@
 //! Prepared transactions keep their locks and outlive everybody who could end them.
 
-use cutover_core::model::finding::Scope;
+use cutover_core::{model::finding::Scope, port::primary::FORGOTTEN_SECONDS};
 
 use super::super::{Answer, facts::Context, found::*};
 use crate::sql;
-
-/// From this age on a move does not expect it to end soon.
-const FORGOTTEN_SECONDS: f64 = 1.0;
 
 #[derive(Debug, Clone)]
 struct Prepared {
