@@ -14,6 +14,7 @@ mod ddl_partitions_told;
 mod ddl_random;
 mod ddl_told;
 mod ddl_unseen;
+mod demo;
 mod emptied;
 mod ends;
 mod failed_switch;

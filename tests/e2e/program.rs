@@ -485,7 +485,13 @@ pub(crate) fn send(signal: &str, process: u64) {
 
 /// Processes whose command line names the desk's folder: number, and whether it is the guard.
 pub(crate) fn processes(desk: &Desk) -> Vec<(u32, bool)> {
-    let folder = desk.folder().display().to_string();
+    let found = processes_of(desk.folder()).into_iter();
+    found.map(|(pid, line)| (pid, line.split('\0').any(|word| word == "guard"))).collect()
+}
+
+/// Processes whose command line names a folder, with that line.
+pub(crate) fn processes_of(folder: &Path) -> Vec<(u32, String)> {
+    let folder = folder.display().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -494,7 +500,7 @@ pub(crate) fn processes(desk: &Desk) -> Vec<(u32, bool)> {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
         if line.contains(&folder) {
-            found.push((pid, line.split('\0').any(|word| word == "guard")));
+            found.push((pid, line));
         }
     }
     found
