@@ -30,6 +30,8 @@ pub struct Measured {
     pub changed_rows: Option<u64>,
     /// Rows compared by key per second.
     pub rows_compared_per_second: Option<f64>,
+    /// Bytes of tables that are compared as a whole, since no key says which rows changed.
+    pub read_whole: u64,
     /// One append to the journal.
     pub journal_append: Option<Duration>,
     /// Earlier moves and rehearsals of this run: predicted and real pause in milliseconds.
@@ -84,6 +86,8 @@ const USUAL_BACKLOG: u64 = 1 << 20;
 const FEW_ROWS: u64 = 1000;
 /// Comparing one row of few, in milliseconds; on the careful side.
 const PER_ROW: f64 = 0.2;
+/// Comparing one MiB of a table as a whole, in milliseconds; on the careful side.
+const PER_MIB: f64 = 16.0;
 
 impl Measured {
     /// The same after changed rows were compared for so long, as a move does before its pause.
@@ -152,7 +156,12 @@ pub fn estimate(measured: &Measured) -> Estimate {
         (Some(_), _) => known("rate of comparison", None),
         (None, _) => known("changed rows", None),
     };
-    part("verify", rows + origin.max(target), "changed rows at the measured rate".into());
+    let mut why = "changed rows at the measured rate".to_owned();
+    let mib = measured.read_whole as f64 / f64::from(1 << 20);
+    if measured.read_whole > 0 {
+        why.push_str(&format!(", and {mib:.1} MiB of tables without a key or emptied ones"));
+    }
+    part("verify", rows + PER_MIB * mib + origin.max(target), why);
     let sequences = measured.sequences as f64;
     part(
         "counters",
@@ -201,6 +210,7 @@ mod tests {
             sequences: 20,
             changed_rows: Some(50),
             rows_compared_per_second: Some(10_000.0),
+            read_whole: 0,
             journal_append: Some(Duration::from_micros(200)),
             history: vec![],
         }
@@ -266,6 +276,13 @@ mod tests {
         let e = estimate(&m);
         assert!((part(&e, "drain") - 3000.0).abs() < 1e-9);
         assert!((part(&e, "open transactions") - 2000.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn tables_that_are_read_whole_count() {
+        let m = Measured { read_whole: 8 << 20, ..measured() };
+        let [with, without] = [&m, &measured()].map(|m| part(&estimate(m), "verify"));
+        assert!((with - without - 128.0).abs() < 1e-9, "{with} {without}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is asked about pairs as a whole.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cutover_core::{
     model::{digest::Digest, schema::Table},
@@ -14,27 +14,35 @@ use cutover_core::{
 use super::ports::Ports;
 use crate::transform::Pair;
 
-/// Tables up to this size are read whole behind the fence: a quarter of a second for clients, and
+/// Pairs up to this size are read whole behind the fence: a quarter of a second for clients, and
 /// room for a log without a key that grows while the run is on.
 pub(super) const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
 
-/// Which of these pairs would make clients wait for too long if all of it were read, by now: a
-/// table grows while the run is on.
-pub(super) async fn large(ports: &Ports, pairs: &[Pair], chosen: &[usize]) -> Result<Vec<usize>> {
+/// How many bytes of each pair are read when all of it is, by now: a table grows while the run is
+/// on. Of the two sides the larger one counts: they are read at the same time.
+pub(super) async fn sizes(
+    ports: &Ports,
+    pairs: &[Pair],
+    chosen: &[usize],
+) -> Result<BTreeMap<usize, u64>> {
     let of = |side: fn(&Pair) -> &Vec<Table>| -> Vec<(usize, &Table)> {
         chosen.iter().flat_map(|i| side(&pairs[*i]).iter().map(move |t| (*i, t))).collect()
     };
     let ask = async |reader: &Arc<dyn RowReader>, tables: Vec<(usize, &Table)>| {
         let names: Vec<&Table> = tables.iter().map(|(_, table)| *table).collect();
         let sizes = if names.is_empty() { Vec::new() } else { reader.sizes(&names).await? };
-        let large = tables.iter().zip(sizes).filter(|(_, bytes)| *bytes > WHOLE_BEHIND_FENCE);
-        Ok::<Vec<usize>, PortError>(large.map(|((i, _), _)| *i).collect())
+        let mut all = BTreeMap::new();
+        for ((i, _), bytes) in tables.iter().zip(sizes) {
+            *all.entry(*i).or_default() += bytes;
+        }
+        Ok::<BTreeMap<usize, u64>, PortError>(all)
     };
     let (blue, green) = tokio::try_join!(
         ask(&ports.blue.reader, of(|p| &p.blue)),
         ask(&ports.green.reader, of(|p| &p.green))
     )?;
-    Ok(chosen.iter().copied().filter(|i| blue.contains(i) || green.contains(i)).collect())
+    let of = |side: &BTreeMap<usize, u64>, i: usize| side.get(&i).copied().unwrap_or(0);
+    Ok(chosen.iter().map(|i| (*i, of(&blue, *i).max(of(&green, *i)))).collect())
 }
 
 /// Which files hold the rows of the pairs on one side.

@@ -22,7 +22,7 @@ use cutover_core::{
 };
 
 use super::{
-    pairs::{files, large, sums},
+    pairs::{WHOLE_BEHIND_FENCE, files, sizes, sums},
     pipes::Pipes,
     ports::Ports,
 };
@@ -67,8 +67,8 @@ struct Inner {
     many: BTreeSet<usize>,
     /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
-    /// Whether pairs were large when they were looked at.
-    large: BTreeMap<usize, bool>,
+    /// How large pairs were when they were looked at, in bytes.
+    sizes: BTreeMap<usize, u64>,
     /// The files of every pair, blue's and green's, as they were seen last.
     files: Vec<[Vec<u64>; 2]>,
 }
@@ -373,8 +373,23 @@ impl Proof {
 
     /// Which of these pairs were large when they were looked at.
     pub(super) fn large_of(&self, chosen: &[usize]) -> Vec<usize> {
-        let large = &self.lock().large;
-        chosen.iter().copied().filter(|i| large.get(i) == Some(&true)).collect()
+        let sizes = &self.lock().sizes;
+        let large = |i: &usize| sizes.get(i).is_some_and(|bytes| *bytes > WHOLE_BEHIND_FENCE);
+        chosen.iter().copied().filter(large).collect()
+    }
+
+    /// Bytes that are read behind the fence of tables that no key proves, as they are known now.
+    #[must_use]
+    pub fn read_behind_fence(&self) -> u64 {
+        let whole = self.ledger.whole();
+        let large = self.large_of(&whole);
+        let bytes = |i: usize| match self.short_end(i) {
+            Some(end) => end.growth.bytes,
+            // It refuses the move.
+            None if large.contains(&i) => 0,
+            None => self.lock().sizes.get(&i).copied().unwrap_or(0),
+        };
+        whole.into_iter().map(bytes).sum()
     }
 
     /// Looks how large tables are that can be proven by a full comparison only, now or once they
@@ -386,16 +401,11 @@ impl Proof {
     pub async fn look_for_growth(&self) -> Result<()> {
         let keyless = (0..self.pairs.len()).filter(|i| !self.pairs[*i].keyed);
         let chosen: BTreeSet<usize> = self.ledger.whole().into_iter().chain(keyless).collect();
-        let sizes = self.sizes(&chosen.into_iter().collect::<Vec<_>>()).await?;
+        let chosen: Vec<usize> = chosen.into_iter().collect();
+        let sizes = sizes(&self.ports, &self.pairs, &chosen).await?;
         // What was known of others is old.
-        self.lock().large = sizes;
+        self.lock().sizes = sizes;
         Ok(())
-    }
-
-    /// Whether these pairs are large by now.
-    async fn sizes(&self, chosen: &[usize]) -> Result<BTreeMap<usize, bool>> {
-        let large = large(&self.ports, &self.pairs, chosen).await?;
-        Ok(chosen.iter().map(|i| (*i, large.contains(i))).collect())
     }
 
     /// Looks for tables whose rows were written anew since the last look: not all that does so is
@@ -429,11 +439,11 @@ impl Proof {
     pub async fn behind_fence(&self) -> Result<Certificate> {
         let before = self.compared.load(Ordering::Relaxed);
         let whole = self.ledger.whole();
-        let new = |i: &usize| !self.lock().large.contains_key(i);
+        let new = |i: &usize| !self.lock().sizes.contains_key(i);
         let new: Vec<usize> = whole.iter().copied().filter(new).collect();
         if !new.is_empty() {
-            let sizes = self.sizes(&new).await?;
-            self.lock().large.extend(sizes);
+            let sizes = sizes(&self.ports, &self.pairs, &new).await?;
+            self.lock().sizes.extend(sizes);
         }
         let large = self.large_of(&whole);
         let small = whole.iter().copied().filter(|i| !large.contains(i));

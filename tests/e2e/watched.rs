@@ -44,6 +44,14 @@ async fn a_run_can_be_watched_and_writes_on_both_sides_are_an_alarm() {
     assert!(status["lag"]["bytes"].is_u64() && status["lag"]["seconds"].is_f64(), "{status}");
     assert!(status["pause_estimate"]["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{status}");
     assert_eq!(status["copy"]["tables"].as_array().map(Vec::len), Some(12), "{status}");
+    // A log without a key is compared in the pause, and counts.
+    run.status("the log in the estimate", COMMAND_WITHIN, |s| {
+        let parts = s["pause_estimate"]["parts"].as_array();
+        let of_log =
+            |part: &Value| part["why"].as_str().is_some_and(|w| w.contains("without a key"));
+        parts.is_some_and(|parts| parts.iter().any(of_log))
+    })
+    .await;
 
     let (answer, body) = get(&world.desk, "/healthz").await;
     assert!(answer.contains(" 200 ") && body.contains("ok"), "{answer}: {body}");
