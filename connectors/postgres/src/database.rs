@@ -138,4 +138,10 @@ impl Database {
         *kept = Some(Arc::clone(&session));
         Ok(session)
     }
+
+    /// Leaves a [control](Self::control) session that hangs to whoever waits in it: the next one
+    /// is new.
+    pub(crate) async fn give_control_up(&self) {
+        self.control.lock().await.take();
+    }
 }

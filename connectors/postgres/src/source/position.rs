@@ -1,10 +1,13 @@
 //! Positions of the write-ahead log: text, arithmetic, and asking the server.
 
+use std::time::Duration;
+
 use cutover_core::{
     model::position::Position,
     port::{PortError, Result},
 };
 use futures_util::future::join;
+use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use super::stops;
@@ -17,6 +20,9 @@ use crate::{
 /// Size of the header of a page of the log, and of the first page of a segment.
 const PAGE_HEADER: u64 = 24;
 const SEGMENT_HEADER: u64 = 40;
+
+/// How long a message may take until it is on the server's disk. Far more than a busy disk needs.
+const FLUSHED_WITHIN: Duration = Duration::from_secs(30);
 
 /// `16/B374D848` → number.
 pub(super) fn parse_lsn(text: &str) -> Option<u64> {
@@ -93,15 +99,24 @@ impl Database {
         end_in(&row, doing)
     }
 
-    /// Commits a message and returns a position that covers its commit. One round trip.
+    /// Commits a message and returns a position that covers its commit. One round trip. It waits
+    /// for the server's disk, and not for ever; for no standby.
+    ///
+    /// # Errors
+    ///
+    /// Transient when the server did not say in time that it is on its disk.
     pub(super) async fn emit_message(&self, prefix: &str, content: &str) -> Result<Position> {
         let doing = self.doing("writing a message into the log");
         let session = self.control().await?;
         let message = format!("SELECT {}", message(prefix, content));
         // Sent together, run one after the other: the first is committed and flushed when the
         // second looks.
-        let (written, flushed) =
-            join(session.simple_query(&message), flushed_position(&session)).await;
+        let both = join(session.simple_query(&message), flushed_position(&session));
+        let Ok((written, flushed)) = timeout(FLUSHED_WITHIN, both).await else {
+            self.give_control_up().await;
+            let late = format!("it was not on the disk within {} s", FLUSHED_WITHIN.as_secs());
+            return Err(PortError::transient(doing, late));
+        };
         written.map_err(|e| port_error(&doing, e))?;
         flushed.map_err(|e| port_error(&doing, e))?.ok_or_else(|| strange(doing))
     }

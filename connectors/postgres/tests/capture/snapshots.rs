@@ -25,7 +25,7 @@ use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{PgOptions, Postgres, find_postgres};
 use tokio::task::JoinHandle;
 
-use crate::world::World;
+use crate::world::{PATIENCE, World, servers};
 
 /// Clients that insert numbers 0, 1, 2, ... each in its own transaction, some of which roll back.
 pub(crate) struct Load {
@@ -66,7 +66,7 @@ impl Load {
 
     pub(crate) async fn pass(&self, more: i32) {
         let from = self.count.load(Ordering::Relaxed);
-        cutover_sandbox::wait_until("load", crate::world::PATIENCE, async || {
+        cutover_sandbox::wait_until("load", PATIENCE, async || {
             self.count.load(Ordering::Relaxed) > from + more
         })
         .await
@@ -180,11 +180,9 @@ async fn a_snapshot_with_a_position_holds_exactly_what_committed_before_it() {
         }
         let temporary = "select count(*) from pg_replication_slots where temporary and database = \
                          current_database()";
-        cutover_sandbox::wait_until(
-            "the temporary slots to go",
-            crate::world::PATIENCE,
-            async || w.text_of_reader(temporary).await == "0",
-        )
+        cutover_sandbox::wait_until("the temporary slots to go", PATIENCE, async || {
+            w.text_of_reader(temporary).await == "0"
+        })
         .await
         .unwrap();
         w.release().await;
@@ -200,17 +198,11 @@ async fn a_slot_waits_for_transactions_that_are_open() {
     let tables = w.tables().await;
     let capture = w.db.capture(&w.run, &tables, true);
     let commit = async {
-        cutover_sandbox::wait_until(
-            "the slot to be asked for",
-            crate::world::PATIENCE,
-            async || {
-                w.text(
-                    "select count(*) from pg_replication_slots where slot_name = 'cutover_waits'",
-                )
+        cutover_sandbox::wait_until("the slot to be asked for", PATIENCE, async || {
+            w.text("select count(*) from pg_replication_slots where slot_name = 'cutover_waits'")
                 .await
-                    == "1"
-            },
-        )
+                == "1"
+        })
         .await
         .unwrap();
         client.batch_execute("insert into t values (2); commit").await.unwrap();
@@ -239,7 +231,7 @@ async fn a_creation_that_was_cut_off_is_begun_again() {
         let creator =
             "select active_pid from pg_replication_slots where slot_name = 'cutover_cutoff'";
         let mut pid = String::new();
-        cutover_sandbox::wait_until("the slot", crate::world::PATIENCE, async || {
+        cutover_sandbox::wait_until("the slot", PATIENCE, async || {
             pid = w.text_of_reader(creator).await;
             !pid.is_empty()
         })
@@ -249,7 +241,7 @@ async fn a_creation_that_was_cut_off_is_begun_again() {
         assert!(first.await.unwrap_err().is_cancelled());
         let second = w.db.capture(&w.run, &again, true);
         let commit = async {
-            cutover_sandbox::wait_until("another one", crate::world::PATIENCE, async || {
+            cutover_sandbox::wait_until("another one", PATIENCE, async || {
                 let now = w.text_of_reader(creator).await;
                 !now.is_empty() && now != pid
             })
@@ -271,9 +263,7 @@ async fn what_a_snapshot_contains_outlives_a_failure() {
     for install in find_postgres() {
         let options = PgOptions::new().set("wal_writer_delay", "10s");
         let mut server = Postgres::start(&install, options).await.unwrap();
-        let config = PgConfig::parse(&server.url("postgres"), None).unwrap();
-        let run = RunId::new("forgets").unwrap();
-        let db = Database::new(config, Side::Blue, run, &std::env::temp_dir());
+        let db = database(&server);
         server.execute("postgres", "create table t (id int)").await.unwrap();
         let client = server.connect("postgres").await.unwrap();
         client.batch_execute("set synchronous_commit = off").await.unwrap();
@@ -286,4 +276,61 @@ async fn what_a_snapshot_contains_outlives_a_failure() {
         let rows = client.query_one("select count(*) from t", &[]).await.unwrap();
         assert_eq!(rows.get::<_, i64>(0), 1, "PostgreSQL {}", server.major());
     }
+}
+
+/// A snapshot of now waits for the server's own disk, and for nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_does_not_wait_for_a_standby_that_is_not_there() {
+    for install in find_postgres() {
+        let server = Postgres::start(&install, PgOptions::new()).await.unwrap();
+        let client = server.connect("postgres").await.unwrap();
+        let nobody = "alter system set synchronous_standby_names = 'nobody'";
+        client.batch_execute(nobody).await.unwrap();
+        client.batch_execute("select pg_reload_conf()").await.unwrap();
+        // Until the server has heard of it, commits end.
+        let waits = tokio::spawn(async move {
+            while client.batch_execute("create table t (); drop table t").await.is_ok() {}
+        });
+        let hangs = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+        cutover_sandbox::wait_until("a commit to hang", PATIENCE, async || {
+            server.query_text("postgres", hangs).await.unwrap().as_deref() == Some("1")
+        })
+        .await
+        .unwrap();
+        let db = database(&server);
+        let snapshot = tokio::time::timeout(PATIENCE, db.snapshot()).await;
+        snapshot.expect("it waits for nobody").unwrap();
+        waits.abort();
+    }
+}
+
+/// A server whose disk does not answer is named, and the next one to ask is not kept waiting.
+#[tokio::test]
+async fn a_message_that_does_not_reach_the_disk_is_given_up() {
+    let server = &servers().await[0];
+    let db = database(server);
+    db.snapshot().await.unwrap();
+    let control = "select pid::text from pg_stat_activity \
+                   where application_name = 'cutover forgets control'";
+    let pid = server.query_text("postgres", control).await.unwrap().unwrap();
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    };
+    signal("-STOP");
+    // Nothing else is waited for, so the deadline is there at once.
+    tokio::time::pause();
+    let error = db.emit("cutover", "never").await.unwrap_err();
+    tokio::time::resume();
+    assert!(error.is_transient(), "{error}");
+    let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(why.contains("not on the disk within 30 s"), "{error}: {why}");
+    assert!(error.to_string().contains("writing a message into the log on blue"), "{error}");
+    db.snapshot().await.unwrap();
+    signal("-CONT");
+}
+
+fn database(server: &Postgres) -> Database {
+    let config = PgConfig::parse(&server.url("postgres"), None).unwrap();
+    Database::new(config, Side::Blue, RunId::new("forgets").unwrap(), &std::env::temp_dir())
 }
