@@ -31,7 +31,7 @@ pub(super) async fn answer(
     printer: Printer,
 ) -> Result<Answer, Failure> {
     match socket::ask(&home.state_dir, request, within, |text| printer.note(text)).await {
-        Ok(Answer { failure: Some(failure), .. }) => Err(failure),
+        Ok(Answer { failure: Some(failure), .. }) => Err(*failure),
         Ok(answer) => Ok(answer),
         Err(error @ SocketError::Nobody { .. }) => Err(nobody(home, error)),
         Err(error) => Err(error.into()),

@@ -83,7 +83,7 @@ pub struct Answer {
     pub text: String,
     /// Why, when it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
 }
 
 impl Answer {
@@ -99,7 +99,7 @@ impl Answer {
             exit: failure.exit.into(),
             value: serde_json::json!({ "error": failure }),
             text: String::new(),
-            failure: Some(failure),
+            failure: Some(Box::new(failure)),
         }
     }
 }
