@@ -3,6 +3,8 @@
 
 #[path = "fence/asleep.rs"]
 mod asleep;
+#[path = "fence/beside.rs"]
+mod beside;
 #[path = "fence/counters.rs"]
 mod counters;
 #[path = "fence/damage.rs"]

@@ -150,6 +150,16 @@ pub trait Primary: Send + Sync {
         Ok(None)
     }
 
+    /// A text per object beside tables (functions, triggers, policies, views, grants and so on), by
+    /// kind and name, that changes with its definition. An `@` in it says what rendered it: of texts
+    /// with the same behind it, or with none, those of one definition are equal on all databases.
+    async fn beside(
+        &self,
+        _selection: &Selection,
+    ) -> Result<std::collections::BTreeMap<String, String>> {
+        Ok(std::collections::BTreeMap::new())
+    }
+
     /// One empty round trip, for the pause estimate.
     async fn round_trip(&self) -> Result<Duration>;
 

@@ -3,11 +3,13 @@
 //! - `fence`: refusing writes from everyone but us, and the proof that it does.
 //! - `counters`: sequences, read and moved in one round trip each.
 //! - `activity`: open transactions.
-//! - `fingerprint`: whether a definition changed.
+//! - `fingerprint`: whether a definition of a table changed.
+//! - `beside`: what is defined beside tables.
 //!
 //! Decides nothing about when: that is the move.
 
 mod activity;
+mod beside;
 mod counters;
 mod fence;
 mod fingerprint;
@@ -132,6 +134,13 @@ impl Primary for Database {
         let mark = fingerprint::mark(&mut warm).await?;
         self.put_back(warm);
         Ok(Some(mark))
+    }
+
+    async fn beside(&self, selection: &Selection) -> Result<BTreeMap<String, String>> {
+        let warm = self.errand().await?;
+        let texts = beside::read(&warm.session, selection).await?;
+        self.put_back(warm);
+        Ok(texts)
     }
 
     async fn round_trip(&self) -> Result<Duration> {

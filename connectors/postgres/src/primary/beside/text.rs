@@ -1,0 +1,229 @@
+//! Queries for what is defined beside tables. Pure.
+//!
+//! Every part says: kind, class and number of the object, the relation it is or is on (or 0), its
+//! name, all that its definition says, and whether another version may say the same otherwise.
+
+use crate::catalog::USER_SCHEMA;
+
+/// The rights `e` that `from` unfolds, but for those of our own role, which is granted what it needs
+/// on one side or the other. A text `of` says what each of them is on.
+fn rights(from: &str, of: &str) -> String {
+    format!(
+        "(SELECT string_agg(g, ',' ORDER BY g COLLATE \"C\") FROM (
+           SELECT concat_ws(' ', {of}, CASE e.grantee WHEN 0 THEN 'public'
+                            ELSE pg_get_userbyid(e.grantee)::text END,
+                            e.privilege_type, e.is_grantable)
+             FROM {from} WHERE e.grantee <> (SELECT oid FROM me)) AS rights(g))"
+    )
+}
+
+/// The owner and the rights of others; `kind` as `acldefault` calls it.
+fn owned(owner: &str, acl: &str, kind: &str) -> String {
+    let unfolded = format!("aclexplode(coalesce({acl}, acldefault({kind}, {owner}))) AS e");
+    format!("concat_ws(' ', pg_get_userbyid({owner}), {})", rights(&unfolded, "NULL"))
+}
+
+const ROUTINE: &str = "CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate'
+                       ELSE 'function' END";
+const SIGNATURE: &str = "n.name || '.' || quote_ident(p.proname) || '(' ||
+                         oidvectortypes(p.proargtypes) || ')'";
+const RELATION: &str = "n.name || '.' || quote_ident(c.relname)";
+const TYPE: &str = "n.name || '.' || quote_ident(t.typname)";
+const KIND: &str = "CASE t.typtype WHEN 'd' THEN 'domain' ELSE 'type' END";
+/// Types that somebody made by themselves: no row types, no types of arrays.
+const TYPES: &str = "pg_type t JOIN ours n ON n.oid = t.typnamespace
+    LEFT JOIN pg_class k ON k.oid = t.typrelid
+    WHERE t.typtype IN ('d', 'e', 'r', 'c') AND (t.typtype <> 'c' OR k.relkind = 'c')";
+
+fn functions() -> String {
+    format!(
+        "SELECT {ROUTINE}, 'pg_proc'::regclass::oid, p.oid, 0::oid, {SIGNATURE},
+            CASE p.prokind WHEN 'a' THEN (
+              SELECT concat_ws(' ', a.aggkind, a.aggtransfn, a.aggfinalfn, a.aggcombinefn,
+                               format_type(a.aggtranstype, -1), a.aggmtransfn, a.agginitval)
+                FROM pg_aggregate a WHERE a.aggfnoid = p.oid)
+            ELSE pg_get_functiondef(p.oid) END, p.prosqlbody IS NOT NULL
+         FROM pg_proc p JOIN ours n ON n.oid = p.pronamespace"
+    )
+}
+
+/// But for those of a run, and for those of partitions, which follow their root.
+fn triggers() -> String {
+    format!(
+        "SELECT 'trigger', 0::oid, g.oid, c.oid, quote_ident(g.tgname) || ' on ' || {RELATION},
+            concat_ws(' ', g.tgenabled, pg_get_triggerdef(g.oid)), g.tgqual IS NOT NULL
+         FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN ours n ON n.oid = c.relnamespace
+         WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgname !~ '^cutover_.*_fence$'
+         UNION ALL SELECT 'event trigger', 'pg_event_trigger'::regclass, v.oid, 0,
+            quote_ident(v.evtname),
+            concat_ws(' ', v.evtevent, v.evtenabled, v.evtfoid::regprocedure, v.evttags), false
+         FROM pg_event_trigger v JOIN pg_proc p ON p.oid = v.evtfoid
+         JOIN ours n ON n.oid = p.pronamespace WHERE v.evtname !~ '^cutover_'"
+    )
+}
+
+fn policies() -> String {
+    format!(
+        "SELECT 'policy', 0::oid, y.oid, c.oid, quote_ident(y.polname) || ' on ' || {RELATION},
+            concat_ws(' ', y.polcmd, y.polpermissive,
+              (SELECT string_agg(r, ',' ORDER BY r COLLATE \"C\") FROM (
+                 SELECT CASE o WHEN 0 THEN 'public' ELSE pg_get_userbyid(o)::text END
+                   FROM unnest(y.polroles) AS o) AS roles(r)),
+              'using', pg_get_expr(y.polqual, c.oid), 'check', pg_get_expr(y.polwithcheck, c.oid)),
+            true
+         FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid JOIN ours n ON n.oid = c.relnamespace
+         UNION ALL SELECT 'row-level security', 0, c.oid, c.oid, 'on ' || {RELATION},
+            concat_ws(' ', c.relrowsecurity, c.relforcerowsecurity), false
+         FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
+         WHERE c.relrowsecurity OR c.relforcerowsecurity"
+    )
+}
+
+fn rules() -> String {
+    format!(
+        "SELECT 'rule', 0::oid, r.oid, c.oid, quote_ident(r.rulename) || ' on ' || {RELATION},
+            concat_ws(' ', r.ev_enabled, pg_get_ruledef(r.oid)), true
+         FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+         JOIN ours n ON n.oid = c.relnamespace WHERE r.rulename <> '_RETURN'"
+    )
+}
+
+fn grants() -> String {
+    let of_relation = owned(
+        "c.relowner",
+        "c.relacl",
+        "(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::\"char\"",
+    );
+    let columns = "(SELECT * FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL) AS a,
+                   aclexplode(a.attacl) AS e";
+    let of_columns = rights(columns, "a.attname");
+    let of_function = owned("p.proowner", "p.proacl", "'f'");
+    let of_type = owned("t.typowner", "t.typacl", "'T'");
+    let of_schema = owned("s.nspowner", "s.nspacl", "'n'");
+    let of_default = rights("aclexplode(a.defaclacl) AS e", "NULL");
+    format!(
+        "SELECT 'grants on ' || CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN
+              'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
+              ELSE 'table' END,
+            'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
+            concat_ws(' ', {of_relation}, {of_columns}), true
+         FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+         UNION ALL SELECT 'grants on ' || {ROUTINE}, 'pg_proc'::regclass, p.oid, 0, {SIGNATURE},
+            {of_function}, true
+         FROM pg_proc p JOIN ours n ON n.oid = p.pronamespace
+         UNION ALL SELECT 'grants on ' || {KIND}, 'pg_type'::regclass, t.oid, 0, {TYPE}, {of_type}, true
+         FROM {TYPES}
+         UNION ALL SELECT 'schema', 'pg_namespace'::regclass, s.oid, 0, n.name, {of_schema}, true
+         FROM pg_namespace s JOIN ours n ON n.oid = s.oid
+         UNION ALL SELECT 'default grants', 0, a.oid, 0,
+            concat_ws(' ', 'of', quote_ident(pg_get_userbyid(a.defaclrole)), 'in ' || n.name, 'on',
+              CASE a.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences'
+                WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'others' END),
+            {of_default}, true
+         FROM pg_default_acl a LEFT JOIN ours n ON n.oid = a.defaclnamespace
+         WHERE n.oid IS NOT NULL OR a.defaclnamespace = 0"
+    )
+}
+
+/// What is in the definition of a table, and in no comparison of it. Partitions follow their root.
+fn of_tables() -> String {
+    format!(
+        "SELECT 'index', 0::oid, x.oid, c.oid, n.name || '.' || quote_ident(x.relname),
+            pg_get_indexdef(x.oid), i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+         FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+         JOIN pg_class c ON c.oid = i.indrelid JOIN ours n ON n.oid = c.relnamespace
+         WHERE NOT x.relispartition AND (i.indisvalid OR x.relkind = 'I')
+           AND NOT EXISTS (SELECT FROM pg_constraint k
+                            WHERE k.conindid = x.oid AND k.contype IN ('p', 'u', 'x'))
+         UNION ALL SELECT 'constraint', 0, k.oid, c.oid,
+            quote_ident(k.conname) || ' on ' || {RELATION}, pg_get_constraintdef(k.oid),
+            k.contype IN ('c', 'x')
+         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+         JOIN ours n ON n.oid = c.relnamespace
+         WHERE k.contype IN ('c', 'f', 'u', 'x') AND k.conparentid = 0 AND k.conislocal
+         UNION ALL SELECT 'default', 0, d.oid, c.oid,
+            'of ' || quote_ident(a.attname) || ' on ' || {RELATION},
+            pg_get_expr(d.adbin, d.adrelid), true
+         FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid JOIN ours n ON n.oid = c.relnamespace
+         JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+         WHERE NOT c.relispartition
+         UNION ALL SELECT 'statistics', 'pg_statistic_ext'::regclass, x.oid, c.oid,
+            n.name || '.' || quote_ident(x.stxname), pg_get_statisticsobjdef(x.oid), true
+         FROM pg_statistic_ext x JOIN pg_class c ON c.oid = x.stxrelid
+         JOIN ours n ON n.oid = x.stxnamespace"
+    )
+}
+
+fn others() -> String {
+    format!(
+        "SELECT {KIND}, 'pg_type'::regclass::oid,
+            t.oid, 0::oid, {TYPE},
+            CASE t.typtype
+            WHEN 'd' THEN concat_ws(' ', format_type(t.typbasetype, t.typtypmod), t.typnotnull,
+              t.typdefault, (SELECT string_agg(quote_ident(conname) || pg_get_constraintdef(oid),
+                                               ',' ORDER BY conname)
+                               FROM pg_constraint WHERE contypid = t.oid AND contype = 'c'))
+            WHEN 'e' THEN (SELECT string_agg(quote_literal(enumlabel), ',' ORDER BY enumsortorder)
+                             FROM pg_enum WHERE enumtypid = t.oid)
+            WHEN 'r' THEN (SELECT concat_ws(' ', format_type(rngsubtype, -1), rngcanonical,
+                                            rngsubdiff) FROM pg_range WHERE rngtypid = t.oid)
+            ELSE (SELECT string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod),
+                                    ',' ORDER BY attnum)
+                    FROM pg_attribute WHERE attrelid = t.typrelid AND NOT attisdropped) END,
+            t.typtype = 'd'
+         FROM {TYPES}
+         UNION ALL SELECT 'sequence', 'pg_class'::regclass, c.oid, c.oid, {RELATION},
+            concat_ws(' ', format_type(q.seqtypid, -1), q.seqincrement, q.seqmin, q.seqmax,
+                      q.seqcache, q.seqcycle), false
+         FROM pg_sequence q JOIN pg_class c ON c.oid = q.seqrelid
+         JOIN ours n ON n.oid = c.relnamespace
+         WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                              AND d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0)
+         UNION ALL SELECT 'extension', 0, x.oid, 0, quote_ident(x.extname), x.extversion, false
+         FROM pg_extension x"
+    )
+}
+
+/// Everything but views, in the schemas `$1`.
+pub(super) fn objects() -> String {
+    let parts = [functions(), triggers(), policies(), rules(), grants(), of_tables(), others()];
+    around(&parts.join("\nUNION ALL "), "")
+}
+
+/// Views in the schemas `$1` with a number above `$2`, at most `$3`.
+pub(super) fn views() -> String {
+    let next = format!(
+        "SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END,
+            'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
+            concat_ws(' ', c.reloptions, pg_get_viewdef(c.oid)), true
+         FROM (SELECT * FROM pg_class v
+                WHERE v.relkind IN ('v', 'm') AND v.oid > $2::oid
+                  AND v.relnamespace IN (SELECT oid FROM ours) ORDER BY v.oid LIMIT $3::int8) AS c
+         JOIN ours n ON n.oid = c.relnamespace"
+    );
+    around(&next, "ORDER BY id")
+}
+
+/// Adds where each object belongs, and whether an extension brought it.
+fn around(parts: &str, order: &str) -> String {
+    format!(
+        "WITH ours AS MATERIALIZED (
+           SELECT n.oid, quote_ident(n.nspname) AS name FROM pg_namespace n
+            WHERE n.nspname = ANY ($1::text[]) AND {USER_SCHEMA}),
+         me AS MATERIALIZED (SELECT oid FROM pg_roles WHERE rolname = current_user)
+         SELECT o.kind || ' ' || o.name AS name, o.id, o.rendered,
+                hashtextextended(coalesce(o.definition, '') COLLATE \"C\", 0)::text AS digest,
+                coalesce(c.relkind IN ('r', 'p'), false) AS is_table,
+                cn.nspname::text AS schema, c.relname::text AS relation,
+                rn.nspname::text AS root_schema, r.relname::text AS root,
+                EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e' AND d.classid = o.class
+                           AND d.objid = o.id)
+                OR EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e'
+                              AND d.classid = 'pg_class'::regclass AND d.objid = o.rel) AS extended
+         FROM ({parts}) AS o(kind, class, id, rel, name, definition, rendered)
+         LEFT JOIN pg_class c ON c.oid = o.rel LEFT JOIN pg_namespace cn ON cn.oid = c.relnamespace
+         LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
+         LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace {order}"
+    )
+}
