@@ -63,6 +63,13 @@ pub enum Fact {
         /// Definitions of its tables since.
         definitions: BTreeMap<String, String>,
     },
+    /// What a side had beside its tables when it was like the other.
+    Beside {
+        /// Which.
+        of: Side,
+        /// See [`cutover_core::port::primary::Primary::beside`].
+        objects: BTreeMap<String, String>,
+    },
     /// Green has the definitions that must exist before rows.
     DefinitionsBeforeRows,
     /// The next one of the user's own schema commands has run.

@@ -9,11 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cutover_core::model::{run::RunId, side::Side};
+use cutover_core::model::{
+    finding::{Finding, Severity},
+    run::RunId,
+    side::Side,
+};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
+    beside,
     command::{Answer, Request},
     error::RunError,
     fact, history,
@@ -29,7 +34,7 @@ use crate::{
     cutover::{
         driver::{self, Goal, Limits, Report, Stop},
         evidence::{About, Evidence},
-        fact::{Ending, Fact, KIND, Outcome, Process},
+        fact::{Details, Ending, Fact, KIND, Outcome, Process},
         ground::{
             Ground,
             live::{LiveGround, Parts as GroundParts, Work},
@@ -246,6 +251,9 @@ impl Live {
         if from == Side::Blue && !rehearsal {
             self.remember_definitions().await?;
         }
+        // It counts when the move is made, and costs nothing then.
+        let sides: &[Side] = if rehearsal { &[] } else { &[Side::Blue, Side::Green] };
+        let beside = beside::facts(&self.ports, &self.selection, sides).await;
         self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
         let begun = Fact::MoveBegan {
             id: id.clone(),
@@ -289,11 +297,12 @@ impl Live {
             )
             .await?;
         }
-        self.book.note(fact::Fact::MoveEnded {
-            id: number,
-            owner: report.owner,
-            at_ms: now_ms(),
-        })?;
+        let owner = report.owner;
+        let mut ended = vec![fact::Fact::MoveEnded { id: number, owner, at_ms: now_ms() }];
+        if owner != from {
+            ended.extend(beside);
+        }
+        self.book.note_all(&ended)?;
         // The steps have done so where it was needed. A stream that hangs, in a commit say, does it
         // when it goes on, and keeps nobody waiting for an answer.
         if report.facts.iter().any(reaches_streams) {
@@ -491,9 +500,12 @@ fn told(fact: &Fact) -> Option<String> {
     match fact {
         Fact::Step { step, switch, outcome, at_us } => match outcome {
             Outcome::Started => None,
-            Outcome::Done { .. } => {
-                Some(format!("{:>9.1} ms  {step}{}", *at_us as f64 / 1000.0, at(switch)))
-            }
+            Outcome::Done { details } => Some(format!(
+                "{:>9.1} ms  {step}{}{}",
+                *at_us as f64 / 1000.0,
+                at(switch),
+                warnings(details)
+            )),
             Outcome::Failed { why, .. } => Some(format!("{step}{} failed: {why}", at(switch))),
             Outcome::Ambiguous { why } => Some(format!("{step}{}: no answer: {why}", at(switch))),
         },
@@ -502,4 +514,15 @@ fn told(fact: &Fact) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// What the checks before a move warn of, in lines of their own.
+fn warnings(details: &Details) -> String {
+    let findings = details.get("findings").cloned().unwrap_or_default();
+    let findings: Vec<Finding> = serde_json::from_value(findings).unwrap_or_default();
+    findings
+        .iter()
+        .filter(|f| f.severity == Severity::Warning)
+        .map(|f| format!("\nwarning  {} {}: {}\n         {}", f.code, f.place, f.what, f.remedy))
+        .collect()
 }

@@ -26,7 +26,7 @@ use cutover_core::{
 };
 
 use super::{
-    book::Book, error::RunError, fact::Fact, ports::Ports, rows::Sides, standing::Standing,
+    beside, book::Book, error::RunError, fact::Fact, ports::Ports, rows::Sides, standing::Standing,
 };
 use crate::{
     error::{Exit, Failure},
@@ -184,6 +184,7 @@ impl Preparation {
             self.ports.green.primary.fingerprint(&self.selection).await?,
         ];
         self.accept_definitions_of_green(&blue, &green, &definitions[1])?;
+        beside::remember(&self.ports, &self.selection, &self.book).await?;
         let standing = self.book.standing();
         let strays = [Side::Blue, Side::Green].map(|from| sides.strays(from, &standing));
         let [from_blue, from_green] = strays;
@@ -278,11 +279,14 @@ impl Preparation {
         };
         if standing.start.is_none() {
             let definitions = self.ports.blue.primary.fingerprint(&self.selection).await?;
-            self.book.note(Fact::Captured {
+            let captured = Fact::Captured {
                 start: capture.start.clone(),
                 tables: blue.iter().map(|t| t.name.clone()).collect(),
                 definitions,
-            })?;
+            };
+            let mut facts = beside::facts(&self.ports, &self.selection, &[Side::Blue]).await;
+            facts.push(captured);
+            self.book.note_all(&facts)?;
         }
         if !capture.definitions {
             tracing::info!(
@@ -551,6 +555,7 @@ pub fn inputs(
         copies_schema,
         workers,
         began,
+        beside: standing.beside.clone(),
     }
 }
 

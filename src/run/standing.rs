@@ -1,6 +1,6 @@
 //! Where a run stands: a pure fold of its facts. Never stored, so it cannot disagree with them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cutover_core::model::{position::Position, schema::TableName, side::Side};
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use super::{
     fact::{Carried, Fact},
     owed::{Copies, Held},
 };
+use crate::preflight::beside::Objects;
 
 /// Phases of a run in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +60,9 @@ pub struct Standing {
     /// Definitions of blue and of green that both sides agree on: blue's when capture began, green's
     /// when clients were last sent there.
     definitions: [BTreeMap<String, String>; 2],
+    /// What blue and green had beside tables when both were last alike; `None` in journals of
+    /// earlier versions.
+    pub beside: [Option<Objects>; 2],
     /// Definitions are on green.
     pub before_rows: bool,
     /// How many of the user's commands have run.
@@ -97,6 +101,7 @@ impl Standing {
             addresses: None,
             start: None,
             definitions: Default::default(),
+            beside: [None, None],
             before_rows: false,
             user_commands: 0,
             copy_began: false,
@@ -129,6 +134,9 @@ impl Standing {
             }
             Fact::Redefined { of, definitions } => {
                 self.definitions[usize::from(*of == Side::Green)].clone_from(definitions);
+            }
+            Fact::Beside { of, objects } => {
+                self.beside[usize::from(*of == Side::Green)] = Some(Arc::new(objects.clone()));
             }
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
@@ -314,6 +322,16 @@ mod tests {
             [began(), Fact::MoveBegan { id: 3, from: Side::Blue, rehearsal: true, at_ms: 1 }];
         let s = Standing::of(&facts);
         assert_eq!((s.open_move, s.moves), (Some((3, Side::Blue, true)), 3));
+    }
+
+    #[test]
+    fn what_is_beside_tables_is_known_where_it_was_noted() {
+        let objects = BTreeMap::from([("view s.v".to_owned(), "1@18".to_owned())]);
+        let fact = Fact::Beside { of: Side::Green, objects: objects.clone() };
+        let text = serde_json::to_string(&fact).unwrap();
+        assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);
+        assert_eq!(Standing::of(&[began()]).beside, [None, None]);
+        assert_eq!(Standing::of(&[began(), fact]).beside, [None, Some(Arc::new(objects))]);
     }
 
     #[test]

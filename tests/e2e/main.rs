@@ -5,6 +5,7 @@
 //! program: a step of a move is met by reading the journal, as an operator would.
 
 mod bad_input;
+mod beside;
 mod bypass;
 mod computed;
 mod ddl;

@@ -22,7 +22,7 @@ use cutover_core::{
 use futures_util::future::join_all;
 
 use super::{
-    Report, counters, drift, found, inventory, switches, types, way_back,
+    Report, beside, counters, drift, found, inventory, switches, types, way_back,
     words::{list, number},
 };
 
@@ -63,6 +63,9 @@ pub struct Inputs {
     pub workers: usize,
     /// Definitions when the run began, per side, from table to text; empty before.
     pub began: BTreeMap<Side, BTreeMap<String, String>>,
+    /// What was defined beside tables when both sides were last alike, blue's first; `None` where
+    /// nobody looked.
+    pub beside: [Option<beside::Objects>; 2],
 }
 
 /// Makes every check of `scope`. Never fails: what could not be checked is an error finding
@@ -83,11 +86,12 @@ pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
         workers: inputs.workers,
     };
     let (blue, green) = (question(Side::Blue), question(Side::Green));
-    let (blue_findings, green_findings, switch_findings, drift_findings) = tokio::join!(
+    let (blue_findings, green_findings, switch_findings, drift_findings, beside) = tokio::join!(
         asked("its checks", inputs.blue.examine.examine(&blue)),
         asked("its checks", inputs.green.examine.examine(&green)),
         join_all(inputs.switches.iter().map(|s| ask_switch(s.as_ref(), inputs.owner))),
         drifted(inputs),
+        untravelled(inputs),
     );
 
     let mut silence = Silence::default();
@@ -96,6 +100,7 @@ pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
         findings.extend(silence.note(side, answer).unwrap_or_default());
     }
     findings.extend(switch_findings.into_iter().flatten());
+    findings.extend(beside);
     for (side, answer) in drift_findings {
         findings.extend(silence.note(side, answer).unwrap_or_default());
     }
@@ -212,6 +217,22 @@ async fn drifted(inputs: &Inputs) -> Vec<(Side, Result<Vec<Finding>, Unanswered>
         Side::Green => one(Side::Green, &inputs.green, began),
     }))
     .await
+}
+
+/// What changed beside tables and only where clients write. That nobody knows stops nothing.
+async fn untravelled(inputs: &Inputs) -> Option<Finding> {
+    let [Some(blue), Some(green)] = &inputs.beside else { return None };
+    let look = async |place: &Place, began: &beside::Objects| {
+        let now = asked("what is beside tables", place.primary.beside(&inputs.selection)).await?;
+        Ok(beside::Look { began: Arc::clone(began), now })
+    };
+    match tokio::join!(look(&inputs.blue, blue), look(&inputs.green, green)) {
+        (Ok(blue), Ok(green)) => beside::compare(inputs.owner, &blue, &green),
+        (Err(unknown), _) | (_, Err(unknown)) => {
+            let Unanswered { cause, .. } = unknown;
+            Some(beside::unknown(inputs.owner, &cause))
+        }
+    }
 }
 
 /// A question that got no answer.

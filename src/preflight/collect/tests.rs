@@ -22,6 +22,7 @@ struct Canned {
     inventory: Inventory,
     findings: Vec<Finding>,
     fingerprint: BTreeMap<String, String>,
+    beside: Option<BTreeMap<String, String>>,
 }
 
 impl Canned {
@@ -140,6 +141,9 @@ impl Primary for Canned {
     async fn fingerprint(&self, _: &Selection) -> Result<BTreeMap<String, String>> {
         self.answer(&self.fingerprint)
     }
+    async fn beside(&self, _: &Selection) -> Result<BTreeMap<String, String>> {
+        self.beside.clone().ok_or_else(refused)
+    }
     async fn round_trip(&self) -> Result<Duration> {
         Err(refused())
     }
@@ -200,6 +204,7 @@ fn inputs(blue: &Canned, green: &Canned, switch: Side) -> Inputs {
         copies_schema: true,
         workers: 4,
         began: BTreeMap::new(),
+        beside: [None, None],
     }
 }
 
@@ -269,4 +274,28 @@ async fn an_empty_selection_is_an_error() {
     let nothing = Canned::default();
     let report = examine(&inputs(&nothing, &nothing, Side::Blue), Scope::Start).await;
     assert_eq!(told(&report), ["config CUT0177", "pooler[0] CUT0712"]);
+}
+
+#[tokio::test]
+async fn what_does_not_travel_is_a_warning_and_so_is_no_answer() {
+    let has = |text: &str| BTreeMap::from([("function app.f()".to_owned(), text.to_owned())]);
+    let side = |beside| Canned { tables: vec![table(vec![])], beside, ..Canned::default() };
+    let look = async |began: [Option<&str>; 2], blue: Option<&str>, owner: Side| {
+        let (blue, green) = (side(blue.map(has)), side(Some(has("1"))));
+        let mut inputs = inputs(&blue, &green, owner);
+        inputs.owner = owner;
+        inputs.beside = began.map(|text| text.map(|text| Arc::new(has(text))));
+        let report = examine(&inputs, Scope::Move).await;
+        assert!(!report.blocks());
+        told(&report)
+    };
+    let (warned, quiet) = (["blue CUT0184", "pooler[0] CUT0712"], ["pooler[0] CUT0712"]);
+    let known = [Some("1"), Some("1")];
+    assert_eq!(look(known, Some("1"), Side::Blue).await, quiet);
+    assert_eq!(look(known, Some("2"), Side::Blue).await, warned);
+    assert_eq!(look(known, None, Side::Blue).await, warned);
+    assert_eq!(look(known, Some("2"), Side::Green).await, quiet, "nobody writes to blue");
+    // Journals of earlier versions.
+    assert_eq!(look([None, Some("1")], Some("2"), Side::Blue).await, quiet);
+    assert_eq!(look([None, None], None, Side::Blue).await, quiet);
 }
