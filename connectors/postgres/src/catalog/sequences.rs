@@ -49,14 +49,18 @@ pub(crate) fn sorted(rows: &[Row]) -> Vec<Sequence> {
     all
 }
 
-/// The same, prepared by the caller, for the pause.
+/// The same, prepared by the caller, for the pause. `OFFSET 0` keeps a server that has no statistics
+/// of its catalog yet from reading all defaults there are for each sequence.
 pub(crate) fn all_statement() -> String {
     format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, s.seqincrement, s.seqcycle, d.refobjid, \
                 s.seqmin, s.seqmax, \
-                ARRAY(SELECT e.adrelid FROM pg_depend u JOIN pg_attrdef e ON e.oid = u.objid \
-                      WHERE u.classid = 'pg_attrdef'::regclass AND u.refobjid = c.oid \
-                        AND u.refclassid = 'pg_class'::regclass ORDER BY 1) \
+                ARRAY(SELECT e.adrelid \
+                      FROM (SELECT u.classid, u.objid FROM pg_depend u \
+                             WHERE u.refclassid = 'pg_class'::regclass AND u.refobjid = c.oid \
+                            OFFSET 0) u \
+                      JOIN pg_attrdef e ON e.oid = u.objid \
+                      WHERE u.classid = 'pg_attrdef'::regclass ORDER BY 1) \
          FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
          CROSS JOIN LATERAL \
