@@ -15,7 +15,6 @@ use cutover_core::{
         copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
     },
 };
-
 use serde_json::json;
 
 use super::{command::Answer, fact::Fact, live::Live, pipes::Pipes, proof::Proof};
@@ -23,6 +22,7 @@ use crate::{
     copy::in_order_of,
     error::{Exit, Failure},
     stream::Health,
+    verify::Verdict,
 };
 
 impl Live {
@@ -52,6 +52,7 @@ impl Live {
         self.book.note(Fact::Outdated { from: owner, tables: tables.clone() })?;
         self.pipes.from(owner).look_anew();
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        tracing::warn!(from = %owner, "told to copy again: {}", names.join(", "));
         let text = format!(
             "the stream from {owner} has stopped at a row: {} is emptied on {} and copied again, \
              then the stream goes on; `cutover status` shows it. Once changes are followed, \
@@ -59,8 +60,7 @@ impl Live {
             names.join(", "),
             owner.other()
         );
-        let value =
-            json!({ "verdict": crate::verify::Verdict::Inconclusive, "copied_again": names });
+        let value = json!({ "verdict": Verdict::Inconclusive, "copied_again": names });
         Ok(Answer::new(Exit::No, value, text))
     }
 }

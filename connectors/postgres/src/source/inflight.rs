@@ -168,12 +168,11 @@ impl Kept {
             self.seal(&mut content);
         }
         let before = content.last.capacity();
-        let (full, doubled) = (content.last.len() + needed, 2 * before);
-        if full > before {
-            // Never far beyond a piece.
-            let capacity = doubled.min(PIECE).max(full);
-            let more = capacity - content.last.len();
-            content.last.reserve_exact(more);
+        let length = content.last.len();
+        if length + needed > before {
+            // Twice as much, but not beyond a piece: what is spare there is held for nothing.
+            let capacity = (2 * before).min(PIECE).max(length + needed);
+            content.last.reserve_exact(capacity - length);
         }
         // A frame is at most 1 GiB: its length fits.
         content.last.extend_from_slice(&(message.len() as u32).to_be_bytes());
