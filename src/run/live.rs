@@ -207,6 +207,11 @@ impl Live {
         self.state().lag
     }
 
+    /// Whether the other side is close enough behind for a comparison of every row.
+    pub(super) fn caught_up(&self) -> bool {
+        self.lag().seconds.is_some_and(|s| s <= PASS_BELOW)
+    }
+
     /// Bytes of log the owner keeps for us.
     #[must_use]
     pub fn retained(&self) -> Option<u64> {
@@ -533,7 +538,7 @@ impl Live {
 
     /// The proof: a full pass once the streams have caught up, then changed rows.
     async fn compare(&self) -> Result<()> {
-        if !self.wishes.continuous || self.lag().seconds.is_none_or(|s| s > PASS_BELOW) {
+        if !self.wishes.continuous || !self.caught_up() {
             return Ok(());
         }
         let owner = self.owner();

@@ -2,35 +2,64 @@
 
 use std::sync::Arc;
 
-use cutover_core::port::PortError;
+use cutover_core::{model::schema::TableName, port::PortError};
 use serde_json::json;
 
 use super::{
     command::{Answer, Request},
     live::Live,
-    socket::Responder,
+    socket::{Incoming, Responder},
 };
 use crate::{
     error::{Exit, Failure},
     verify::{PassReport, Verdict},
 };
 
+/// A command that somebody waits for, and what it has done so far.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The command.
+    pub request: Request,
+    /// Who waits for its answer.
+    pub responder: Responder,
+    /// Tables that it had copied again.
+    pub copied: Vec<TableName>,
+}
+
+impl From<Incoming> for Asked {
+    fn from(Incoming { request, responder }: Incoming) -> Self {
+        Self { request, responder, copied: Vec::new() }
+    }
+}
+
+impl Asked {
+    /// Answers that the process ends or the run is given up before the command has come to its end.
+    pub(super) fn leave(self) {
+        let names: Vec<String> = self.copied.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "nothing is compared yet, and {} not copied again yet; a run that is taken up again \
+             does that by itself",
+            names.join(", ")
+        );
+        let value = json!({ "verdict": Verdict::Inconclusive, "copied_again": names });
+        self.responder.done(Answer::new(Exit::No, value, text));
+    }
+}
+
 impl Live {
-    /// Carries out one command; progress goes to `responder`.
-    pub(super) async fn perform(
-        self: &Arc<Self>,
-        request: Request,
-        responder: &Responder,
-    ) -> Answer {
-        match request {
+    /// Carries out one command and answers it. One that is given back goes on when the streams have
+    /// been prepared anew.
+    pub(super) async fn perform(self: &Arc<Self>, mut asked: Asked) -> Option<Asked> {
+        let answer = match asked.request.clone() {
             Request::Verify { tables, repair } => {
-                match self.verify(&tables, repair, responder).await {
-                    Ok(answer) => answer,
+                match self.verify(&tables, repair, &mut asked).await {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => return Some(asked),
                     Err(failure) => Answer::failed(failure),
                 }
             }
-            Request::Rehearse | Request::Switch | Request::Rollback => {
-                self.make_move(&request, responder).await
+            request @ (Request::Rehearse | Request::Switch | Request::Rollback) => {
+                self.make_move(&request, &asked.responder).await
             }
             Request::Resolve { .. } => Answer::failed(
                 Failure::new("there is nothing to resolve: the journal knows who owns the writes")
@@ -41,25 +70,36 @@ impl Live {
             Request::Status | Request::Finish | Request::Abort | Request::Stop => {
                 Answer::failed(Failure::new("this command is not one of the streams"))
             }
-        }
+        };
+        asked.responder.done(answer);
+        None
     }
 
+    /// `None` when the streams have to be prepared anew first.
     async fn verify(
         &self,
         tables: &[String],
         repair: bool,
-        responder: &Responder,
-    ) -> Result<Answer, Failure> {
-        let chosen = self.proof.select(tables).map_err(|unknown| {
+        asked: &mut Asked,
+    ) -> Result<Option<Answer>, Failure> {
+        let mut chosen = self.proof.select(tables).map_err(|unknown| {
             Failure::new(format!("no table of the run is called {}", unknown.join(" or ")))
                 .code("CUT0602")
                 .remedy("`cutover status --json` lists the tables; write them as schema.table")
                 .exit(Exit::Usage)
         })?;
         let owner = self.owner();
-        if repair && let Some(spoiled) = self.spoiled(owner) {
-            return self.copy_again(owner, spoiled, if tables.is_empty() { &[] } else { &chosen });
+        if !asked.copied.is_empty() && !self.followed_again(owner, asked).await? {
+            return Ok(None);
         }
+        if repair && let Some(spoiled) = self.spoiled(owner) {
+            self.copy_again(owner, spoiled, if tables.is_empty() { &[] } else { &chosen }, asked)?;
+            return Ok(None);
+        }
+        chosen.extend(self.proof.pairs_of(&asked.copied));
+        chosen.sort_unstable();
+        chosen.dedup();
+        let responder = &asked.responder;
         responder.progress(format!("comparing every row of {} table(s)", chosen.len()));
         let mut foreign = self.foreign();
         let mut report = self.full(&chosen).await?;
@@ -86,17 +126,19 @@ impl Live {
             Verdict::Different => Exit::No,
             Verdict::Inconclusive => Exit::Failed,
         };
-        let text = text(&report, repaired);
+        let copied: Vec<String> = asked.copied.iter().map(ToString::to_string).collect();
+        let text = text(&report, &copied, repaired);
         let value = json!({
             "verdict": report.verdict,
             "position": report.position.to_string(),
             "rows": report.rows(),
             "different": report.different(),
+            "copied_again": copied,
             "repaired": repaired,
             "took_ms": report.took_ms,
             "tables": report.clone().without_keys().tables,
         });
-        Ok(Answer::new(exit, value, text))
+        Ok(Some(Answer::new(exit, value, text)))
     }
 
     async fn full(&self, chosen: &[usize]) -> Result<PassReport, Failure> {
@@ -118,7 +160,7 @@ impl Live {
     }
 }
 
-fn text(report: &PassReport, repaired: Option<u64>) -> String {
+fn text(report: &PassReport, copied: &[String], repaired: Option<u64>) -> String {
     let mut lines = Vec::new();
     for t in &report.tables {
         let verdict = match t.verdict {
@@ -130,6 +172,9 @@ fn text(report: &PassReport, repaired: Option<u64>) -> String {
             Verdict::Inconclusive => "not compared".to_owned(),
         };
         lines.push(format!("{:<40} {:>12} rows  {verdict}", t.table.to_string(), t.blue_rows));
+    }
+    if !copied.is_empty() {
+        lines.push(format!("copied again: {}", copied.join(", ")));
     }
     if let Some(rows) = repaired {
         lines.push(format!("repaired: {rows} row(s)"));

@@ -186,27 +186,20 @@ impl Proof {
         if tables.is_empty() {
             return Ok((0..self.pairs.len()).collect());
         }
-        let mut found = Vec::new();
-        let mut unknown = Vec::new();
-        for wanted in tables {
-            let hits: Vec<usize> = (0..self.pairs.len())
-                .filter(|&i| {
-                    let pair = &self.pairs[i];
-                    pair.name.to_string() == *wanted
-                        || pair.blue.iter().chain(&pair.green).any(|t| {
-                            t.name.to_string() == *wanted
-                                || t.root.as_ref().is_some_and(|r| r.to_string() == *wanted)
-                        })
-                })
-                .collect();
-            if hits.is_empty() {
-                unknown.push(wanted.clone());
-            }
-            found.extend(hits);
+        let (found, unknown): (Vec<_>, Vec<_>) =
+            tables.iter().partition(|name| self.pairs.iter().any(|pair| pair.has(name)));
+        if !unknown.is_empty() {
+            return Err(unknown.into_iter().cloned().collect());
         }
-        found.sort_unstable();
-        found.dedup();
-        if unknown.is_empty() { Ok(found) } else { Err(unknown) }
+        let chosen = |pair: &Pair| found.iter().any(|name| pair.has(name));
+        Ok((0..self.pairs.len()).filter(|&i| chosen(&self.pairs[i])).collect())
+    }
+
+    /// The pairs that these tables are part of; a table that is gone is passed over.
+    pub(super) fn pairs_of(&self, tables: &[TableName]) -> Vec<usize> {
+        let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        let chosen = |pair: &Pair| names.iter().any(|name| pair.has(name));
+        (0..self.pairs.len()).filter(|&i| chosen(&self.pairs[i])).collect()
     }
 
     /// Compares every row of the chosen pairs at one position.

@@ -1,7 +1,7 @@
 //! Repair: rows that are known to differ are copied again; and where a stream has stopped at a row,
 //! its whole table, so that the stream can leave out what the copy contains.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -15,15 +15,12 @@ use cutover_core::{
         copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
     },
 };
-use serde_json::json;
 
-use super::{command::Answer, fact::Fact, live::Live, pipes::Pipes, proof::Proof};
-use crate::{
-    copy::in_order_of,
-    error::{Exit, Failure},
-    stream::Health,
-    verify::Verdict,
-};
+use super::{fact::Fact, live::Live, perform::Asked, pipes::Pipes, proof::Proof};
+use crate::{copy::in_order_of, error::Failure, stream::Health};
+
+/// How often a stream that goes on behind a copy is looked at.
+const FOLLOWED_EVERY: Duration = Duration::from_millis(100);
 
 impl Live {
     /// The table at one of whose rows the stream from `owner` has stopped, if a copy helps.
@@ -35,13 +32,29 @@ impl Live {
     }
 
     /// Has this table and those of `chosen` pairs emptied and copied again, after which the stream
-    /// goes on. Nothing is compared yet, so nothing is proven.
+    /// goes on. `asked` is to be told what came of it when that is done.
+    ///
+    /// # Errors
+    ///
+    /// The table was copied again for it already; the journal cannot be written.
     pub(super) fn copy_again(
         &self,
         owner: Side,
         spoiled: TableName,
         chosen: &[usize],
-    ) -> std::result::Result<Answer, Failure> {
+        asked: &mut Asked,
+    ) -> std::result::Result<(), Failure> {
+        let other = owner.other();
+        if asked.copied.contains(&spoiled) {
+            return Err(Failure::new(format!(
+                "the stream from {owner} has stopped at a row of {spoiled} again, which was \
+                 copied a moment ago"
+            ))
+            .code("CUT0603")
+            .remedy(format!(
+                "find out who writes to {other}, then `cutover verify --repair` again"
+            )));
+        }
         let mut tables = vec![spoiled];
         for pair in chosen.iter().map(|i| &self.proof.pairs[*i]) {
             let receiving = if owner == Side::Blue { &pair.green } else { &pair.blue };
@@ -49,19 +62,49 @@ impl Live {
         }
         tables.sort_unstable();
         tables.dedup();
+        tables.retain(|table| !asked.copied.contains(table));
         self.book.note(Fact::Outdated { from: owner, tables: tables.clone() })?;
         self.pipes.from(owner).look_anew();
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
-        tracing::warn!(from = %owner, "told to copy again: {}", names.join(", "));
         let text = format!(
-            "the stream from {owner} has stopped at a row: {} is emptied on {} and copied again, \
-             then the stream goes on; `cutover status` shows it. Once changes are followed, \
-             `cutover verify --repair` compares every row",
-            names.join(", "),
-            owner.other()
+            "the stream from {owner} has stopped at a row: {} is emptied on {other} and copied \
+             again, with or without this command",
+            names.join(", ")
         );
-        let value = json!({ "verdict": Verdict::Inconclusive, "copied_again": names });
-        Ok(Answer::new(Exit::No, value, text))
+        tracing::warn!("{text}");
+        asked.responder.progress(text);
+        asked.copied.extend(tables);
+        Ok(())
+    }
+
+    /// Waits until the stream from `owner` has caught up behind a copy, or has stopped at another
+    /// row. `false` when it has to be prepared anew.
+    ///
+    /// # Errors
+    ///
+    /// The stream has stopped for another reason; whoever asked has left, so that nobody waits.
+    pub(super) async fn followed_again(
+        &self,
+        owner: Side,
+        asked: &Asked,
+    ) -> std::result::Result<bool, Failure> {
+        asked.responder.progress(format!("copied; following what {owner} did meanwhile"));
+        loop {
+            if self.redefined() {
+                return Ok(false);
+            }
+            match self.pipes.from(owner).view().health {
+                Health::Stopped { spoiled: Some(_), .. } => return Ok(true),
+                Health::Stopped { code, what, remedy, .. } => {
+                    return Err(Failure::new(what).code(&code).remedy(remedy));
+                }
+                _ if self.caught_up() => return Ok(true),
+                _ if asked.responder.is_closed() => {
+                    return Err(Failure::new("whoever asked for the repair has left"));
+                }
+                _ => tokio::time::sleep(FOLLOWED_EVERY).await,
+            }
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     error::RunError,
     live::{Live, Parts, Wishes},
     moves,
+    perform::Asked,
     pipes::Pipes,
     ports::Ports,
     prepare::{Preparation, Prepared},
@@ -115,15 +116,24 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     }
 
     let mut unfollowed = Vec::new();
+    // The command that goes on once the streams flow again.
+    let mut asked: Option<Asked> = None;
     loop {
         let prepared = match prepare(&start, &unfollowed, &mut inbox).await? {
             Ok(prepared) => prepared,
-            Err(Interrupted::Stop(responder)) => {
-                answer_stop(responder);
-                return Ok(Ended::Stopped);
-            }
-            Err(Interrupted::Remove { finish, responder }) => {
-                return remove(&run, &ports, &book, finish, Some(responder)).await;
+            Err(interrupted) => {
+                if let Some(asked) = asked {
+                    asked.leave();
+                }
+                match interrupted {
+                    Interrupted::Stop(responder) => {
+                        answer_stop(responder);
+                        return Ok(Ended::Stopped);
+                    }
+                    Interrupted::Remove { finish, responder } => {
+                        return remove(&run, &ports, &book, finish, Some(responder)).await;
+                    }
+                }
             }
         };
         start.preparation.progress.say("following changes");
@@ -133,7 +143,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             let live = Arc::clone(&live);
             async move { live.background().await }
         }));
-        let result = attend(&start, &live, &mut inbox, &mut lease).await;
+        let result = attend(&start, &live, asked.take(), &mut inbox, &mut lease).await;
         drop(background);
         start.board.clear_live();
         let next = result?;
@@ -146,7 +156,10 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             Next::Remove { finish, responder } => {
                 return remove(&run, &ports, &book, finish, responder).await;
             }
-            Next::Again => tracing::info!("all tables are looked at anew"),
+            Next::Again(command) => {
+                tracing::info!("all tables are looked at anew");
+                asked = command;
+            }
         }
     }
 }
@@ -391,8 +404,9 @@ fn connect(
 
 enum Next {
     End(Ended),
-    /// Prepare and connect again: tables are not as they were, or have to be copied again.
-    Again,
+    /// Prepare and connect again: tables are not as they were, or have to be copied again. A
+    /// command that waits for it goes on then.
+    Again(Option<Asked>),
     Remove {
         finish: bool,
         responder: Option<Responder>,
@@ -403,6 +417,7 @@ enum Next {
 async fn attend(
     start: &Start,
     live: &Arc<Live>,
+    asked: Option<Asked>,
     inbox: &mut mpsc::Receiver<Incoming>,
     lease: &mut Box<dyn Lease>,
 ) -> Result<Next, Failure> {
@@ -412,15 +427,13 @@ async fn attend(
     let mut timer = tokio::time::interval(GOAL_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The command under way; its end is awaited before anything else that moves is begun.
-    let mut work: Option<oneshot::Receiver<()>> = None;
+    let mut work: Option<Work> = asked.map(|asked| begin(live, asked));
     loop {
         let free = work.is_none();
         let working = async {
             match &mut work {
-                Some(done) => {
-                    // The task is gone either way.
-                    done.await.ok();
-                }
+                // Without a word the task is gone.
+                Some(done) => done.await.unwrap_or_default(),
                 None => std::future::pending().await,
             }
         };
@@ -462,19 +475,22 @@ async fn attend(
                             Err(failure) => responder.done(Answer::failed(failure)),
                         }
                     }
-                    other => work = Some(begin(live, other, responder)),
+                    request => work = Some(begin(live, Incoming { request, responder }.into())),
                 }
             }
-            () = working => {
+            unfinished = working => {
                 work = None;
                 live.set_busy(None);
                 if let Some(failure) = live.broken.get() {
                     return Err(failure.clone());
                 }
+                if unfinished.is_some() {
+                    return Ok(Next::Again(unfinished));
+                }
             }
             _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
             _ = timer.tick(), if free => match goal.look(live) {
-                _ if live.redefined() => return Ok(Next::Again),
+                _ if live.redefined() => return Ok(Next::Again(None)),
                 Wanted::Nothing => {}
                 Wanted::Reached => return Ok(Next::End(Ended::Reached)),
                 Wanted::Switch => work = Some(begin_unattended(live, Request::Switch)),
@@ -514,20 +530,23 @@ impl Goal {
     }
 }
 
-fn begin(live: &Arc<Live>, request: Request, responder: Responder) -> oneshot::Receiver<()> {
+/// A command under way: at its end it says what is to go on when the streams flow again.
+type Work = oneshot::Receiver<Option<Asked>>;
+
+fn begin(live: &Arc<Live>, asked: Asked) -> Work {
     let (done, receiver) = oneshot::channel();
-    live.set_busy(Some(request.name().to_owned()));
+    live.set_busy(Some(asked.request.name().to_owned()));
     let live = Arc::clone(live);
     tokio::spawn(async move {
-        let answer = live.perform(request, &responder).await;
-        responder.done(answer);
         // The loop may have ended already.
-        done.send(()).ok();
+        if let Err(Some(unheard)) = done.send(live.perform(asked).await) {
+            unheard.leave();
+        }
     });
     receiver
 }
 
-fn begin_unattended(live: &Arc<Live>, request: Request) -> oneshot::Receiver<()> {
+fn begin_unattended(live: &Arc<Live>, request: Request) -> Work {
     let (responder, mut lines) = super::socket::local();
     tokio::spawn(async move {
         while let Some(line) = lines.recv().await {
@@ -537,7 +556,7 @@ fn begin_unattended(live: &Arc<Live>, request: Request) -> oneshot::Receiver<()>
             }
         }
     });
-    begin(live, request, responder)
+    begin(live, Incoming { request, responder }.into())
 }
 
 fn busy(request: &Request, responder: Responder, live: &Live) {

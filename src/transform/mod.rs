@@ -37,6 +37,14 @@ impl Pair {
             Side::Green => &self.green,
         }
     }
+
+    /// Whether it goes by this name (`schema.name`), or a table of it or its root does.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        let tables = self.blue.iter().chain(&self.green);
+        let mut names = tables.flat_map(|t| [Some(&t.name), t.root.as_ref()]).flatten();
+        self.name.to_string() == name || names.any(|n| n.to_string() == name)
+    }
 }
 
 /// Everything that follows from the two catalogs.

@@ -2,7 +2,7 @@
 //! table again, and the stream goes on where it was.
 
 use cutover_core::model::side::Side;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     program::{COMMAND_WITHIN, Run},
@@ -46,21 +46,32 @@ const CASES: [Case; 4] = [
 ];
 
 impl Case {
-    /// Until the stream has stopped at the row and its table is to be copied again.
-    async fn happens(&self, world: &World, run: &mut Run, owner: Side) {
+    fn name(&self) -> String {
+        format!("public.{}", self.table)
+    }
+
+    async fn changes(&self, world: &World, owner: Side) {
         let other = world.superuser(owner.other()).await;
         other.batch_execute(&format!("{PASS}; {}", self.behind)).await.expect("tampering");
         world.direct(owner).await.batch_execute(self.change).await.expect("a change");
+    }
+
+    /// Until the stream has stopped at the row.
+    async fn happens(&self, world: &World, run: &mut Run, owner: Side) {
+        self.changes(world, owner).await;
         run.status(self.code, COMMAND_WITHIN, |s| {
             s["alarms"].as_array().is_some_and(|all| all.iter().any(|a| a["code"] == self.code))
         })
         .await;
-        world.desk.ask(&["verify"]).await.exits(3).says("verify --repair");
-        let repair = world.desk.ask(&["verify", "--repair"]).await;
-        repair.exits(1);
-        let table = format!("public.{}", self.table);
-        assert_eq!(repair.value["copied_again"], json!([table]), "{}", repair.said);
     }
+}
+
+/// Waits for the copy and everything behind it, so that nothing else has to be asked.
+async fn repaired(world: &World, tables: &[String]) {
+    let repair = world.desk.ask(&["verify", "--repair"]).await;
+    repair.exits(0);
+    assert_eq!(repair.value["verdict"], "equal", "{}", repair.said);
+    assert_eq!(repair.value["copied_again"], json!(tables), "{}", repair.said);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,9 +83,15 @@ async fn a_stream_that_stopped_at_a_row_goes_on_after_a_repair() {
     for owner in [Side::Blue, Side::Green] {
         for (n, case) in CASES.iter().enumerate() {
             case.happens(&world, &mut run, owner).await;
-            if n % 2 == 1 {
-                // The answer holds, whatever happens to the process that gave it.
-                run.kill9();
+            world.desk.ask(&["verify"]).await.exits(3).says("verify --repair");
+            if n % 2 == 0 {
+                repaired(&world, &[case.name()]).await;
+            } else {
+                // What is written down holds, whatever happens to the process and to who asked.
+                let noted = |facts: &[Value]| facts.iter().any(|f| f["fact"] == "outdated");
+                let asked = world.desk.begin(&["verify", "--repair"]);
+                run.kill_when("run.journal", "outdated", noted).await;
+                asked.await.expect("no panic").exits(3);
                 run = world.desk.run();
             }
             run.ready().await;
@@ -84,6 +101,46 @@ async fn a_stream_that_stopped_at_a_row_goes_on_after_a_repair() {
     }
     world.close_the_books(load, Side::Blue).await;
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+/// Behind the first row wait others: one command is enough for all of their tables.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_tables_are_repaired_by_one_command() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let [products, _, _, receipts] = &CASES;
+    products.happens(&world, &mut run, Side::Blue).await;
+    receipts.changes(&world, Side::Blue).await;
+    repaired(&world, &[products.name(), receipts.name()]).await;
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
+}
+
+/// A run that is given up while a table is copied again says so to whoever waits for the copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_ends_with_the_run() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let case = &CASES[0];
+    case.happens(&world, &mut run, Side::Blue).await;
+    let mut reader = world.superuser(Side::Green).await;
+    let reading = reader.transaction().await.expect("a transaction");
+    reading.batch_execute("LOCK products IN ACCESS SHARE MODE").await.expect("a lock");
+    let asked = world.desk.begin(&["verify", "--repair"]);
+    // The table cannot be emptied, so that the streams do not come back.
+    run.status("no streams", COMMAND_WITHIN, |s| s["streams"].is_null()).await;
+    let abort = world.desk.begin(&["abort", "--yes"]);
+    let repair = asked.await.expect("no panic");
+    repair.exits(1);
+    assert_eq!(repair.value["verdict"], "inconclusive", "{}", repair.said);
+    assert_eq!(repair.value["copied_again"], json!([case.name()]), "{}", repair.said);
+    reading.rollback().await.expect("the lock is released");
+    abort.await.expect("no panic").exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
 }
@@ -103,7 +160,7 @@ async fn a_key_that_named_several_rows_names_one_after_a_repair() {
         change: "UPDATE products SET price = price + 1 WHERE id = 3",
     };
     doubled.happens(&world, &mut run, Side::Blue).await;
-    run.ready().await;
+    repaired(&world, &["public.products".into()]).await;
     let key = "ALTER TABLE products ADD PRIMARY KEY (id), REPLICA IDENTITY DEFAULT; \
                ALTER TABLE order_items ADD FOREIGN KEY (product) REFERENCES products";
     let green = world.superuser(Side::Green).await;
