@@ -32,11 +32,7 @@ use cutover_core::{
 };
 
 use self::fence::Triggers;
-use crate::{
-    connect::port_error,
-    database::Database,
-    shelf::{Shelf, Warm},
-};
+use crate::{connect::port_error, database::Database, shelf::Shelf};
 
 /// What stays open between the calls of a move.
 #[derive(Default)]
@@ -48,7 +44,7 @@ pub(crate) struct Kept {
     /// The fence's epoch as this process knows it.
     epoch: Mutex<Option<i64>>,
     /// The session for sequences.
-    counting: tokio::sync::Mutex<Option<Warm>>,
+    counting: tokio::sync::Mutex<Option<counters::Counting>>,
     /// Which sequences belong to a selection.
     counters: Mutex<Option<counters::Plan>>,
 }

@@ -125,6 +125,41 @@ async fn what_cannot_go_on_here_is_said_before_the_move() {
     }
 }
 
+/// Before release 18 the server tells nothing at once about a sequence that was not called.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_called_any_more_is_read_and_moved() {
+    for server in servers().await {
+        let ddl = "CREATE SEQUENCE a; CREATE SEQUENCE b; CREATE SEQUENCE c; CREATE SEQUENCE d; \
+                   SELECT nextval('a'), nextval('b'), nextval('c')";
+        let all = Selection::default();
+        let blue = Home::new(server, ddl).await;
+        let green = Home::new(server, ddl).await;
+        let counters = blue.db.counters(&all).await.unwrap();
+        green.db.get_ready_to_advance(&counters).await.unwrap();
+        let back =
+            "SELECT setval('a', 40, false); ALTER SEQUENCE c RESTART 70; SELECT nextval('d')";
+        blue.root.batch_execute(back).await.unwrap();
+        let counters = blue.db.counters(&all).await.unwrap();
+        let expected = [
+            "public.a 40 not called by 1",
+            "public.b 1 by 1",
+            "public.c 70 not called by 1",
+            "public.d 1 by 1",
+        ];
+        assert_eq!(show(&counters), expected);
+        let further = "SELECT setval('b', 90, false); SELECT setval('c', 80, false)";
+        green.root.batch_execute(further).await.unwrap();
+        green.db.advance(&counters).await.unwrap();
+        let expected = [
+            "public.a 40 not called by 1",
+            "public.b 90 not called by 1",
+            "public.c 80 not called by 1",
+            "public.d 1 by 1",
+        ];
+        assert_eq!(show(&green.db.counters(&all).await.unwrap()), expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_at_once() {
     for server in servers().await {
