@@ -89,6 +89,12 @@ const PER_ROW: f64 = 0.2;
 /// Comparing one MiB of a table as a whole, in milliseconds; on the careful side.
 const PER_MIB: f64 = 16.0;
 
+/// Bytes of tables that are compared as a whole within `time`, on the careful side.
+#[must_use]
+pub fn compared_within(time: Duration) -> u64 {
+    (time.as_secs_f64() * 1000.0 / PER_MIB * f64::from(1 << 20)) as u64
+}
+
 impl Measured {
     /// The same after changed rows were compared for so long, as a move does before its pause.
     #[must_use]

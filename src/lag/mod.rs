@@ -8,5 +8,5 @@ mod estimate;
 mod sample;
 
 pub use converge::{Converge, Thresholds, converge};
-pub use estimate::{Estimate, Measured, Part, estimate};
+pub use estimate::{Estimate, Measured, Part, compared_within, estimate};
 pub use sample::{Sample, Samples};

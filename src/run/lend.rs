@@ -141,7 +141,7 @@ impl work::Proof for Live {
 
     async fn behind_fence(&self, within: Duration) -> Result<Certificate> {
         let doing = "comparing what is left behind the fence";
-        let certificate = tokio::time::timeout(within, self.proof.behind_fence())
+        let certificate = tokio::time::timeout(within, self.proof.behind_fence(self.owner()))
             .await
             .map_err(|e| PortError::transient(doing, e))?;
         // What was drained may have brought it.
@@ -222,8 +222,9 @@ impl Live {
         if !self.proof.passed() {
             return Some("no full comparison has finished since this process started".into());
         }
-        if let Some(table) = self.proof.unread().first() {
-            let why = "waits for a full comparison, and is too large for one in a pause";
+        if let Some(table) = self.proof.unread(self.owner()).first() {
+            let why = "waits for a full comparison, and is too large for one within half of \
+                       `move.pause_budget`";
             return Some(format!("{table} {why}"));
         }
         let pending = self.proof.view().pending;

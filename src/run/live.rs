@@ -473,7 +473,7 @@ impl Live {
         let mut measured = self.state().measured.clone();
         measured.changed_rows = Some(self.proof.view().pending);
         measured.rows_compared_per_second = self.proof.rate();
-        measured.read_whole = self.proof.read_behind_fence();
+        measured.read_whole = self.proof.read_behind_fence(self.owner());
         measured
     }
 

@@ -1,6 +1,6 @@
 //! What is asked about pairs as a whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cutover_core::{
     model::{digest::Digest, schema::Table},
@@ -12,11 +12,17 @@ use cutover_core::{
 };
 
 use super::ports::Ports;
-use crate::transform::Pair;
+use crate::{lag::compared_within, transform::Pair};
 
-/// Pairs up to this size are read whole behind the fence: a quarter of a second for clients, and
+/// Pairs up to this size are read whole behind any fence: a quarter of a second for clients, and
 /// room for a log without a key that grows while the run is on.
 pub(super) const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
+
+/// Up to which size a pair is read whole behind the fence of a switch, in bytes: half of the budget
+/// of its pause is for that. The estimate of a pause contains it.
+pub(super) fn whole_within(budget: Duration) -> u64 {
+    compared_within(budget / 2).max(WHOLE_BEHIND_FENCE)
+}
 
 /// How many bytes of each pair are read when all of it is, by now: a table grows while the run is
 /// on. Of the two sides the larger one counts: they are read at the same time.
@@ -75,4 +81,15 @@ pub(super) async fn sums(
         digests.into_iter().for_each(|digest| sums[*i].add(digest));
     }
     Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_budget_is_for_tables_without_a_key() {
+        let mib = |budget| whole_within(Duration::from_millis(budget)) >> 20;
+        assert_eq!([200, 1_000, 10_000].map(mib), [16, 31, 312]);
+    }
 }

@@ -22,7 +22,7 @@ use cutover_core::{
 };
 
 use super::{
-    pairs::{WHOLE_BEHIND_FENCE, files, sizes, sums},
+    pairs::{WHOLE_BEHIND_FENCE, files, sizes, sums, whole_within},
     pipes::Pipes,
     ports::Ports,
 };
@@ -55,6 +55,8 @@ pub struct Proof {
     pub(super) pairs: Arc<Vec<Pair>>,
     pub(super) ledger: Arc<Ledger>,
     recent: Recent,
+    /// Up to which size a pair is read whole behind the fence of a switch, in bytes.
+    whole: u64,
     compared: AtomicU64,
     inner: Mutex<Inner>,
 }
@@ -132,9 +134,10 @@ impl Witness for Proof {
 }
 
 impl Proof {
-    /// Nothing is proven yet. `budget`: bytes of changed keys to remember.
+    /// Nothing is proven yet. `budget`: bytes of changed keys to remember; `pause`: how long clients
+    /// may wait for a switch.
     #[must_use]
-    pub fn new(ports: Ports, mapping: Arc<Mapping>, budget: usize) -> Self {
+    pub fn new(ports: Ports, mapping: Arc<Mapping>, budget: usize, pause: Duration) -> Self {
         let pairs = Arc::new(mapping.pairs.clone());
         let ledger = Arc::new(Ledger::new(&pairs, budget));
         let recent = Recent {
@@ -149,6 +152,7 @@ impl Proof {
             pairs,
             ledger,
             recent,
+            whole: whole_within(pause),
             compared: AtomicU64::new(0),
             inner: Mutex::default(),
         }
@@ -364,18 +368,20 @@ impl Proof {
         self.lock().full.is_some()
     }
 
-    /// Which of these pairs were large when they were looked at.
-    pub(super) fn large_of(&self, chosen: &[usize]) -> Vec<usize> {
+    /// Which of these pairs were too large, when they were looked at, to be read whole behind the
+    /// fence of `owner`. Who goes back is not refused for want of a comparison, and waits for little.
+    pub(super) fn large_of(&self, owner: Side, chosen: &[usize]) -> Vec<usize> {
+        let most = if owner == Side::Blue { self.whole } else { WHOLE_BEHIND_FENCE };
         let sizes = &self.lock().sizes;
-        let large = |i: &usize| sizes.get(i).is_some_and(|bytes| *bytes > WHOLE_BEHIND_FENCE);
+        let large = |i: &usize| sizes.get(i).is_some_and(|bytes| *bytes > most);
         chosen.iter().copied().filter(large).collect()
     }
 
     /// Bytes that are read behind the fence of tables that no key proves, as they are known now.
     #[must_use]
-    pub fn read_behind_fence(&self) -> u64 {
+    pub fn read_behind_fence(&self, owner: Side) -> u64 {
         let whole = self.ledger.whole();
-        let large = self.large_of(&whole);
+        let large = self.large_of(owner, &whole);
         let bytes = |i: usize| match self.short_end(i) {
             Some(end) => end.growth.bytes,
             // It refuses the move.
@@ -423,13 +429,13 @@ impl Proof {
         Ok(())
     }
 
-    /// Compares what is left behind the fence and says what is proven. Both sides stand still, and
-    /// were looked at since.
+    /// Compares what is left behind the fence of `owner` and says what is proven. Both sides stand
+    /// still, and were looked at since.
     ///
     /// # Errors
     ///
     /// A read failed.
-    pub async fn behind_fence(&self) -> Result<Certificate> {
+    pub async fn behind_fence(&self, owner: Side) -> Result<Certificate> {
         let before = self.compared.load(Ordering::Relaxed);
         let whole = self.ledger.whole();
         let new = |i: &usize| !self.lock().sizes.contains_key(i);
@@ -438,7 +444,7 @@ impl Proof {
             let sizes = sizes(&self.ports, &self.pairs, &new).await?;
             self.lock().sizes.extend(sizes);
         }
-        let large = self.large_of(&whole);
+        let large = self.large_of(owner, &whole);
         let small = whole.iter().copied().filter(|i| !large.contains(i));
         let (growing, small): (Vec<_>, Vec<_>) = small.partition(|i| self.short_end(*i).is_some());
         // All at once: inside the pause round trips count.

@@ -348,7 +348,8 @@ fn connect(
     let [handover_from_blue, handover_from_green] = prepared.handover;
     let [of_blue, of_green] = prepared.definitions;
     let mapping = Arc::new(prepared.mapping);
-    let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES));
+    let pause = start.wishes.pause_budget;
+    let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES, pause));
     let standing = p.book.standing();
     let owner = standing.owner;
     let routed: HashSet<&TableName> =

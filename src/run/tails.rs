@@ -33,10 +33,10 @@ pub(super) struct Said {
 
 impl Proof {
     /// Tables that can be proven by a full comparison only, and are too large for one behind the
-    /// fence.
+    /// fence of `owner`.
     #[must_use]
-    pub fn unread(&self) -> Vec<String> {
-        self.large_of(&self.ledger.whole())
+    pub fn unread(&self, owner: Side) -> Vec<String> {
+        self.large_of(owner, &self.ledger.whole())
             .into_iter()
             .filter(|i| self.short_end(*i).is_none())
             .map(|i| self.pairs[i].name.to_string())
@@ -129,7 +129,7 @@ impl Proof {
         mut chosen: Vec<usize>,
     ) -> Result<Vec<usize>> {
         let growing = || -> Vec<usize> {
-            let large = self.large_of(&chosen);
+            let large = self.large_of(owner, &chosen);
             let worth = |i: &usize, end: Grown| large.contains(i) || end.growth.bytes > SHORT;
             let ends = |i: &usize| self.ledger.grown(*i).is_some_and(|end| worth(i, end));
             chosen.iter().copied().filter(ends).collect()

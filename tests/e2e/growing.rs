@@ -9,9 +9,9 @@ use crate::{
     world::{Options, PASS, World},
 };
 
-/// What clients append to, larger than what is read in a pause.
+/// What clients append to, larger than what is read in a pause of a second.
 const LOG: &str =
-    "INSERT INTO audit_log (what) SELECT to_char(i, 'FM0000000') FROM generate_series(1, 450000) i";
+    "INSERT INTO audit_log (what) SELECT to_char(i, 'FM0000000') FROM generate_series(1, 850000) i";
 
 /// Two more such tables of so many rows; one of them has room in its first pages.
 fn tables(rows: u32) -> String {
@@ -25,9 +25,11 @@ fn tables(rows: u32) -> String {
 }
 
 /// A world with these tables, compared once, and no more by itself.
-async fn world(statements: &[&str]) -> (World, Run) {
+async fn world(budget: &str, statements: &[&str]) -> (World, Run) {
     let more = "verify: { continuous: false }\n".to_owned();
     let world = World::with(Options { more, ..Options::default() }).await;
+    let pause = format!("pause_budget: {budget}");
+    world.desk.reconfigure(|yaml| yaml.replace("pause_budget: 3s", &pause));
     let blue = world.superuser(Side::Blue).await;
     for statement in statements {
         blue.batch_execute(statement).await.expect("large tables");
@@ -59,7 +61,7 @@ async fn is_refused(world: &World, run: &mut Run, table: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_move() {
-    let (world, mut run) = world(&[LOG]).await;
+    let (world, mut run) = world("1s", &[LOG]).await;
     let load = world.load();
     changed(&mut run, 1).await;
     for (command, owner) in
@@ -82,12 +84,12 @@ async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_m
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_compared() {
-    let (world, mut run) = world(&[&tables(75_000), "VACUUM gaps"]).await;
+    let (world, mut run) = world("1s", &[&tables(150_000), "VACUUM gaps"]).await;
     let blue = world.superuser(Side::Blue).await;
     let on_blue = async |statement: &str| blue.batch_execute(statement).await.expect(statement);
     // A row that is changed.
     on_blue("INSERT INTO notes VALUES (1, repeat('y', 200))").await;
-    on_blue("UPDATE notes SET what = 'x' WHERE n = 75000").await;
+    on_blue("UPDATE notes SET what = 'x' WHERE n = 150000").await;
     changed(&mut run, 1).await;
     is_refused(&world, &mut run, "public.notes").await;
 
@@ -105,10 +107,10 @@ async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_co
     world.desk.moves("rehearse").await.exits(0);
 
     // A row at the end that goes from green behind our back.
-    on_blue("INSERT INTO notes VALUES (75001, 'z'), (75002, 'z')").await;
+    on_blue("INSERT INTO notes VALUES (150001, 'z'), (150002, 'z')").await;
     world.sides_are_equal().await;
     let green = world.superuser(Side::Green).await;
-    let tamper = format!("{PASS}; DELETE FROM notes WHERE n = 75001");
+    let tamper = format!("{PASS}; DELETE FROM notes WHERE n = 150001");
     green.batch_execute(&tamper).await.expect("tampering");
     world.desk.ask(&["switch"]).await.exits(1);
     world.only_takes_writes(Side::Blue).await;
@@ -122,9 +124,43 @@ async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_co
     world.sides_are_equal().await;
 }
 
+/// Whoever may wait for longer has larger tables read in the pause: whatever their rows do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_larger_budget_is_for_larger_tables() {
+    let (world, mut run) = world("20s", &[&tables(150_000)]).await;
+    let blue = world.superuser(Side::Blue).await;
+    let green = world.superuser(Side::Green).await;
+    let change =
+        "UPDATE notes SET what = what || 'x' WHERE n % 100 = 7; DELETE FROM notes WHERE n = 8";
+    blue.batch_execute(change).await.expect("changes");
+    changed(&mut run, 1).await;
+    let switched = world.desk.moves("switch").await;
+    switched.exits(0);
+    let proven = |facts: &[serde_json::Value], what: &str| {
+        let all = facts.iter().map(ToString::to_string);
+        let last = all.filter(|f| f.contains("\"certificate\"")).last().expect("a certificate");
+        assert!(last.contains(what), "{last}");
+    };
+    proven(&world.desk.facts("moves.journal"), "\"unproven\":[]");
+    // Who goes back does not wait for it.
+    green.batch_execute(change).await.expect("changes");
+    world.desk.moves("rollback").await.exits(0);
+    proven(&world.desk.facts("moves.journal"), "\"unproven\":[{\"name\":\"notes\"");
+    world.sides_are_equal().await;
+
+    run.ready().await;
+    let tamper = format!("{PASS}; DELETE FROM notes WHERE n = 9");
+    green.batch_execute(&tamper).await.expect("tampering");
+    blue.batch_execute(change).await.expect("changes");
+    world.desk.ask(&["switch"]).await.exits(1);
+    world.only_takes_writes(Side::Blue).await;
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    world.sides_are_equal().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_table_is_proven_by_its_end_or_read_whole() {
-    let (world, mut run) = world(&[&tables(2_000), "VACUUM gaps"]).await;
+    let (world, mut run) = world("4s", &[&tables(2_000), "VACUUM gaps"]).await;
     let blue = world.superuser(Side::Blue).await;
     let green = world.superuser(Side::Green).await;
     // Some at the end, some in free space, some that are changed: nothing is asked of anybody.
