@@ -13,6 +13,7 @@ use crate::{
     plan::{Moment, Round},
     program::Ended,
     story::{AGAIN, MOVES, RUN, Story, command, from, open_move},
+    world::PASS,
 };
 
 /// How long a moment may take to come.
@@ -21,6 +22,12 @@ const COMES_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many large transactions are tried until one comes to where it is aimed at.
 const TRIES: u64 = 3;
+/// Tables of which a row goes, and what is changed of it.
+const TAMPERED: [(&str, &str); 3] = [
+    ("accounts", "tier = tier"),
+    ("products", "price = price + 1"),
+    ("events_2026_01", "kind = 'x'"),
+];
 /// So many transactions are acknowledged while clients are busy, before a fault.
 const BUSY_FOR: u64 = 12;
 /// How long that may take: nobody keeps them from it.
@@ -131,6 +138,11 @@ impl Story<'_> {
                     self.heard.push(large.await.expect("the client ends"));
                 }
             }
+            Moment::Repair(side) => {
+                self.bring_to(side).await;
+                self.ready_and_busy(round).await;
+                under_way.asked = Some(self.come_to_repair(side, round.large).await);
+            }
             Moment::Move(side, step) => {
                 under_way.asked = Some(self.come_to_step(side, step, round).await);
             }
@@ -159,6 +171,34 @@ impl Story<'_> {
         let has = move |facts: &[Value]| facts.iter().any(|fact| fact["fact"] == name);
         let seen = self.arena.world.desk.watch(RUN, 0, COMES_WITHIN, has).await;
         assert!(seen, "no {name} within {COMES_WITHIN:?}");
+    }
+
+    /// Takes a row away behind the back of the program, changes it on `side`, and has the table
+    /// copied again; returns the command.
+    async fn come_to_repair(&mut self, side: Side, row: u64) -> JoinHandle<Ended> {
+        let world = &self.arena.world;
+        let (table, change) = TAMPERED[(row % TAMPERED.len() as u64) as usize];
+        let one = format!("id = (SELECT min(id) FROM {table})");
+        self.tampered = true;
+        let other = world.superuser(side.other()).await;
+        let pass = format!("{PASS}; SET session_replication_role = replica");
+        let gone = format!("{pass}; DELETE FROM {table} WHERE {one}");
+        other.batch_execute(&gone).await.expect("tampering");
+        let change = format!("UPDATE {table} SET {change} WHERE {one}");
+        world.direct(side).await.batch_execute(&change).await.expect("a change");
+        wait_until("the stream to stop", COMES_WITHIN, async || {
+            let status = world.desk.status().await.unwrap_or_default();
+            let mut alarms = status["alarms"].as_array().into_iter().flatten();
+            alarms.any(|alarm| alarm["code"] == "CUT0401")
+        })
+        .await
+        .unwrap_or_else(|e| panic!("{e}: {}", self.last_words()));
+        let since = world.desk.length(RUN);
+        let asked = world.desk.begin(&["verify", "--repair"]);
+        let outdated = |facts: &[Value]| facts.iter().any(|fact| fact["fact"] == "outdated");
+        let seen = world.desk.watch(RUN, since, COMES_WITHIN, outdated).await;
+        assert!(seen, "no table is copied again: {}", self.last_words());
+        asked
     }
 
     /// Asks for a move from `side` until one comes to `step`, and returns the command.

@@ -28,6 +28,9 @@ pub(crate) enum Moment {
     Restart(Side),
     /// A large transaction on this side is applied to the other one while it runs.
     Early(Side, Aim),
+    /// A row that this side changes is gone on the other one by an alien hand, the stream has
+    /// stopped at it, and the table is being copied again.
+    Repair(Side),
     /// A step of a move from this side has begun.
     Move(Side, &'static str),
     /// The move from this side has ended.
@@ -46,6 +49,7 @@ impl Moment {
             Self::Early(side, aim) => format!("large on {side}: {aim:?}"),
             Self::Moved(side) => format!("moved from {side}"),
             Self::Restart(side) => format!("restart on {side}"),
+            Self::Repair(side) => format!("repair from {side}"),
             other => format!("{other:?}"),
         }
     }
@@ -54,7 +58,7 @@ impl Moment {
     fn owner(self) -> Option<Side> {
         match self {
             Self::Move(side, _) | Self::Moved(side) => Some(side),
-            Self::Early(side, _) | Self::Restart(side) => Some(side),
+            Self::Early(side, _) | Self::Restart(side) | Self::Repair(side) => Some(side),
             _ => None,
         }
     }
@@ -262,6 +266,7 @@ fn repeatable() -> Vec<Moment> {
     let mut weights = vec![(6, Moment::Verify), (5, Moment::Armed)];
     for side in [Side::Blue, Side::Green] {
         weights.extend([(4, Moment::Moved(side)), (2, Moment::Restart(side))]);
+        weights.push((2, Moment::Repair(side)));
         weights.extend(AIMS.map(|aim| (3, Moment::Early(side, aim))));
         let often = if side == Side::Blue { 3 } else { 2 };
         weights.extend(STEPS.map(|step| (often, Moment::Move(side, step))));
@@ -342,7 +347,7 @@ pub(crate) struct Round {
     pub(crate) writer: Option<Duration>,
     /// The moment comes while a client is in the middle of a large transaction.
     pub(crate) amid_large: bool,
-    /// What the large transaction of [`Moment::Early`] is like.
+    /// What the large transaction of [`Moment::Early`] is like, and the row of [`Moment::Repair`].
     pub(crate) large: u64,
     /// How long its client thinks before it says the last word, when it is struck before that.
     pub(crate) thinks: Duration,
@@ -427,7 +432,7 @@ mod tests {
     fn the_campaign_of_ci_comes_to_every_moment_and_makes_every_fault() {
         let [moments, faults] = counted(1, IN_CI);
         assert_eq!(moments.keys().cloned().collect::<BTreeSet<_>>(), all_moments());
-        assert_eq!(all_moments().len(), 5 + 2 + 2 * (2 + AIMS.len() + STEPS.len()) + 2);
+        assert_eq!(all_moments().len(), 5 + 2 + 2 * (3 + AIMS.len() + STEPS.len()) + 2);
         for (moment, times) in &moments {
             assert!(*times >= 2, "{moment}: {times} of {moments:#?}");
         }
