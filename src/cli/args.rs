@@ -95,7 +95,8 @@ pub(super) enum Command {
     /// Compare now.
     ///
     /// Every row of both sides at one position. Exit status 1 when rows differ; their keys are in
-    /// the answer with --json, their values nowhere.
+    /// the answer with --json, their values nowhere. Ctrl-C gives it up, and what was proven before
+    /// stays proven.
     Verify {
         /// Only this table (schema.name); may be repeated.
         #[arg(long = "table", value_name = "T")]

@@ -283,6 +283,11 @@ impl Live {
         self.state().busy.clone()
     }
 
+    /// The command under way is a comparison, which may be left at any time.
+    pub(super) fn compares(&self) -> bool {
+        self.busy().as_deref() == Some("verify")
+    }
+
     pub(super) fn add_move(&self, view: MoveView, predicted_ms: f64) {
         let mut state = self.state();
         // A pause that was cut short, or waited out its budget, says nothing about the next one.
@@ -529,11 +534,6 @@ impl Live {
         let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
         self.alarm("CUT0130", alarm);
         Ok(())
-    }
-
-    /// What a comparison that came to no end left is compared at once, and not at its turn.
-    pub(super) fn compare_whole_now(&self) {
-        self.state().whole_again = None;
     }
 
     /// The proof: a full pass once the streams have caught up, then changed rows.

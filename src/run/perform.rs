@@ -102,7 +102,7 @@ impl Live {
         let responder = &asked.responder;
         responder.progress(format!("comparing every row of {} table(s)", chosen.len()));
         let mut foreign = self.foreign();
-        let mut report = self.full(&chosen).await?;
+        let mut report = self.full(&chosen, responder).await?;
         let mut repaired = None;
         if repair && report.verdict == Verdict::Different {
             responder.progress(format!(
@@ -114,7 +114,7 @@ impl Live {
                 self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
             responder.progress(format!("{written} row(s) written; comparing again"));
             foreign = self.foreign();
-            report = self.full(&chosen).await?;
+            report = self.full(&chosen, responder).await?;
             // Rows that were removed are repaired as well.
             repaired = Some(differed.saturating_sub(report.different()));
         }
@@ -141,22 +141,20 @@ impl Live {
         Ok(Some(Answer::new(exit, value, text)))
     }
 
-    async fn full(&self, chosen: &[usize]) -> Result<PassReport, Failure> {
-        let owner = self.owner();
-        // A snapshot waits for open transactions; one more try outlasts a short one.
-        let first = self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await;
-        let last = match first {
-            Err(e @ PortError::Transient { .. }) => {
-                tracing::warn!("{}; comparing again", Failure::from(e));
-                self.proof.full(&self.pipes, owner, chosen, self.wishes.workers).await
-            }
-            other => other,
+    /// Compares every row, for as long as somebody waits for it.
+    async fn full(&self, chosen: &[usize], responder: &Responder) -> Result<PassReport, Failure> {
+        let pass = || {
+            let (owner, workers) = (self.owner(), self.wishes.workers);
+            self.proof.full(&self.pipes, owner, chosen, workers, responder.left())
         };
-        // What was known before it began is forgotten.
-        if last.is_err() {
-            self.compare_whole_now();
+        // A snapshot waits for open transactions; one more try outlasts a short one.
+        match pass().await {
+            Err(e @ PortError::Transient { .. }) if !responder.is_closed() => {
+                tracing::warn!("{}; comparing again", Failure::from(e));
+                Ok(pass().await?)
+            }
+            other => Ok(other?),
         }
-        Ok(last?)
     }
 }
 

@@ -18,7 +18,7 @@ use cutover_core::{
         schema::{Table, TableName},
         side::Side,
     },
-    port::{Result, copy::Snapshot},
+    port::{PortError, Result, copy::Snapshot},
 };
 
 use super::{
@@ -206,17 +206,18 @@ impl Proof {
         (0..self.pairs.len()).filter(|&i| chosen(&self.pairs[i])).collect()
     }
 
-    /// Compares every row of the chosen pairs at one position.
+    /// Compares every row of the chosen pairs at one position, until `given_up`.
     ///
     /// # Errors
     ///
-    /// A read failed: nothing new is proven.
+    /// A read failed, or it was given up: nothing new is proven.
     pub async fn full(
         &self,
         pipes: &Pipes,
         owner: Side,
         chosen: &[usize],
         workers: usize,
+        given_up: impl Future<Output = ()>,
     ) -> Result<PassReport> {
         // Before any row is read: what is written anew from here on is seen later.
         self.look_for_rewrites().await?;
@@ -235,7 +236,13 @@ impl Proof {
         let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
         self.ports.schema.complete().await?;
-        let report = full::pass(&aligned, &pairs, workers, |_, _, _| ()).await?;
+        let report = tokio::select! {
+            report = full::pass(&aligned, &pairs, workers, |_, _, _| ()) => report?,
+            () = given_up => {
+                let nobody = "whoever asked for it has left";
+                return Err(PortError::transient("comparing every row", nobody));
+            }
+        };
         let mut inner = self.lock();
         inner.different.retain(|(pair, _), _| !chosen.contains(pair));
         for (&i, table) in chosen.iter().zip(&report.tables) {

@@ -453,8 +453,9 @@ async fn attend(
                     live.resolve(owner, responder);
                     continue;
                 }
-                // What waits for an operator waits in the next process as well.
-                if request == Request::Stop && live.undecided() {
+                // What waits for an operator waits in the next process as well, and a comparison
+                // holds nothing.
+                if request == Request::Stop && (live.undecided() || live.compares()) {
                     answer_stop(Some(responder));
                     return Ok(Next::End(Ended::Stopped));
                 }

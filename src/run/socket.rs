@@ -150,6 +150,11 @@ impl Responder {
         self.lines.is_closed()
     }
 
+    /// Waits until the asker has left.
+    pub async fn left(&self) {
+        self.lines.closed().await;
+    }
+
     fn send(&self, line: Line) {
         if self.lines.send(line).is_err() {
             tracing::debug!("whoever asked has left before the answer");

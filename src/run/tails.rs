@@ -214,7 +214,8 @@ impl Live {
             return Ok(());
         }
         self.progress.say("comparing every row");
-        let report = self.proof.full(&self.pipes, owner, &chosen, workers).await?;
+        let never = std::future::pending();
+        let report = self.proof.full(&self.pipes, owner, &chosen, workers, never).await?;
         self.progress.say("following changes");
         tracing::info!(
             rows = report.rows(), tables = report.tables.len(), took_ms = report.took_ms,

@@ -62,8 +62,8 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// A full pass that is under way. Its pairs need another one when it comes to no end: what changed
-/// before it is forgotten.
+/// A full pass that is under way. When it comes to no end, what changed before it waits again, and
+/// what was proven before it still is.
 #[derive(Debug)]
 pub struct Pass<'a> {
     ledger: &'a Ledger,
@@ -84,6 +84,7 @@ impl Pass<'_> {
         let mut inner = self.ledger.lock();
         for (n, &(i, number)) in self.pairs.iter().enumerate() {
             inner.pairs[i].marks.finish(number, marks.get(n).cloned().flatten());
+            inner.forget_before(i, number);
         }
     }
 }
@@ -95,7 +96,7 @@ impl Drop for Pass<'_> {
             inner.pairs[i].passes -= 1;
             if !self.finished {
                 inner.pairs[i].marks.give_up(number);
-                inner.mark_whole(i);
+                inner.take_back(i, number, self.ledger.budget);
             }
         }
     }
@@ -132,10 +133,21 @@ struct PairLedger {
     whole: bool,
     /// Full comparisons that are under way.
     passes: u32,
+    /// What was recorded before each of them began, and after the one before it; oldest first.
+    aside: Vec<Aside>,
     /// Number of the newest change; 0 for none.
     changed: u64,
     /// Ends of tables without a key.
     marks: Marks,
+}
+
+/// What waits for the end of a full comparison: to be forgotten, or to be compared after all.
+#[derive(Debug)]
+struct Aside {
+    /// Number of the comparison.
+    number: u64,
+    keys: Keys,
+    whole: bool,
 }
 
 impl Ledger {
@@ -160,18 +172,24 @@ impl Ledger {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Forgets what is recorded for these pairs and records from now on: a full pass over them
+    /// Sets aside what is recorded for these pairs and records from now on: a full pass over them
     /// begins at the position where the stream stands. Until it is finished they count as unread.
     #[must_use]
     pub fn restart(&self, pairs: &[usize]) -> Pass<'_> {
         let mut inner = self.lock();
         let mut begun = Vec::with_capacity(pairs.len());
         for &i in pairs {
-            let forgotten = std::mem::take(&mut inner.pairs[i].pending);
-            inner.bytes -= forgotten.bytes();
-            inner.pairs[i].whole = false;
-            inner.pairs[i].passes += 1;
-            begun.push((i, inner.pairs[i].marks.begin()));
+            // What changes meanwhile needs room, too.
+            if inner.bytes > self.budget / 2 && !inner.pairs[i].pending.is_empty() {
+                inner.mark_whole(i);
+            }
+            let pair = &mut inner.pairs[i];
+            let keys = std::mem::take(&mut pair.pending);
+            let whole = std::mem::take(&mut pair.whole);
+            let number = pair.marks.begin();
+            pair.aside.push(Aside { number, keys, whole });
+            pair.passes += 1;
+            begun.push((i, number));
         }
         self.armed.store(true, Ordering::Release);
         Pass { ledger: self, pairs: begun, finished: false }
@@ -399,6 +417,36 @@ impl Inner {
         self.bytes += self.pairs[pair].pending.absorb(keys);
         if self.bytes > budget {
             self.mark_whole(pair);
+        }
+    }
+
+    /// Everything of before a full comparison is proven by it.
+    fn forget_before(&mut self, pair: usize, number: u64) {
+        let aside = &mut self.pairs[pair].aside;
+        let proven: Vec<Aside> = aside.extract_if(.., |aside| aside.number <= number).collect();
+        self.bytes -= proven.iter().map(|aside| aside.keys.bytes()).sum::<usize>();
+    }
+
+    /// A full comparison came to no end: what it would have proven waits for an older one that is
+    /// under way, no longer than for a newer one, or to be compared.
+    fn take_back(&mut self, pair: usize, number: u64, budget: usize) {
+        let aside = &mut self.pairs[pair].aside;
+        let Some(at) = aside.iter().position(|aside| aside.number == number) else { return };
+        let Aside { keys, whole, .. } = aside.remove(at);
+        self.bytes -= keys.bytes();
+        let Some(newer) = self.pairs[pair].aside.get_mut(at) else {
+            if whole {
+                self.mark_whole(pair);
+            } else {
+                self.record_all(pair, keys, budget);
+            }
+            return;
+        };
+        newer.whole |= whole;
+        if newer.whole {
+            self.bytes -= std::mem::take(&mut newer.keys).bytes();
+        } else {
+            self.bytes += newer.keys.absorb(keys);
         }
     }
 

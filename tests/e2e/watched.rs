@@ -169,7 +169,7 @@ async fn a_pause_that_would_be_too_long_is_not_called_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_comparison_that_came_to_no_end_is_made_again_before_a_move_is_called_possible() {
+async fn a_comparison_that_came_to_no_end_takes_nothing_away_of_what_was_proven() {
     // Too large to be read in a pause.
     let size = ShopSize { documents: 200, ..ShopSize::small() };
     let world = World::with(Options { size, ..Options::default() }).await;
@@ -187,9 +187,44 @@ async fn a_comparison_that_came_to_no_end_is_made_again_before_a_move_is_called_
     .await
     .expect("it ends");
     verify.await.expect("it ends").exits(3);
-    lock.batch_execute("ROLLBACK").await.expect("no lock");
+    // Still locked: nothing is compared again.
     run.ready().await;
+    lock.batch_execute("ROLLBACK").await.expect("no lock");
     world.desk.moves("switch").await.exits(0);
     world.desk.ask(&["finish", "--yes"]).await.exits(0);
     world.nothing_is_left().await;
+}
+
+/// A comparison may take hours: nobody has to wait for one that nobody wants any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_comparison_ends_with_whoever_asked_for_it_and_with_the_process() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let mut holder = world.superuser(Side::Green).await;
+    let held = holder.transaction().await.expect("a transaction");
+    held.batch_execute("LOCK products IN ACCESS EXCLUSIVE MODE").await.expect("a lock");
+    let looks = world.superuser(Side::Green).await;
+    let is_stuck = async || {
+        let sql = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'products'::regclass";
+        !looks.query(sql, &[]).await.expect("locks").is_empty()
+    };
+    let asked = world.desk.begin(&["verify"]);
+    wait_until("a comparison that waits", COMMAND_WITHIN, is_stuck).await.expect("it waits");
+    asked.abort();
+    run.status("nothing under way", COMMAND_WITHIN, |s| s["busy"].is_null()).await;
+    world.desk.ask(&["verify", "--table", "public.accounts"]).await.exits(0);
+
+    wait_until("its session to go", COMMAND_WITHIN, async || !is_stuck().await)
+        .await
+        .expect("gone");
+    let asked = world.desk.begin(&["verify"]);
+    wait_until("another that waits", COMMAND_WITHIN, is_stuck).await.expect("it waits");
+    assert!(run.terminate().await.success());
+    asked.await.expect("no panic").exits(3);
+    held.rollback().await.expect("the lock is released");
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
 }
