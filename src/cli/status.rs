@@ -9,8 +9,9 @@ use cutover::{
     run::{
         book::Book,
         command::Request,
-        status::{Readiness, Status},
+        status::{Readiness, Status, far},
     },
+    verify::reading::ReadingView,
 };
 use serde_json::Value;
 
@@ -96,6 +97,11 @@ pub(super) fn text(status: &Status, past: Option<(Duration, &Status)>, p: Printe
         lines.push(field(p, "pause", &pause));
     }
     lines.extend(status.proof.as_ref().map(|proof| field(p, "proven", &proven(proof, p))));
+    let reading = status.proof.as_ref().map(|proof| proof["reading"].clone());
+    let reading = reading.and_then(|r| serde_json::from_value::<ReadingView>(r).ok());
+    lines.extend(
+        reading.map(|reading| field(p, "compares", &format!("every row: {}", far(&reading)))),
+    );
     for alarm in &status.alarms {
         let alarm = format!("{} {}\n         hint: {}", alarm.code, alarm.what, alarm.remedy);
         lines.push(format!("{:<8} {alarm}", p.tone(Tone::Bad, "ALARM   ")));
@@ -327,6 +333,7 @@ mod tests {
             proof: Some(json!({
                 "full_pass": {"postgres": {"timeline": 1, "lsn": 7}}, "rows": 1_000_000,
                 "pending": 12, "compared": 345, "different": 2,
+                "reading": {"bytes": 3_000_000_000_u64, "of": 12_000_000_000_u64, "eta_seconds": 90},
             })),
             alarms: vec![Alarm {
                 code: "CUT0601".into(),
@@ -359,6 +366,7 @@ mod tests {
         ready    not yet, about 1 min 30 s: 12.0 s behind
         pause    about 24 ms expected (pause 12, drain 8), and unknown: drain rate
         proven   1,000,000 rows compared at one position; 345 changed rows compared since, 12 wait; 2 DIFFER
+        compares every row: 25 % of 11.2 GiB read, to go: 1 min 30 s
         ALARM    CUT0601 2 row(s) differ in public.users
                  hint: cutover verify --repair
         moves

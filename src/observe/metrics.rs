@@ -85,6 +85,7 @@ metrics! {
     RECONNECTS = "reconnects", Count ["name" of "`forward`, `back`"], "Connections lost by this process, per stream";
     FOREIGN_ROWS = "foreign_rows", Count ["name" of "`forward`, `back`"], "Row changes by somebody else on the side that does not own the writes";
     VERIFY_ROWS = "verify_rows", Now, "Rows compared by the last full comparison at one position";
+    VERIFY_READ_RATIO = "verify_read_ratio", Now, "Part of all bytes that the full comparison under way has read, from 0 to 1; not there without one";
     VERIFY_PENDING = "verify_pending", Now, "Changed rows that wait for a comparison";
     VERIFY_COMPARED = "verify_compared", Count, "Changed rows compared by this process";
     VERIFY_DIFFERENT = "verify_different", Now, "Rows known to differ";

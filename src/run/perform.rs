@@ -1,6 +1,6 @@
 //! Commands on a run whose streams flow.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cutover_core::{model::schema::TableName, port::PortError};
 use serde_json::json;
@@ -9,11 +9,15 @@ use super::{
     command::{Answer, Request},
     live::Live,
     socket::{Incoming, Responder},
+    status::far,
 };
 use crate::{
     error::{Exit, Failure},
     verify::{PassReport, Verdict},
 };
+
+/// How often whoever waits for a comparison is told how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A command that somebody waits for, and what it has done so far.
 #[derive(Debug)]
@@ -143,9 +147,20 @@ impl Live {
 
     /// Compares every row, for as long as somebody waits for it.
     async fn full(&self, chosen: &[usize], responder: &Responder) -> Result<PassReport, Failure> {
+        let given_up = async || {
+            loop {
+                tokio::select! {
+                    () = responder.left() => return,
+                    () = tokio::time::sleep(TELL_EVERY) => {}
+                }
+                if let Some(reading) = self.proof.view().reading {
+                    responder.progress(far(&reading));
+                }
+            }
+        };
         let pass = || {
             let (owner, workers) = (self.owner(), self.wishes.workers);
-            self.proof.full(&self.pipes, owner, chosen, workers, responder.left())
+            self.proof.full(&self.pipes, owner, chosen, workers, given_up())
         };
         // A snapshot waits for open transactions; one more try outlasts a short one.
         match pass().await {

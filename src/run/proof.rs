@@ -33,6 +33,7 @@ use crate::{
         Certificate, How, PassReport, Verdict,
         full::{self, Aligned},
         ledger::Ledger,
+        reading::{ReadingView, Readings},
         recent::{Recent, Settle, Step},
         tail,
     },
@@ -57,6 +58,7 @@ pub struct Proof {
     recent: Recent,
     /// Up to which size a pair is read whole behind the fence of a switch, in bytes.
     whole: u64,
+    readings: Readings,
     compared: AtomicU64,
     inner: Mutex<Inner>,
 }
@@ -113,6 +115,8 @@ pub struct ProofView {
     pub different_tables: Vec<String>,
     /// Tables that need another full comparison.
     pub whole: u64,
+    /// The full comparison that is under way.
+    pub reading: Option<ReadingView>,
 }
 
 impl Witness for Proof {
@@ -153,6 +157,7 @@ impl Proof {
             ledger,
             recent,
             whole: whole_within(pause),
+            readings: Readings::default(),
             compared: AtomicU64::new(0),
             inner: Mutex::default(),
         }
@@ -177,6 +182,7 @@ impl Proof {
             different: inner.different.len() as u64,
             different_tables: tables,
             whole: self.ledger.whole().len() as u64,
+            reading: self.readings.view(),
         }
     }
 
@@ -219,6 +225,7 @@ impl Proof {
         workers: usize,
         given_up: impl Future<Output = ()>,
     ) -> Result<PassReport> {
+        let reading = self.readings.begin();
         // Before any row is read: what is written anew from here on is seen later.
         self.look_for_rewrites().await?;
         let (pass, aligned) = pipes
@@ -237,7 +244,7 @@ impl Proof {
         // Whatever the rows of a copy lacked, the stream has brought by now.
         self.ports.schema.complete().await?;
         let report = tokio::select! {
-            report = full::pass(&aligned, &pairs, workers, |_, _, _| ()) => report?,
+            report = full::pass(&aligned, &pairs, workers, &reading) => report?,
             () = given_up => {
                 let nobody = "whoever asked for it has left";
                 return Err(PortError::transient("comparing every row", nobody));

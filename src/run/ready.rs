@@ -39,7 +39,8 @@ impl Live {
             Converge::Never { why } => return Readiness::Never { why },
         }
         if let Some(why) = self.uncompared() {
-            return not_yet(&why);
+            let eta_seconds = self.proof.view().reading.and_then(|reading| reading.eta_seconds);
+            return Readiness::NotYet { why, eta_seconds };
         }
         if let Some(open) = self.measured().open.iter().find(|open| open.stops_moves()) {
             return not_yet(&held_up(open));

@@ -1,6 +1,9 @@
 //! What a running process says about itself.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use cutover_core::model::{run::RunId, side::Side};
 use serde::{Deserialize, Serialize};
@@ -8,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::{book::Book, command::Answer, live::Live, standing::Phase};
 use crate::{
+    config::units::{human_duration, human_size},
     error::Exit,
     observe::progress::{CopyProgress, Progress},
+    verify::reading::ReadingView,
 };
 
 /// Something a person must know.
@@ -183,6 +188,18 @@ impl Board {
         let value = serde_json::to_value(&status).unwrap_or_default();
         Answer::new(Exit::Done, value, status.text())
     }
+}
+
+/// How far a full comparison is, for a person.
+#[must_use]
+pub fn far(reading: &ReadingView) -> String {
+    let eta = reading.eta_seconds.map(|s| human_duration(Duration::from_secs(s)));
+    format!(
+        "{} % of {} read, to go: {}",
+        reading.percent(),
+        human_size(reading.of),
+        eta.unwrap_or_else(|| "unknown".into())
+    )
 }
 
 impl Status {

@@ -19,7 +19,7 @@ use cutover_core::{
 };
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 
-use super::{PassReport, TableReport, Verdict, compare};
+use super::{PassReport, TableReport, Verdict, compare, reading::Reading};
 use crate::transform::Pair;
 
 /// Bytes on disk of one range.
@@ -68,8 +68,7 @@ impl Aligned {
     }
 }
 
-/// Compares `pairs`. `workers` ranges are read at the same time; `seen` is told the rows of each
-/// range as they are done.
+/// Compares `pairs`. `workers` ranges are read at the same time; `reading` is told of each.
 ///
 /// # Errors
 ///
@@ -78,7 +77,7 @@ pub async fn pass(
     aligned: &Aligned,
     pairs: &[Pair],
     workers: usize,
-    seen: impl Fn(&Pair, Side, u64) + Send + Sync,
+    reading: &Reading,
 ) -> Result<PassReport> {
     let started = Instant::now();
     let mut pieces = Vec::new();
@@ -103,7 +102,8 @@ pub async fn pass(
 
     type Sums = [Vec<Digest>; 2];
     let sums: Vec<Mutex<Sums>> = pairs.iter().map(|_| Mutex::default()).collect();
-    let (sums_ref, seen) = (&sums, &seen);
+    let sums_ref = &sums;
+    reading.expect(pieces.iter().map(|piece| piece.range.bytes).sum());
     let mut reads: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
     for batch in batches(pieces) {
         reads.push(Box::pin(async move {
@@ -114,7 +114,7 @@ pub async fn pass(
                 .collect();
             let digests = aligned.side(side).digests(&parts).await?;
             for (piece, part) in batch.iter().zip(digests) {
-                seen(&pairs[piece.pair], side, part.iter().map(|d| d.rows).sum());
+                reading.read(piece.range.bytes);
                 let mut sums =
                     sums_ref[piece.pair].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let total = &mut sums[index(side)];

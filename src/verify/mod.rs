@@ -5,6 +5,7 @@
 //! - [`recent`]: compares those keys again, all the time and behind the fence.
 //! - [`tail`]: what came since at the ends of tables that only grow.
 //! - [`pace`]: how often.
+//! - [`reading`]: how far.
 //! - [`compare`], pure.
 //!
 //! Both together are a [`Certificate`]: every row was equal at the position of the full pass, and
@@ -16,6 +17,7 @@ pub mod full;
 mod keys;
 pub mod ledger;
 pub mod pace;
+pub mod reading;
 pub mod recent;
 pub mod tail;
 

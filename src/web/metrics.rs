@@ -120,6 +120,9 @@ pub(super) fn text(status: &Status) -> String {
 
     let proof = |key: &str| status.proof.as_ref().and_then(|p| p[key].as_f64());
     s.set(metrics::VERIFY_ROWS, proof("rows"));
+    let reading = |key: &str| status.proof.as_ref().and_then(|p| p["reading"][key].as_f64());
+    let ratio = reading("bytes").zip(reading("of")).map(|(bytes, of)| bytes / of);
+    s.set(metrics::VERIFY_READ_RATIO, ratio);
     s.set(metrics::VERIFY_PENDING, proof("pending"));
     s.set(metrics::VERIFY_COMPARED, proof("compared"));
     s.set(metrics::VERIFY_DIFFERENT, proof("different"));
@@ -167,7 +170,8 @@ pub(super) mod tests {
             },
             "streams": {"forward": stream, "back": stream},
             "proof": {"full_pass": {"postgres": {"timeline": 1, "lsn": 9}}, "rows": 7, "pending": 1,
-                      "compared": 2, "different": 0, "whole": 0},
+                      "compared": 2, "different": 0, "whole": 0,
+                      "reading": {"bytes": 1, "of": 4, "eta_seconds": 3}},
             "alarms": [],
             "moves": [{"id": "1", "kind": "switch", "ending": "moved", "owner": "green",
                        "pause_ms": 21.0, "evidence": null}],
@@ -186,6 +190,7 @@ pub(super) mod tests {
             "cutover_owner{name=\"blue\"} 1.0",
             "cutover_applied_rows{name=\"back\"} 12.0",
             "cutover_verify_verdict{name=\"equal\"} 1.0",
+            "cutover_verify_read_ratio 0.25",
             "cutover_pause_seconds_bucket{le=\"0.03\",kind=\"switch\"} 1",
             "cutover_lag_seconds 0.5",
         ] {
