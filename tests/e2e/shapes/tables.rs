@@ -192,6 +192,18 @@ pub(crate) const ALL: &[Shape] = &[
             "BEGIN; UPDATE swap_now SET id = 0 WHERE id = 5; UPDATE swap_now SET id = 5 WHERE id = 6; UPDATE swap_now SET id = 6 WHERE id = 0; COMMIT",
         ],
     },
+    // A key that names two rows until the transaction ends.
+    Shape {
+        ddl: "CREATE TABLE late_key (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text);
+              ALTER TABLE late_key REPLICA IDENTITY FULL",
+        rows: "INSERT INTO late_key SELECT i, 'v' || i FROM generate_series(1, 20) i",
+        changes: &[
+            "BEGIN; INSERT INTO late_key SELECT id, 'new {n}' FROM late_key WHERE v = 'v{n}'; DELETE FROM late_key WHERE v = 'v{n}'; COMMIT",
+            "BEGIN; INSERT INTO late_key SELECT id, 'too' FROM late_key WHERE v = 'v1{n}'; UPDATE late_key SET v = 'old' WHERE v = 'v1{n}'; DELETE FROM late_key WHERE v = 'old'; COMMIT",
+            "UPDATE late_key SET id = id + 1",
+            "UPDATE late_key SET id = 21 - id",
+        ],
+    },
     // Each refers to the other.
     Shape {
         ddl: "CREATE TABLE hen (id int PRIMARY KEY, egg int NOT NULL);

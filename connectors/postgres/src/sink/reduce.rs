@@ -204,7 +204,7 @@ impl<'a> Pending<'a> {
                 };
                 self.update(key, Row { shape, tuple })
             }
-            Change::Delete { old } => self.delete(key_of(shape, old)?),
+            Change::Delete { old } => self.delete(shape, key_of(shape, old)?),
         }
     }
 
@@ -241,6 +241,9 @@ impl<'a> Pending<'a> {
                 if !std::ptr::eq(before.shape, row.shape) && before.shape != row.shape {
                     return Err(Reason::Shapes);
                 }
+                if is_another(row.shape, key, before) {
+                    return Err(Reason::Contradiction);
+                }
                 before.tuple = match row.tuple {
                     Cow::Borrowed(new) => fill(new, &before.tuple),
                     Cow::Owned(new) => Cow::Owned(new.filled_from(&before.tuple)),
@@ -253,7 +256,7 @@ impl<'a> Pending<'a> {
         Ok(())
     }
 
-    fn delete(&mut self, key: Key<'a>) -> Result<(), Reason> {
+    fn delete(&mut self, shape: &Shape, key: Key<'a>) -> Result<(), Reason> {
         match self.keys.entry(key) {
             Slot::Vacant(slot) => {
                 slot.insert(self.rows.len());
@@ -261,6 +264,11 @@ impl<'a> Pending<'a> {
             }
             Slot::Occupied(slot) => {
                 let state = &mut self.rows[*slot.get()].1;
+                if let State::Insert(row) | State::Update(row) | State::Replace(row) = state
+                    && is_another(shape, key, row)
+                {
+                    return Err(Reason::Contradiction);
+                }
                 *state = match state {
                     State::Insert(_) => State::Gone,
                     State::Update(_) | State::Replace(_) => State::Delete,
@@ -270,6 +278,12 @@ impl<'a> Pending<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether the row that is changed, known as a whole, is not what `known` has become: a key that is
+/// checked late names two rows for a while.
+fn is_another(shape: &Shape, old: Key<'_>, known: &Row<'_>) -> bool {
+    shape.full && !old.tuple.values().eq(known.tuple.values())
 }
 
 /// Whether the row leaves a column as it is.

@@ -27,7 +27,8 @@ const MOST_SHAPES: usize = 10_000;
 /// A type is listed when values of it can always be compared; arrays, ranges and composites can
 /// only if their parts can, so they are not. Then, whether a cast of a text would call a function
 /// and not the type's input (`regclass` does, and then knows neither `-` nor numbers) where a cast
-/// of a bpchar would not. Last, the enum of a domain: equality of enums does not know domains.
+/// of a bpchar would not. Then, the enum of a domain: equality of enums does not know domains. Last,
+/// whether the primary key may be broken within a transaction.
 const FACTS: &str = "
 SELECT w.n, c.relkind = 'p', a.attname::text,
   (SELECT pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
@@ -49,7 +50,9 @@ SELECT w.n, c.relkind = 'p', a.attname::text,
   AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = t.oid
              AND x.castsource = 'pg_catalog.bpchar'::regtype),
   CASE WHEN t.typtype = 'e' AND t.oid <> a.atttypid
-       THEN pg_catalog.format_type(t.oid, NULL) END
+       THEN pg_catalog.format_type(t.oid, NULL) END,
+  EXISTS (SELECT FROM pg_index x
+           WHERE x.indrelid = c.oid AND x.indisprimary AND NOT x.indimmediate)
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
 JOIN pg_namespace s ON s.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
@@ -84,6 +87,7 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         let Some(slot) = at else { continue };
         let known = slot.get_or_insert_with(Facts::default);
         known.partitioned = row.get(1);
+        known.late_key = row.get(6);
         // A table without columns has one row of nothing but its kind.
         let Some(column) = row.get::<_, Option<String>>(2) else { continue };
         if row.get(4) {

@@ -67,12 +67,12 @@ fn plan<'a>(target: &Target, step: Step<'a>) -> Option<One<'a>> {
             Some(one(kind, (new, Vec::new()), (Cow::Borrowed(new), shape.columns.clone())))
         }
         Change::Delete { old } => {
-            let (find, links) = finder(shape, old);
+            let (find, links) = finder(target, shape, old);
             Some(one(Kind::DeleteOne(find), (old, links), (Cow::Borrowed(old), Vec::new())))
         }
         Change::Update { old, new } => {
             let before = old.as_ref().unwrap_or(new);
-            let (find, links) = finder(shape, before);
+            let (find, links) = finder(target, shape, before);
             let whole = old.as_ref().filter(|_| shape.full);
             let set: Vec<Link> = shape
                 .columns
@@ -115,9 +115,11 @@ fn sets(
     before.is_none_or(|before| Shape::value(before, link) != value)
 }
 
-/// How to find a row, and the columns whose values the finder needs.
-fn finder(shape: &Shape, tuple: &Tuple) -> (Find, Vec<Link>) {
-    if !shape.key.is_empty() {
+/// How to find a row, and the columns whose values the finder needs. By its key, unless that may
+/// name another row as well until the transaction ends, and all of the row is known.
+fn finder(target: &Target, shape: &Shape, tuple: &Tuple) -> (Find, Vec<Link>) {
+    let late = shape.full && target.late_key;
+    if !late && !shape.key.is_empty() {
         return (Find::Key(shape.key_targets()), shape.key.clone());
     }
     let is_null = |l: &Link| Shape::value(tuple, *l) == Value::Null;
@@ -258,6 +260,21 @@ mod tests {
         assert_eq!(kind(t, true, t, &delete), Some((Kind::DeleteOne(whole()), 2)));
         let change = update(Some("1 - x"), "1 y ~");
         assert_eq!(kind(t, true, t, &change), Some((Kind::UpdateOne(whole(), vec![1]), 3)));
+    }
+
+    #[test]
+    fn a_key_that_is_checked_late_is_not_enough() {
+        let t: &[&str] = &["k*", "a"];
+        let mut target = target(t);
+        target.late_key = true;
+        let delete = Change::Delete { old: row("1 x") };
+        for (full, want) in
+            [(true, Find::Whole(vec![(0, false), (1, false)])), (false, Find::Key(vec![0]))]
+        {
+            let shape = Shape::new(&relation(t, full), 0, &target).unwrap();
+            let one = plan(&target, Step { shape: &shape, change: &delete, event: 0 }).unwrap();
+            assert_eq!(one.key.1, Kind::DeleteOne(want));
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Target {
     pub(super) columns: Vec<TargetColumn>,
     /// Columns that name a row: replica identity, else primary key, else none.
     pub(super) key: Vec<u16>,
+    /// Within a transaction the primary key may name several rows.
+    pub(super) late_key: bool,
 }
 
 /// A column of a [`Target`].
@@ -47,6 +49,8 @@ pub(super) struct TargetColumn {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
     pub(super) partitioned: bool,
+    /// The primary key is deferrable.
+    pub(super) late_key: bool,
     /// Column name and its equality operator.
     pub(super) equality: Vec<(String, String)>,
     /// Columns whose texts must be cast by way of `bpchar` to be read by the type's input.
@@ -91,6 +95,7 @@ impl Target {
             quoted,
             columns,
             key: key.unwrap_or_default(),
+            late_key: facts.late_key,
         }
     }
 

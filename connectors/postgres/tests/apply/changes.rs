@@ -98,6 +98,31 @@ on_each_server! {
         ).await;
     }
 
+    /// Within a transaction a key may name two rows for a while.
+    async fn primary_keys_that_are_checked_late(server) {
+        let ddl = "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, a text);
+                   ALTER TABLE t REPLICA IDENTITY FULL";
+        let fill = "INSERT INTO t VALUES (1, 'one'), (2, 'two'), (3, 'three')";
+        let alone = [
+            "BEGIN; INSERT INTO t VALUES (1, 'new'); DELETE FROM t WHERE a = 'one'; COMMIT",
+            "BEGIN; INSERT INTO t VALUES (2, 'new'); UPDATE t SET a = 'x' WHERE a = 'two';
+             DELETE FROM t WHERE a = 'x'; COMMIT",
+            "BEGIN; INSERT INTO t VALUES (3, 'new'); UPDATE t SET id = 4 WHERE a = 'three'; COMMIT",
+            "UPDATE t SET id = id + 1",
+            "UPDATE t SET id = 4 - id",
+        ];
+        for statement in alone {
+            let mut world = World::with(server, ddl).await;
+            let mut writer = world.writer().await;
+            for statement in [fill, statement] {
+                let events = world.changes(&[statement]).await;
+                writer.apply(&events).await.unwrap();
+            }
+            assert_eq!(world.rows("src", "t").await, world.rows("dst", "t").await, "{statement}");
+            both_ways(server, ddl, &[fill, statement, "DELETE FROM t WHERE id = 2"]).await;
+        }
+    }
+
     async fn exclusion_constraints(server) {
         both_ways(
             server,
