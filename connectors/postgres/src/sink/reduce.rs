@@ -238,9 +238,6 @@ impl<'a> Pending<'a> {
                     State::Update(before) => (before, false),
                     State::Delete | State::Gone => return Err(Reason::Contradiction),
                 };
-                if !std::ptr::eq(before.shape, row.shape) && before.shape != row.shape {
-                    return Err(Reason::Shapes);
-                }
                 if is_another(row.shape, key, before) {
                     return Err(Reason::Contradiction);
                 }
@@ -280,10 +277,11 @@ impl<'a> Pending<'a> {
     }
 }
 
-/// Whether the row that is changed, known as a whole, is not what `known` has become: a key that is
-/// checked late names two rows for a while.
+/// Whether the row that is changed may be another one than `known` with the same key. A key that is
+/// checked late names two rows for a while, of which all is known; one that is a key of each
+/// partition only names a row in each of them.
 fn is_another(shape: &Shape, old: Key<'_>, known: &Row<'_>) -> bool {
-    shape.full && !old.tuple.values().eq(known.tuple.values())
+    !std::ptr::eq(shape, known.shape) || shape.full && !old.tuple.values().eq(known.tuple.values())
 }
 
 /// Whether the row leaves a column as it is.

@@ -135,6 +135,33 @@ fn a_whole_old_row_fills_what_did_not_change() {
     assert_eq!(net(&shape, &["= 1 a > 2 a"]), "KeyChange");
 }
 
+#[test]
+fn two_rows_of_one_key_are_told_apart() {
+    let target = target(&["k*", "a"]);
+    let whole = Shape::new(&relation(&["k", "a"], true), 0, &target).unwrap();
+    for (changes, want) in [
+        (["+ 1 new", "x 1 new"], ""),
+        (["+ 1 new", "x 1 old"], "Contradiction"),
+        (["+ 1 new", "= 1 old > 1 b"], "Contradiction"),
+        (["= 1 a > 1 b", "x 1 b"], "x 1"),
+        (["= 1 a > 1 b", "x 1 c"], "Contradiction"),
+    ] {
+        assert_eq!(net(&whole, &changes), want, "{changes:?}");
+    }
+    // Of two partitions that go to one table.
+    let [one, other] = [1, 2].map(|id| {
+        let relation = cutover_core::model::event::Relation { id, ..relation(&["k*", "a"], false) };
+        Shape::new(&relation, 0, &target).unwrap()
+    });
+    for second in ["x 1 -", "= 1 b"] {
+        let (first, second) = (change("+ 1 a"), change(second));
+        let mut pending = Pending::default();
+        pending.push(Step { shape: &one, change: &first, event: 0 });
+        pending.push(Step { shape: &other, change: &second, event: 1 });
+        assert!(matches!(pending.net(), Net::Ordered(Reason::Contradiction)));
+    }
+}
+
 type Table = BTreeMap<String, Vec<V>>;
 
 /// The reference: one change after the other on a map. `None` when a row is missing or there
