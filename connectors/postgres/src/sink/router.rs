@@ -27,8 +27,9 @@ const MOST_SHAPES: usize = 10_000;
 /// A type is listed when values of it can always be compared; arrays, ranges and composites can
 /// only if their parts can, so they are not. Then, whether a cast of a text would call a function
 /// and not the type's input (`regclass` does, and then knows neither `-` nor numbers) where a cast
-/// of a bpchar would not. Then, the enum of a domain: equality of enums does not know domains. Last,
-/// whether the primary key may be broken within a transaction.
+/// of a bpchar would not. Then, the enum of a domain: equality of enums does not know domains. Then,
+/// whether the primary key may be broken within a transaction. Last, whether a domain has a constraint
+/// that is not valid: values of before may break it.
 const FACTS: &str = "
 SELECT w.n, c.relkind = 'p', a.attname::text,
   (SELECT pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
@@ -52,7 +53,8 @@ SELECT w.n, c.relkind = 'p', a.attname::text,
   CASE WHEN t.typtype = 'e' AND t.oid <> a.atttypid
        THEN pg_catalog.format_type(t.oid, NULL) END,
   EXISTS (SELECT FROM pg_index x
-           WHERE x.indrelid = c.oid AND x.indisprimary AND NOT x.indimmediate)
+           WHERE x.indrelid = c.oid AND x.indisprimary AND NOT x.indimmediate),
+  t.unproven
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
 JOIN pg_namespace s ON s.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
@@ -62,7 +64,9 @@ LEFT JOIN LATERAL (
     SELECT y.oid, y.typbasetype FROM pg_type y WHERE y.oid = a.atttypid
     UNION ALL
     SELECT y.oid, y.typbasetype FROM b JOIN pg_type y ON y.oid = b.base WHERE b.base <> 0
-  ) SELECT y.oid, y.typtype FROM b JOIN pg_type y ON y.oid = b.oid WHERE b.base = 0
+  ) SELECT y.oid, y.typtype, EXISTS (
+      SELECT FROM b x JOIN pg_constraint k ON k.contypid = x.oid WHERE NOT k.convalidated
+    ) AS unproven FROM b JOIN pg_type y ON y.oid = b.oid WHERE b.base = 0
 ) AS t ON true
 ORDER BY w.n, a.attnum";
 
@@ -92,6 +96,9 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         let Some(column) = row.get::<_, Option<String>>(2) else { continue };
         if row.get(4) {
             known.by_input.push(column.clone());
+        }
+        if row.get(7) {
+            known.unproven.push(column.clone());
         }
         if let Some(of) = row.get::<_, Option<String>>(5) {
             known.compared_as.push((column.clone(), of));

@@ -43,6 +43,8 @@ pub(super) struct TargetColumn {
     pub(super) compared_as: String,
     pub(super) identity_always: bool,
     pub(super) generated: bool,
+    /// Values that are there may break a constraint of its domain.
+    pub(super) unproven: bool,
 }
 
 /// What the catalog adds to the description of a table.
@@ -55,6 +57,8 @@ pub(super) struct Facts {
     pub(super) equality: Vec<(String, String)>,
     /// Columns whose texts must be cast by way of `bpchar` to be read by the type's input.
     pub(super) by_input: Vec<String>,
+    /// Columns whose values may break a constraint of their domain.
+    pub(super) unproven: Vec<String>,
     /// Columns that must be cast before they are compared, and the type.
     pub(super) compared_as: Vec<(String, String)>,
 }
@@ -85,6 +89,7 @@ impl Target {
                     .unwrap_or_default(),
                 identity_always: c.identity == Identity::Always,
                 generated: c.generated != Generated::No,
+                unproven: facts.unproven.contains(&c.name),
             })
             .collect();
         let quoted = sql::table(&table.name);

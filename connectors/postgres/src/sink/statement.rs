@@ -24,7 +24,9 @@ pub(super) fn update_many(target: &Target, key: &[u16], set: &[u16], same: &[u16
         .iter()
         .enumerate()
         .map(|(i, c)| {
-            format!("{} = {}", target.column(*c).quoted, element(target, key.len() + i, *c))
+            let at = key.len() + i;
+            let value = element(target, at, *c);
+            format!("{} = {}", target.column(*c).quoted, kept(target, "t", *c, &at_u(at), value))
         })
         .collect();
     let mut condition = key_matches(target, key, 0);
@@ -157,11 +159,9 @@ pub(super) fn update_one(target: &Target, find: &Find, set: &[u16]) -> String {
         .iter()
         .enumerate()
         .map(|(i, c)| {
-            format!(
-                "{} = {}",
-                target.column(*c).quoted,
-                parameter(target, find.parameters() + i, *c)
-            )
+            let at = find.parameters() + i;
+            let value = parameter(target, at, *c);
+            format!("{} = {}", target.column(*c).quoted, kept(target, "t", *c, &text(at), value))
         })
         .collect();
     format!("UPDATE {} AS t SET {} {from}WHERE {condition}", target.only, assignments.join(", "))
@@ -178,7 +178,10 @@ pub(super) fn move_one(target: &Target, find: &Find, set: &[u16]) -> String {
     let values: Vec<String> = columns
         .iter()
         .map(|c| match set.iter().position(|s| s == c) {
-            Some(i) => parameter(target, find.parameters() + i, *c),
+            Some(i) => {
+                let at = find.parameters() + i;
+                kept(target, "gone", *c, &text(at), parameter(target, at, *c))
+            }
             None => format!("gone.{}", target.column(*c).quoted),
         })
         .collect();
@@ -222,9 +225,29 @@ fn unnest<'c>(target: &Target, columns: impl Iterator<Item = &'c u16>) -> String
 fn element(target: &Target, index: usize, column: u16) -> String {
     let column = target.column(column);
     match column.wire {
-        Wire::Text => format!("u.a{index}::{}", column.cast),
-        _ => format!("u.a{index}"),
+        Wire::Text => format!("{}::{}", at_u(index), column.cast),
+        _ => at_u(index),
     }
+}
+
+/// The element of an array as it was sent.
+fn at_u(index: usize) -> String {
+    format!("u.a{index}")
+}
+
+/// What a column is set to. A value that stays as it is, is not cast where its domain might refuse it:
+/// a constraint that is not valid asks nobody whose value was there before.
+fn kept(target: &Target, row: &str, column: u16, sent: &str, value: String) -> String {
+    let column = target.column(column);
+    if !column.unproven {
+        return value;
+    }
+    let here = format!("{row}.{}", column.quoted);
+    let nulls = format!("pg_catalog.num_nulls({here}, {sent}) OPERATOR(pg_catalog.=)");
+    format!(
+        "CASE WHEN {nulls} 2 OR {nulls} 0 AND pg_catalog.concat({here}) COLLATE pg_catalog.\"C\" \
+         OPERATOR(pg_catalog.=) {sent} THEN {here} ELSE {value} END"
+    )
 }
 
 fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
@@ -246,7 +269,12 @@ fn equal(target: &Target, column: u16, before: &str, value: &str) -> String {
 }
 
 fn parameter(target: &Target, index: usize, column: u16) -> String {
-    format!("${}::pg_catalog.text::{}", index + 1, target.column(column).cast)
+    format!("{}::{}", text(index), target.column(column).cast)
+}
+
+/// A parameter as it was sent.
+fn text(index: usize) -> String {
+    format!("${}::pg_catalog.text", index + 1)
 }
 
 fn list(target: &Target, columns: &[u16]) -> String {
@@ -320,6 +348,23 @@ mod tests {
              pg_catalog.concat($1::pg_catalog.text::text) AND \"a\" IS NOT DISTINCT FROM NULL LIMIT 1) AS f \
              WHERE t.tableoid OPERATOR(pg_catalog.=) f.o AND t.ctid OPERATOR(pg_catalog.=) f.c"
         );
+    }
+
+    #[test]
+    fn what_a_domain_might_refuse_stays_as_it_is() {
+        let mut t = target(&["k*", "d"]);
+        t.columns[1].unproven = true;
+        assert_eq!(
+            update_one(&t, &Find::Key(vec![0]), &[1]),
+            "UPDATE ONLY \"S\".\"t\" AS t SET \"d\" = CASE WHEN pg_catalog.num_nulls(t.\"d\", \
+             $2::pg_catalog.text) OPERATOR(pg_catalog.=) 2 OR pg_catalog.num_nulls(t.\"d\", \
+             $2::pg_catalog.text) OPERATOR(pg_catalog.=) 0 AND pg_catalog.concat(t.\"d\") COLLATE \
+             pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2::pg_catalog.text THEN t.\"d\" \
+             ELSE $2::pg_catalog.text::text END \
+             WHERE t.\"k\" OPERATOR(pg_catalog.=) $1::pg_catalog.text::text"
+        );
+        assert!(update_many(&t, &[0], &[1], &[]).contains("u.a1 THEN t.\"d\" ELSE u.a1::text END"));
+        assert!(move_one(&t, &Find::Key(vec![0]), &[0, 1]).contains("THEN gone.\"d\" ELSE"));
     }
 
     #[test]

@@ -123,6 +123,35 @@ on_each_server! {
         }
     }
 
+    /// Nobody asks them of values that stay.
+    async fn constraints_of_domains_that_are_not_valid(server) {
+        let ddl = "CREATE DOMAIN small AS int; CREATE DOMAIN smaller AS small;
+                   CREATE DOMAIN word AS text;
+                   CREATE TABLE t (id int PRIMARY KEY, i int GENERATED ALWAYS AS IDENTITY,
+                                   a smaller, w word, n int)";
+        let fill = "INSERT INTO t VALUES (1, DEFAULT, 100, NULL, 1), (2, DEFAULT, 200, '', 2),
+                                         (3, DEFAULT, NULL, 'x', 3), (4, DEFAULT, 4, 'y', 4)";
+        let late = "ALTER DOMAIN small ADD CHECK (VALUE < 10) NOT VALID;
+                    ALTER DOMAIN word ADD CHECK (VALUE IS NOT NULL AND VALUE <> '') NOT VALID";
+        for statement in [
+            "UPDATE t SET n = n + 1",
+            "UPDATE t SET n = n + 1 WHERE id = 1",
+            "UPDATE t SET id = id + 10, n = 0",
+            "UPDATE t SET i = DEFAULT, n = 0 WHERE id < 3",
+            "UPDATE t SET a = 5, w = 'new'",
+            "UPDATE t SET a = NULL; UPDATE t SET w = 'y', a = 6 WHERE id = 2",
+        ] {
+            let mut world = World::with(server, ddl).await;
+            world.writer().await.apply(&world.changes(&[fill]).await).await.unwrap();
+            for schema in ["src", "dst"] {
+                world.define(schema, late).await;
+            }
+            let events = world.changes(&[statement]).await;
+            world.writer().await.apply(&events).await.unwrap();
+            world.assert_equal().await;
+        }
+    }
+
     async fn exclusion_constraints(server) {
         both_ways(
             server,
