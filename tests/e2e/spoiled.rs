@@ -3,6 +3,7 @@
 
 use cutover_core::model::side::Side;
 use serde_json::{Value, json};
+use tokio_postgres::error::SqlState;
 
 use crate::{
     program::{COMMAND_WITHIN, Run},
@@ -141,6 +142,44 @@ async fn a_repair_ends_with_the_run() {
     assert_eq!(repair.value["copied_again"], json!([case.name()]), "{}", repair.said);
     reading.rollback().await.expect("the lock is released");
     abort.await.expect("no panic").exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
+/// Rows that break a constraint which is not valid are on both sides, and are copied again as others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_break_a_constraint_that_is_not_valid_are_copied_again() {
+    let world = World::new().await;
+    let old = "CREATE TABLE old (id int PRIMARY KEY, v int, note text); \
+               INSERT INTO old SELECT i, i FROM generate_series(1, 10) i; \
+               ALTER TABLE old ADD CONSTRAINT more CHECK (v > 5) NOT VALID";
+    world.direct(Side::Blue).await.batch_execute(old).await.expect("a table");
+    let mut run = world.desk.run();
+    run.ready().await;
+    for owner in [Side::Blue, Side::Green] {
+        let other = world.superuser(owner.other()).await;
+        let behind = format!("{PASS}; DELETE FROM old WHERE id < 4");
+        other.batch_execute(&behind).await.expect("tampering");
+        world.desk.ask(&["verify", "--repair"]).await.exits(0);
+        world.sides_are_equal().await;
+        let stops = Case {
+            code: "CUT0401",
+            table: "old",
+            behind: "DELETE FROM old WHERE id IN (3, 9)",
+            change: "UPDATE old SET note = 'x' WHERE id = 9",
+        };
+        stops.happens(&world, &mut run, owner).await;
+        repaired(&world, &["public.old".into()]).await;
+        run.ready().await;
+        world.desk.moves(if owner == Side::Blue { "switch" } else { "rollback" }).await.exits(0);
+    }
+    world.sides_are_equal().await;
+    for side in [Side::Blue, Side::Green] {
+        let broken = "UPDATE old SET note = 'y' WHERE id = 3";
+        let error = world.superuser(side).await.batch_execute(&format!("{PASS}; {broken}")).await;
+        assert_eq!(error.expect_err("it is checked").code(), Some(&SqlState::CHECK_VIOLATION));
+    }
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
 }

@@ -1,6 +1,7 @@
 //! The target role: rows of the initial copy, and changes with progress in the same transaction.
 //!
-//! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk.
+//! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk. `unproven`:
+//!   constraints that such rows may break.
 //! - `batch`, `shape`, `reduce`, `set`, `statement`, `encode`: pure; events to statements.
 //! - `writer`, `attempt`: one transaction per call. `rows`: the ordered row path behind it.
 //! - `early`: the second writer, for a transaction that is still in progress on the source.
@@ -24,6 +25,7 @@ mod set;
 mod setup;
 mod shape;
 mod statement;
+mod unproven;
 mod writer;
 
 use std::time::Duration;

@@ -9,8 +9,11 @@ use cutover_core::{
 };
 use tokio_postgres::types::ToSql;
 
-use super::{cache::Kind, copy, encode::Unfit, refusal, router, set};
+use super::{cache::Kind, copy, encode::Unfit, refusal, router, set, unproven};
 use crate::connect::{Session, port_error};
+
+/// How long a table may be in use by others, who keep its constraints.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '30s'";
 
 /// Removes the rows with these keys (all rows without keys) and writes others, in one transaction.
 ///
@@ -27,12 +30,22 @@ pub(super) async fn replace(
 ) -> Result<u64> {
     let failed = |e| port_error(format!("repairing table {} on {at}", table.name), e);
     session.batch_execute("BEGIN").await.map_err(failed)?;
+    let away = if unproven::tables(session, at).await?.contains(&table.name) {
+        // The stream stands still for us.
+        session.batch_execute(PATIENCE).await.map_err(failed)?;
+        Some(unproven::set_aside(session, at, &table.name).await?)
+    } else {
+        None
+    };
     if keys.is_empty() {
         copy::empty(session, at, &table.name, copy::Room::Leave).await?;
     } else {
         remove(session, at, table, keys).await?;
     }
     let written = copy::copy_rows(session, at, table, format, rows).await?;
+    if let Some(away) = away {
+        away.put_back(session, at, &table.name).await?;
+    }
     session.batch_execute("COMMIT").await.map_err(failed)?;
     Ok(written)
 }

@@ -145,6 +145,51 @@ on_each_server! {
         world.assert_equal().await;
     }
 
+    /// They are on both sides, and whoever copies them again meets the constraint.
+    async fn rows_that_break_a_constraint_that_is_not_valid(server) {
+        let mut world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY, v int, w int)").await;
+        let events = world.changes(&["INSERT INTO t SELECT i, i FROM generate_series(1, 100) i"]).await;
+        let mut writer = world.writer().await;
+        writer.apply(&events).await.unwrap();
+        let late = "ALTER TABLE t ADD CONSTRAINT \"Large\" CHECK (v > 50) NOT VALID;
+                    COMMENT ON CONSTRAINT \"Large\" ON t IS 'it''s'";
+        let version = "SELECT current_setting('server_version_num')::int";
+        let version: i32 = world.client.query_one(version, &[]).await.unwrap().get(0);
+        for schema in ["src", "dst"] {
+            world.define(schema, late).await;
+            if version >= 180_000 {
+                world.define(schema, "ALTER TABLE t ADD CONSTRAINT filled NOT NULL w NOT VALID").await;
+            }
+        }
+        let constraint = async || -> String {
+            let query = "SELECT string_agg(concat_ws(' ', conname, pg_get_constraintdef(oid),
+                                      obj_description(oid, 'pg_constraint')), ', ' ORDER BY conname)
+                           FROM pg_constraint WHERE conrelid = 'dst.t'::regclass";
+            world.client.query_one(query, &[]).await.unwrap().get(0)
+        };
+        let was = constraint().await;
+        let table = world.table("dst", "t").await;
+        world.meddle("DELETE FROM dst.t WHERE id IN (3, 70)").await;
+        let keys = [RowKey(vec!["3".into()]), RowKey(vec!["70".into()])];
+        let rows = copy_out(&world, &table, false, "id IN (3, 70)").await;
+        writer.replace(&table, &keys, CopyFormat::PostgresText, rows).await.unwrap();
+        world.assert_equal().await;
+        world.green.clear(&world.run, &table).await.unwrap();
+        // Several at a time, as workers do.
+        let load = world.green.load(&world.run).await.unwrap();
+        let (low, high) = (
+            copy_out(&world, &table, true, "id <= 40").await,
+            copy_out(&world, &table, true, "id > 40").await,
+        );
+        let (low, high) = tokio::join!(
+            load.copy(&table, CopyFormat::PostgresBinary, low),
+            load.copy(&table, CopyFormat::PostgresBinary, high),
+        );
+        assert_eq!((low.unwrap(), high.unwrap()), (40, 60));
+        world.assert_equal().await;
+        assert_eq!(constraint().await, was);
+    }
+
     async fn everything_created_is_removed(server) {
         let world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY)").await;
         let left = async || -> i64 {
