@@ -60,6 +60,9 @@ pub(crate) struct KeyPart {
     /// What stands behind both sides of the comparison: nothing, or a cast to the enum of a
     /// domain, which the operators of enums do not know.
     pub(crate) compared_as: String,
+    /// What the text is cast to, where that is not the type of the column: a domain may refuse
+    /// values that are there.
+    pub(crate) found_as: Option<String>,
 }
 
 impl Warm {

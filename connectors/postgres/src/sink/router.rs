@@ -28,8 +28,8 @@ const MOST_SHAPES: usize = 10_000;
 /// only if their parts can, so they are not. Then, whether a cast of a text would call a function
 /// and not the type's input (`regclass` does, and then knows neither `-` nor numbers) where a cast
 /// of a bpchar would not. Then, the enum of a domain: equality of enums does not know domains. Then,
-/// whether the primary key may be broken within a transaction. Last, whether a domain has a constraint
-/// that is not valid: values of before may break it.
+/// whether the primary key may be broken within a transaction. Last, what a domain
+/// is built on when it has a constraint that is not valid: values of before may break that.
 const FACTS: &str = "
 SELECT w.n, c.relkind = 'p', a.attname::text,
   (SELECT pg_catalog.quote_ident(n.nspname) || '.' || o.oprname
@@ -54,7 +54,7 @@ SELECT w.n, c.relkind = 'p', a.attname::text,
        THEN pg_catalog.format_type(t.oid, NULL) END,
   EXISTS (SELECT FROM pg_index x
            WHERE x.indrelid = c.oid AND x.indisprimary AND NOT x.indimmediate),
-  t.unproven
+  CASE WHEN t.unproven THEN pg_catalog.format_type(t.oid, -1) END
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(schema, name, n)
 JOIN pg_namespace s ON s.nspname = w.schema
 JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
@@ -97,8 +97,8 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         if row.get(4) {
             known.by_input.push(column.clone());
         }
-        if row.get(7) {
-            known.unproven.push(column.clone());
+        if let Some(of) = row.get::<_, Option<String>>(7) {
+            known.unproven.push((column.clone(), of));
         }
         if let Some(of) = row.get::<_, Option<String>>(5) {
             known.compared_as.push((column.clone(), of));

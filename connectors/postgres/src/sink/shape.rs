@@ -4,7 +4,7 @@
 use cutover_core::{
     model::{
         event::Relation,
-        schema::{Generated, Identity, Table, TableName},
+        schema::{Column, Generated, Identity, Table, TableName},
         value::{Tuple, Value},
     },
     port::PortError,
@@ -33,8 +33,10 @@ pub(super) struct Target {
 pub(super) struct TargetColumn {
     pub(super) name: String,
     pub(super) quoted: String,
-    /// What stands behind `::`.
+    /// What stands behind `::` where a value is written.
     pub(super) cast: String,
+    /// What stands behind `::` where a value is looked for: a domain may refuse one that is there.
+    pub(super) found_as: String,
     /// How its values travel in arrays.
     pub(super) wire: Wire,
     /// Equality of the type as an operator, when every two values of the type can be compared.
@@ -47,6 +49,32 @@ pub(super) struct TargetColumn {
     pub(super) unproven: bool,
 }
 
+impl TargetColumn {
+    fn new(column: &Column, facts: &Facts) -> Self {
+        let name = &column.name;
+        let among = |all: &[(String, String)]| {
+            all.iter().find(|(known, _)| known == name).map(|(_, what)| what.clone())
+        };
+        let cast = |of: &str| match facts.by_input.contains(name) {
+            true => format!("pg_catalog.bpchar::{of}"),
+            false => of.to_owned(),
+        };
+        let below = among(&facts.unproven);
+        Self {
+            name: name.clone(),
+            quoted: sql::ident(name),
+            cast: cast(&column.base_type),
+            found_as: cast(below.as_deref().unwrap_or(&column.base_type)),
+            wire: Wire::of(&column.base_type),
+            equality: among(&facts.equality),
+            compared_as: among(&facts.compared_as).map(|of| format!("::{of}")).unwrap_or_default(),
+            identity_always: column.identity == Identity::Always,
+            generated: column.generated != Generated::No,
+            unproven: below.is_some(),
+        }
+    }
+}
+
 /// What the catalog adds to the description of a table.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
@@ -57,41 +85,16 @@ pub(super) struct Facts {
     pub(super) equality: Vec<(String, String)>,
     /// Columns whose texts must be cast by way of `bpchar` to be read by the type's input.
     pub(super) by_input: Vec<String>,
-    /// Columns whose values may break a constraint of their domain.
-    pub(super) unproven: Vec<String>,
+    /// Columns whose values may break a constraint of their domain, and what that is built on.
+    pub(super) unproven: Vec<(String, String)>,
     /// Columns that must be cast before they are compared, and the type.
     pub(super) compared_as: Vec<(String, String)>,
 }
 
 impl Target {
     pub(super) fn new(table: &Table, facts: &Facts) -> Self {
-        let columns: Vec<TargetColumn> = table
-            .columns
-            .iter()
-            .map(|c| TargetColumn {
-                name: c.name.clone(),
-                quoted: sql::ident(&c.name),
-                cast: match facts.by_input.contains(&c.name) {
-                    true => format!("pg_catalog.bpchar::{}", c.base_type),
-                    false => c.base_type.clone(),
-                },
-                wire: Wire::of(&c.base_type),
-                equality: facts
-                    .equality
-                    .iter()
-                    .find(|(name, _)| *name == c.name)
-                    .map(|(_, operator)| operator.clone()),
-                compared_as: facts
-                    .compared_as
-                    .iter()
-                    .find(|(name, _)| *name == c.name)
-                    .map(|(_, of)| format!("::{of}"))
-                    .unwrap_or_default(),
-                identity_always: c.identity == Identity::Always,
-                generated: c.generated != Generated::No,
-                unproven: facts.unproven.contains(&c.name),
-            })
-            .collect();
+        let columns: Vec<TargetColumn> =
+            table.columns.iter().map(|c| TargetColumn::new(c, facts)).collect();
         let quoted = sql::table(&table.name);
         let key: Option<Vec<u16>> = table.key().iter().map(|name| find(&columns, name)).collect();
         Self {

@@ -101,7 +101,7 @@ impl Find {
                 let tests: Vec<String> = columns
                     .iter()
                     .enumerate()
-                    .map(|(i, c)| equal(target, *c, "t.", &parameter(target, i, *c)))
+                    .map(|(i, c)| equal(target, *c, "t.", &wanted(target, &text(i), *c)))
                     .collect();
                 (String::new(), tests.join(" AND "))
             }
@@ -115,7 +115,7 @@ impl Find {
                             // IS NULL would also be true of a row of NULLs.
                             return format!("{} IS NOT DISTINCT FROM NULL", column.quoted);
                         }
-                        let value = parameter(target, next, *c);
+                        let value = wanted(target, &text(next), *c);
                         next += 1;
                         // Equality may be coarser than the text (1.0 and 1.00); it is there for
                         // the sake of an index. `concat` gives what the type's output gives; a
@@ -254,7 +254,14 @@ fn key_matches(target: &Target, columns: &[u16], first: usize) -> String {
     let tests: Vec<String> = columns
         .iter()
         .enumerate()
-        .map(|(i, c)| equal(target, *c, "t.", &element(target, first + i, *c)))
+        .map(|(i, c)| {
+            let sent = at_u(first + i);
+            let value = match target.column(*c).wire {
+                Wire::Text => wanted(target, &sent, *c),
+                _ => sent,
+            };
+            equal(target, *c, "t.", &value)
+        })
         .collect();
     tests.join(" AND ")
 }
@@ -270,6 +277,11 @@ fn equal(target: &Target, column: u16, before: &str, value: &str) -> String {
 
 fn parameter(target: &Target, index: usize, column: u16) -> String {
     format!("{}::{}", text(index), target.column(column).cast)
+}
+
+/// A text as a value to look for.
+fn wanted(target: &Target, sent: &str, column: u16) -> String {
+    format!("{sent}::{}", target.column(column).found_as)
 }
 
 /// A parameter as it was sent.

@@ -139,7 +139,8 @@ fn keyed_statement(table: &Table, parts: &[KeyPart], hashing: Hashing) -> String
             let column = sql::ident(column);
             match parts.get(i) {
                 None => format!("t.{column} = w.{name}::{of}"),
-                Some(KeyPart { operator, via, compared_as }) => {
+                Some(KeyPart { operator, via, compared_as, found_as }) => {
+                    let of = found_as.as_deref().unwrap_or(of);
                     format!("t.{column}{compared_as} {operator} w.{name}{via}::{of}{compared_as}")
                 }
             }
@@ -194,10 +195,12 @@ pub(super) async fn key_parts(
 }
 
 fn key_part(row: &Row) -> KeyPart {
-    KeyPart { operator: row.get(3), via: row.get(4), compared_as: row.get(5) }
+    let (operator, via, compared_as) = (row.get(3), row.get(4), row.get(5));
+    KeyPart { operator, via, compared_as, found_as: row.get(6) }
 }
 
-/// A row per table, unique index and column of it, the primary key first.
+/// A row per table, unique index and column of it, the primary key first. A domain counts as what it
+/// is built on.
 const KEY_PARTS: &str = "\
     SELECT w.n, i.indexrelid, f0.attname::text, \
            format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
@@ -206,15 +209,23 @@ const KEY_PARTS: &str = "\
                  AND NOT EXISTS (SELECT FROM pg_cast x WHERE x.casttarget = f.oid \
                      AND x.castsource = 'bpchar'::regtype) \
                 THEN '::bpchar' ELSE '' END, \
-           CASE WHEN f.typtype = 'e' AND f.oid <> f1.oid \
-                THEN '::' || format_type(f.oid, NULL) ELSE '' END \
+           CASE WHEN f.typtype = 'e' AND f.oid <> f0.atttypid \
+                THEN '::' || format_type(f.oid, NULL) ELSE '' END, \
+           CASE WHEN f.unproven THEN format_type(f.oid, -1) END \
     FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
     JOIN pg_index i ON i.indrelid = to_regclass(w.name) AND i.indisunique AND i.indisvalid \
     CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) \
          WITH ORDINALITY AS k(attnum, class, at) \
     JOIN pg_attribute f0 ON f0.attrelid = i.indrelid AND f0.attnum = k.attnum \
-    JOIN pg_type f1 ON f1.oid = f0.atttypid \
-    JOIN pg_type f ON f.oid = CASE f1.typbasetype WHEN 0 THEN f1.oid ELSE f1.typbasetype END \
+    CROSS JOIN LATERAL ( \
+        WITH RECURSIVE b(oid, base) AS ( \
+            SELECT y.oid, y.typbasetype FROM pg_type y WHERE y.oid = f0.atttypid \
+          UNION ALL \
+            SELECT y.oid, y.typbasetype FROM b JOIN pg_type y ON y.oid = b.base WHERE b.base <> 0) \
+        SELECT y.oid, y.typtype, EXISTS ( \
+                   SELECT FROM b x JOIN pg_constraint k ON k.contypid = x.oid \
+                   WHERE NOT k.convalidated) AS unproven \
+        FROM b JOIN pg_type y ON y.oid = b.oid WHERE b.base = 0) AS f \
     JOIN pg_opclass c ON c.oid = k.class \
     JOIN pg_am m0 ON m0.oid = c.opcmethod AND m0.amname = 'btree' \
     JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amopstrategy = 3 \

@@ -86,7 +86,9 @@ pub(super) fn of_keys(
             keys.iter().map(|k| format!("{}::int8", sql::literal(&k.0.concat()))).collect();
         format!("{} IN ({})", digest::row_hash(table, hashing), hashes.join(", "))
     } else {
-        let types: Vec<&str> = digest::key_types(table);
+        let below = |at: usize| parts.get(at).and_then(|part| part.found_as.as_deref());
+        let types = digest::key_types(table).into_iter().enumerate();
+        let types: Vec<&str> = types.map(|(at, of)| below(at).unwrap_or(of)).collect();
         let rows: Vec<String> = keys.iter().map(|key| literals(key, &types)).collect();
         let names: Vec<String> = (1..=types.len()).map(|i| format!("k{i}")).collect();
         // The columns have the table's name before them, so that those of `w` do not hide them.

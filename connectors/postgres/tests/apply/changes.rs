@@ -152,6 +152,41 @@ on_each_server! {
         }
     }
 
+    async fn rows_are_found_by_what_a_domain_would_refuse(server) {
+        let ddl = "CREATE DOMAIN small AS numeric; CREATE DOMAIN words AS text[];
+                   CREATE DOMAIN code AS char(3);
+                   CREATE TABLE t (k small, c code, n int, PRIMARY KEY (k, c));
+                   CREATE TABLE f (a small, w words, c code);
+                   ALTER TABLE f REPLICA IDENTITY FULL";
+        let fill = "INSERT INTO t SELECT i, 'a', i FROM generate_series(95, 105) i;
+                    INSERT INTO f VALUES (100, '{x,y}', 'a'), (100, '{x,y}', 'a'), (5, '{x}', NULL),
+                                         (NULL, NULL, 'b')";
+        let late = "ALTER DOMAIN small ADD CHECK (VALUE < 10) NOT VALID;
+                    ALTER DOMAIN words ADD CHECK (cardinality(VALUE) < 2) NOT VALID;
+                    ALTER DOMAIN code ADD CHECK (VALUE <> 'a') NOT VALID";
+        for statement in [
+            "UPDATE t SET n = n + 1",
+            "UPDATE t SET n = n + 1 WHERE k = 100",
+            "UPDATE t SET k = 200 - k - 100 WHERE k > 100",
+            "DELETE FROM t",
+            "DELETE FROM t WHERE k < 97",
+            "UPDATE f SET a = 7 WHERE ctid = (SELECT min(ctid) FROM f)",
+            "UPDATE f SET c = 'd'",
+            "DELETE FROM f WHERE ctid = (SELECT min(ctid) FROM f)",
+            "DELETE FROM f",
+        ] {
+            let mut world = World::with(server, ddl).await;
+            world.writer().await.apply(&world.changes(&[fill]).await).await.unwrap();
+            for schema in ["src", "dst"] {
+                world.define(schema, late).await;
+            }
+            let events = world.changes(&[statement]).await;
+            let applied = world.writer().await.apply(&events).await;
+            applied.unwrap_or_else(|e| panic!("{statement}: {e}"));
+            world.assert_equal().await;
+        }
+    }
+
     async fn exclusion_constraints(server) {
         both_ways(
             server,

@@ -195,13 +195,21 @@ async fn rows_by_their_keys() {
                  INSERT INTO ci VALUES ('Abc', 1), ('x', 2); \
                  CREATE TABLE odd (c char(5), f float8, t timestamptz, b bytea, e boolean, \
                                    PRIMARY KEY (c, f, t, b, e)); \
-                 INSERT INTO odd VALUES ('ab', 0.1, '2024-01-01', '\\x00', true)",
+                 INSERT INTO odd VALUES ('ab', 0.1, '2024-01-01', '\\x00', true); \
+                 CREATE DOMAIN small AS int; CREATE DOMAIN code AS char(3); \
+                 CREATE TABLE unproven (k small, c code, PRIMARY KEY (k, c)); \
+                 INSERT INTO unproven VALUES (100, 'a'), (5, 'b'); \
+                 ALTER DOMAIN small ADD CHECK (VALUE < 10) NOT VALID; \
+                 ALTER DOMAIN code ADD CHECK (VALUE <> 'a') NOT VALID; \
+                 CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN mood_1 AS mood; \
+                 CREATE DOMAIN mood_2 AS mood_1; CREATE TABLE deep (k mood_2 PRIMARY KEY); \
+                 INSERT INTO deep VALUES ('sad'), ('ok')",
             )
             .await
             .unwrap();
         let live = home.db.reader();
         live.warm_up().await.unwrap();
-        for name in ["keyed", "narrow", "k1", "ci", "odd"] {
+        for name in ["keyed", "narrow", "k1", "ci", "odd", "unproven", "deep"] {
             let table = home.table(name).await;
             let all: Vec<RowDigest> = live.bucket_rows(&table, 1, &[0]).await.unwrap();
             let mut keys: Vec<_> = all.iter().map(|r| r.key.clone()).collect();
