@@ -139,8 +139,10 @@ async fn what_is_prepared_is_carried_over_once_or_stands_in_the_way_of_a_move() 
     prepare(&pair, Side::Green, 8).await;
     green.stop(StopMode::Immediate).await.expect("it stops");
     green.start_again().await.expect("it starts");
-    run.ready().await;
+    run.streams().await;
     ends(&pair, Side::Green, "ROLLBACK", 8).await;
+    // While it is open no move is possible, and the run says so.
+    run.ready().await;
     run = stands_in_the_way(&pair, run, &["rollback"], Side::Green, 7).await;
     ends(&pair, Side::Green, "COMMIT", 7).await;
     run.ready().await;
