@@ -139,6 +139,12 @@ impl Copies {
     }
 }
 
+/// The source's own number of a table, as the text says since when it is carried.
+#[must_use]
+pub fn number(since: &str) -> Option<u32> {
+    since.split(':').nth(1)?.parse().ok()
+}
+
 /// Jobs to be done: those whose targets do not hold what they should. Where a target is the root of
 /// others, emptying it empties them, so that all of them belong together.
 #[must_use]
@@ -275,5 +281,6 @@ mod tests {
         assert_eq!(waiting(&copies, table("p1", None)), 0, "it was one");
         assert!(copies.knows_entry("4:9:7") && !copies.knows_entry("41:1"));
         assert!(copies.knows("4:1") && !copies.knows("4:9"));
+        assert_eq!([number("4:9:7"), number("4:9"), number("4")], [Some(9), Some(9), None]);
     }
 }

@@ -178,7 +178,7 @@ impl Preparation {
         let sides = Sides { blue: &blue, green: &green, mapping: &mapping, stops };
         self.rows(Side::Green, &sides, &back, None).await?;
         self.follow(&sides, &since, &back)?;
-        let handover = self.handovers(&sides)?;
+        let handover = self.handovers(&sides, &since, &back)?;
         let definitions = [
             self.ports.blue.primary.fingerprint(&self.selection).await?,
             self.ports.green.primary.fingerprint(&self.selection).await?,

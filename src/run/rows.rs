@@ -21,7 +21,7 @@ use super::{
     error::RunError,
     fact::{Carried, Fact},
     given::given,
-    owed::{Copies, Held, owed},
+    owed::{Copies, Held, number, owed},
     prepare::{Definitions, Preparation},
     standing::Standing,
 };
@@ -341,25 +341,32 @@ impl Preparation {
     }
 
     /// What each stream leaves out, blue's first.
-    pub(super) fn handovers(&self, sides: &Sides<'_>) -> Result<[Handover; 2], RunError> {
-        Ok([self.handover(Side::Blue, sides)?, self.handover(Side::Green, sides)?])
+    pub(super) fn handovers(
+        &self,
+        sides: &Sides<'_>,
+        blue: &Since,
+        green: &Since,
+    ) -> Result<[Handover; 2], RunError> {
+        Ok([self.handover(Side::Blue, sides, blue)?, self.handover(Side::Green, sides, green)?])
     }
 
     /// What the stream from `from` leaves out: what was copied from there, and what a copy from the
     /// other side wrote there.
-    fn handover(&self, from: Side, sides: &Sides<'_>) -> Result<Handover, RunError> {
+    fn handover(&self, from: Side, sides: &Sides<'_>, since: &Since) -> Result<Handover, RunError> {
         let standing = self.book.standing();
         let copies = standing.copies(from);
-        let mut tables = HashMap::new();
+        let (mut tables, mut numbers) = (HashMap::new(), HashMap::new());
         for route in sides.routes(from) {
             let held = copies.targets.get(&route.target.name);
             if let Some(text) = held.and_then(|held| held.snapshot.as_ref()) {
                 let seen = Visibility::parse(text)
                     .map_err(|e| Failure::new(e.to_string()).code("CUT0505"))?;
+                let number = since.get(&route.source).and_then(|since| number(since));
+                numbers.extend(number.map(|number| (number, seen.clone())));
                 tables.insert(route.source.clone(), seen);
             }
         }
-        let handover = Handover::new(tables, copies.ended.clone());
+        let handover = Handover::new(tables, numbers, copies.ended.clone());
         let copies = standing.copies(from.other());
         let Some(written) = &copies.written else { return Ok(handover) };
         let late = |name: &TableName| copies.targets.get(name).is_some_and(|held| held.late);

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use cutover_core::model::{
-    event::{Event, TransactionId},
+    event::{Event, Relation, TransactionId},
     position::Position,
     schema::TableName,
 };
@@ -71,6 +71,9 @@ impl Visibility {
 #[derive(Debug, Clone)]
 struct Stretch {
     tables: HashMap<TableName, Visibility>,
+    /// The same by the source's own numbers: rows that are older than another name of their table
+    /// come under the name that it had.
+    numbers: HashMap<u32, Visibility>,
     /// From here on nothing is left out.
     until: Option<Position>,
 }
@@ -83,10 +86,14 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// `until` is a position taken after the last snapshot.
+    /// By names and by numbers of the source; `until` is a position taken after the last snapshot.
     #[must_use]
-    pub fn new(tables: HashMap<TableName, Visibility>, until: Option<Position>) -> Self {
-        Self::default().and(tables, until)
+    pub fn new(
+        tables: HashMap<TableName, Visibility>,
+        numbers: HashMap<u32, Visibility>,
+        until: Option<Position>,
+    ) -> Self {
+        Self::default().and(Stretch { tables, numbers, until })
     }
 
     /// Leaves out as well what a copy into these tables wrote on the side that the stream reads,
@@ -94,12 +101,12 @@ impl Handover {
     #[must_use]
     pub fn without(self, tables: impl IntoIterator<Item = TableName>, until: Position) -> Self {
         let all = tables.into_iter().map(|table| (table, Visibility::everything())).collect();
-        self.and(all, Some(until))
+        self.and(Stretch { tables: all, numbers: HashMap::new(), until: Some(until) })
     }
 
-    fn and(mut self, tables: HashMap<TableName, Visibility>, until: Option<Position>) -> Self {
-        if !tables.is_empty() {
-            self.stretches.push(Stretch { tables, until });
+    fn and(mut self, stretch: Stretch) -> Self {
+        if !stretch.tables.is_empty() {
+            self.stretches.push(stretch);
         }
         self
     }
@@ -134,10 +141,10 @@ impl Handover {
                 self.current = Some(*transaction);
                 true
             }
-            Event::Row { relation, .. } => !self.copied(&relation.name),
+            Event::Row { relation, .. } => !self.copied(relation),
             Event::Truncate { relations, others, .. } => {
                 let all = relations.len();
-                relations.retain(|r| !self.copied(&r.name));
+                relations.retain(|r| !self.copied(r));
                 *others |= relations.len() < all;
                 !relations.is_empty()
             }
@@ -153,12 +160,15 @@ impl Handover {
         }
     }
 
-    fn copied(&self, table: &TableName) -> bool {
+    fn copied(&self, relation: &Relation) -> bool {
         let Some(id) = self.current else { return false };
-        self.stretches
-            .iter()
-            .filter_map(|stretch| stretch.tables.get(table))
-            .any(|snapshot| snapshot.contains(id))
+        let of = |stretch: &Stretch| {
+            [stretch.tables.get(&relation.name), stretch.numbers.get(&relation.id)]
+                .into_iter()
+                .flatten()
+                .any(|snapshot| snapshot.contains(id))
+        };
+        self.stretches.iter().any(of)
     }
 }
 
@@ -166,9 +176,12 @@ impl Handover {
 mod tests {
     use std::sync::Arc;
 
-    use cutover_core::model::event::Relation;
-
     use super::*;
+
+    fn relation(id: u32, n: &str) -> Relation {
+        let (name, columns) = (TableName::new("s", n), Vec::new());
+        Relation { id, name, columns, full_identity: false }
+    }
 
     #[test]
     fn contains_what_had_committed() {
@@ -187,16 +200,17 @@ mod tests {
         let at = |lsn| Position::Postgres { timeline: 1, lsn };
         let name = |n: &str| TableName::new("s", n);
         let copied = HashMap::from([(name("a"), Visibility::parse("9:9:").unwrap())]);
-        let mut handover =
-            Handover::new(copied, Some(at(50))).without([name("b")], at(20)).without([], at(70));
+        let mut handover = Handover::new(copied, HashMap::new(), Some(at(50)))
+            .without([name("b")], at(20))
+            .without([], at(70));
         handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 });
-        assert!(handover.copied(&name("a")) && handover.copied(&name("b")));
-        assert!(!handover.copied(&name("c")));
+        assert!(handover.copied(&relation(1, "a")) && handover.copied(&relation(1, "b")));
+        assert!(!handover.copied(&relation(1, "c")));
         handover.keep(&mut Event::Commit { position: at(20) });
         handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 });
-        assert!(handover.copied(&name("a")) && !handover.copied(&name("b")));
+        assert!(handover.copied(&relation(1, "a")) && !handover.copied(&relation(1, "b")));
         handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 });
-        assert!(!handover.copied(&name("a")));
+        assert!(!handover.copied(&relation(1, "a")));
         handover.untils().for_each(|until| *until = at(60));
         handover.keep(&mut Event::Idle { position: at(55) });
         assert!(!handover.is_over());
@@ -206,19 +220,15 @@ mod tests {
 
     #[test]
     fn what_was_copied_behind_it_is_not_emptied_with_others() {
-        let relation = |n: &str| {
-            let (name, columns) = (TableName::new("s", n), Vec::new());
-            Arc::new(Relation { id: 1, name, columns, full_identity: false })
-        };
         let emptied = |names: &[&str]| Event::Truncate {
-            relations: names.iter().map(|n| relation(n)).collect(),
+            relations: names.iter().map(|n| Arc::new(relation(1, n))).collect(),
             others: false,
             cascade: false,
             restart_identity: false,
         };
         let seen = Visibility::parse("9:9:").unwrap();
         let copied = HashMap::from([(TableName::new("s", "b"), seen)]);
-        let mut handover = Handover::new(copied, None);
+        let mut handover = Handover::new(copied, HashMap::new(), None);
         let mut left = |transaction, names: &[&str]| {
             handover.keep(&mut Event::Begin { transaction, committed_at: 0 });
             let mut event = emptied(names);
@@ -234,6 +244,18 @@ mod tests {
         assert_eq!(left(9, &["a", "b"]), ("ab".into(), false), "behind the copy");
     }
 
+    #[test]
+    fn a_table_that_had_another_name_is_the_same_table() {
+        let seen = || Visibility::parse("9:9:").unwrap();
+        let copied = HashMap::from([(TableName::new("s", "new"), seen())]);
+        let mut handover = Handover::new(copied, HashMap::from([(7, seen())]), None);
+        handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 });
+        assert!(handover.copied(&relation(7, "old")) && handover.copied(&relation(7, "new")));
+        assert!(!handover.copied(&relation(8, "old")));
+        handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 });
+        assert!(!handover.copied(&relation(7, "old")), "not in the copy");
+    }
+
     /// A stream that is opened again behind a copy begins with a transaction, not with a position.
     #[test]
     fn what_was_passed_before_a_new_connection_is_over() {
@@ -242,9 +264,9 @@ mod tests {
         let mut handover = Handover::default().without([name.clone()], at(20));
         handover.pass(&at(19));
         handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 });
-        assert!(handover.copied(&name));
+        assert!(handover.copied(&relation(1, "b")));
         handover.pass(&at(20));
-        assert!(!handover.copied(&name) && handover.is_over());
+        assert!(!handover.copied(&relation(1, "b")) && handover.is_over());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod define;
 mod early;
 pub mod handover;
 mod large;
+mod older;
 mod open;
 mod pipe;
 mod singly;

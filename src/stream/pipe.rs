@@ -406,7 +406,9 @@ impl Worker {
         if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {
             // Whoever waits for a marker builds on what is before it.
             let soon = batch.end.is_some() && !open.in_pieces && batch.markers.is_empty();
-            open.apply(&batch, soon).await?;
+            if let Err(error) = open.apply(&batch, soon).await {
+                return Err(self.older(error, &batch).await);
+            }
             open.in_pieces = batch.end.is_none();
             self.state.rows.fetch_add(batch.rows, Ordering::Relaxed);
             self.state.batches.fetch_add(1, Ordering::Relaxed);

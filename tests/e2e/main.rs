@@ -13,6 +13,7 @@ mod ddl_branches;
 mod ddl_partitions;
 mod ddl_partitions_told;
 mod ddl_random;
+mod ddl_renamed;
 mod ddl_told;
 mod ddl_unseen;
 mod demo;

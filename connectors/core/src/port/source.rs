@@ -101,7 +101,8 @@ pub trait Source: Send + Sync {
 
 /// For each table that a stream carries, by name: a text that stays the same as long as the stream
 /// carries every change of that table without a break. Up to its first colon it names what the
-/// table is carried with, which others may be as well.
+/// table is carried with, which others may be as well; up to the next one stands the table's number
+/// (`Relation::id`), whatever name it has.
 pub type Since = HashMap<TableName, String>;
 
 /// Retention has begun.

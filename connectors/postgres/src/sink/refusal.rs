@@ -109,6 +109,7 @@ pub(super) fn columns_missing(source: &TableName, target: &TableName, names: &[&
              ADD COLUMN), then start the run again"
         ),
     )
+    .spoiling(target)
 }
 
 pub(super) fn table_missing(table: &TableName) -> PortError {
@@ -149,6 +150,7 @@ pub(super) fn row_refused(table: &TableName, place: &Place, what: String) -> Por
         "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
          partitions, domains, enum labels), then start the run again; the server's log has the details",
     )
+    .spoiling(table)
 }
 
 pub(super) fn not_convertible(table: &TableName, place: &Place, db: &DbError) -> PortError {
