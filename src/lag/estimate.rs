@@ -228,6 +228,7 @@ mod tests {
             application: "app".into(),
             age_seconds,
             blocks_fence,
+            blocks_waking: false,
             prepared,
         }
     }

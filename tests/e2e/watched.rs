@@ -166,6 +166,21 @@ async fn a_pause_that_would_be_too_long_is_not_called_ready() {
     open.rollback().await.expect("its end");
     run.ready().await;
     assert!(ready().await > 0.5);
+
+    // Who tends a table is in the way of a fence that sleeps, and of no other.
+    let tends = "BEGIN; CREATE INDEX ON accounts (balance); ANALYZE products";
+    writer.batch_execute(tends).await.expect("an index");
+    run.status("the index to be met", COMMAND_WITHIN, says("CUT0139: process")).await;
+    desk.ask(&["switch"]).await.exits(1).says("CUT0139");
+    writer.batch_execute("ROLLBACK").await.expect("its end");
+    run.ready().await;
+    desk.moves("rehearse").await.exits(0);
+    run.ready().await;
+    writer.batch_execute("BEGIN; ANALYZE products; SELECT pg_sleep(3)").await.expect("statistics");
+    let status = run.streams().await;
+    assert_eq!(status["ready"]["state"], "ready", "{status}");
+    desk.moves("rehearse").await.exits(0);
+    writer.batch_execute("ROLLBACK").await.expect("its end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -287,6 +287,7 @@ mod tests {
             application: "psql".into(),
             age_seconds: 9.0,
             blocks_fence: true,
+            blocks_waking: false,
             prepared: false,
         };
         primary.set_open_transactions(vec![blocker]);

@@ -31,14 +31,19 @@ pub struct OpenTransaction {
     pub application: String,
     /// Seconds since it began.
     pub age_seconds: f64,
-    /// Whether it holds a lock on a table of the run that conflicts with the fence.
+    /// Whether it holds a lock on a table of the run that closing the fence waits for: it may have
+    /// written.
     pub blocks_fence: bool,
+    /// Whether it holds a lock on a table of the run whose fence sleeps, so that
+    /// [`Primary::wake_fence`] would wait for it, before anybody is paused.
+    #[serde(default)]
+    pub blocks_waking: bool,
     /// Whether it is a prepared (two-phase) transaction.
     pub prepared: bool,
 }
 
-/// From this age on a writer is not one of the short ones.
-const SLOW_WRITER_SECONDS: f64 = 2.0;
+/// From this age on a transaction is not one of the short ones.
+const SLOW_SECONDS: f64 = 2.0;
 
 /// From this age on nobody can tell when a prepared transaction ends. One that was prepared just
 /// now is in the hands of its transaction manager.
@@ -54,7 +59,8 @@ impl OpenTransaction {
     /// Whether a move of the writes from its database is refused as long as it is open.
     #[must_use]
     pub fn stops_moves(&self) -> bool {
-        let slow = self.blocks_fence && self.age_seconds >= SLOW_WRITER_SECONDS;
+        let blocks = self.blocks_fence || self.blocks_waking;
+        let slow = blocks && self.age_seconds >= SLOW_SECONDS;
         if self.prepared { self.is_forgotten() } else { slow }
     }
 }
@@ -173,18 +179,20 @@ mod tests {
 
     #[test]
     fn what_stops_a_move() {
-        for (age_seconds, blocks_fence, prepared, want) in [
-            (1.9, true, false, false),
-            (2.0, true, false, true),
-            (60.0, false, false, false),
-            (0.9, true, true, false),
-            (1.0, false, true, true),
+        for (age_seconds, blocks_fence, blocks_waking, prepared, want) in [
+            (1.9, true, true, false, false),
+            (2.0, true, false, false, true),
+            (2.0, false, true, false, true),
+            (60.0, false, false, false, false),
+            (0.9, true, true, true, false),
+            (1.0, false, false, true, true),
         ] {
             let open = OpenTransaction {
                 who: "7".into(),
                 application: "web".into(),
                 age_seconds,
                 blocks_fence,
+                blocks_waking,
                 prepared,
             };
             assert_eq!(open.stops_moves(), want, "{open:?}");

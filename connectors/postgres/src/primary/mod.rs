@@ -31,8 +31,14 @@ use cutover_core::{
     },
 };
 
+pub(crate) use self::activity::{Open, open, statement as open_statement};
 use self::fence::Triggers;
-use crate::{connect::port_error, database::Database, shelf::Shelf};
+pub(crate) use self::fence::is_fenced;
+use crate::{
+    connect::port_error,
+    database::Database,
+    shelf::Shelf,
+};
 
 /// What stays open between the calls of a move.
 #[derive(Default)]

@@ -50,6 +50,39 @@ async fn open_transactions_oldest_first() {
     }
 }
 
+/// Locks of those who tend a table keep a sleeping fence from being woken, and one that is awake
+/// from nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_tends_a_table_is_in_the_way_of_a_fence_that_sleeps() {
+    for server in servers().await {
+        let home = Home::new(server, "CREATE TABLE t (id int); CREATE TABLE u (id int)").await;
+        let client = home.client().await;
+        let blocks = async |doing: &str| -> [bool; 2] {
+            client.batch_execute(&format!("BEGIN; {doing}")).await.unwrap();
+            let open = home.db.open_transactions(&home.run).await.unwrap();
+            client.batch_execute("ROLLBACK").await.unwrap();
+            [open[0].blocks_fence, open[0].blocks_waking]
+        };
+        home.db.lay_fence(&home.run, &[home.table("t").await]).await.unwrap();
+        for (doing, asleep, awake) in [
+            ("SELECT * FROM t FOR UPDATE", [false, false], [false, false]),
+            ("ANALYZE t", [false, true], [false, false]),
+            ("CREATE INDEX ON t (id)", [false, true], [false, false]),
+            ("LOCK t IN SHARE UPDATE EXCLUSIVE MODE", [false, true], [false, false]),
+            ("LOCK t IN SHARE MODE", [false, true], [false, false]),
+            ("DELETE FROM t", [true, true], [true, false]),
+            ("LOCK t", [true, true], [true, false]),
+            ("ANALYZE u; DELETE FROM u", [false, false], [false, false]),
+        ] {
+            assert_eq!(blocks(doing).await, asleep, "{doing}");
+            home.db.wake_fence(&home.run).await.unwrap();
+            assert_eq!(blocks(doing).await, awake, "{doing}, awake");
+            home.db.remove_fence(&home.run).await.unwrap();
+            home.db.lay_fence(&home.run, &[home.table("t").await]).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_definition_shows() {
     for server in servers().await {

@@ -3,74 +3,29 @@
 use cutover_core::{model::finding::Scope, port::primary::OpenTransaction};
 
 use super::super::{Answer, facts::Context, found::*};
+use crate::{
+    primary::{Open, is_fenced, open, open_statement},
+    sql::Names,
+};
 
 /// Older than this, a transaction will probably still be there when a slot is made.
 const OLD_SECONDS: f64 = 30.0;
 
-/// An open transaction of somebody else.
-#[derive(Debug, Clone)]
-struct Open {
-    transaction: OpenTransaction,
-    user: String,
-    /// It has written, somewhere on this server: a new slot waits for it.
-    writes: bool,
-    /// It is in this database.
-    here: bool,
-}
-
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    let ours = format!("{} %", context.database.application("").trim_end());
-    let rows = context
-        .session
-        .query(
-            "SELECT a.pid::text, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), \
-                    extract(epoch FROM clock_timestamp() - a.xact_start)::float8, \
-                    a.backend_xid IS NOT NULL, \
-                    EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted \
-                            AND l.locktype = 'relation' AND l.relation = ANY ($1) \
-                            AND l.database = (SELECT oid FROM pg_database \
-                                              WHERE datname = current_database()) \
-                            AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')), \
-                    a.datname = current_database() \
-             FROM pg_stat_activity a \
-             WHERE a.xact_start IS NOT NULL AND a.pid <> pg_backend_pid() \
-               AND a.datname IS NOT NULL AND a.backend_type = 'client backend' \
-               AND a.application_name NOT LIKE $2 \
-             ORDER BY a.xact_start",
-            &[
-                &context
-                    .relations
-                    .iter()
-                    .filter(|r| r.touched)
-                    .map(|r| r.oid)
-                    .collect::<Vec<u32>>(),
-                &ours,
-            ],
-        )
-        .await?;
-    let all: Vec<Open> = rows
-        .iter()
-        .map(|row| Open {
-            transaction: OpenTransaction {
-                who: row.get(0),
-                application: row.get(2),
-                age_seconds: row.get(3),
-                blocks_fence: row.get(5),
-                prepared: false,
-            },
-            user: row.get(1),
-            writes: row.get(4),
-            here: row.get(6),
-        })
-        .collect();
+    let (session, run) = (context.session, &context.database.run);
+    let names = Names::of(run);
+    let fenced: bool = session.query_one(&is_fenced(&names), &[]).await?.get(0);
+    let rows = session.query(&open_statement(run, &names, fenced), &[]).await?;
+    let all: Vec<Open> = rows.iter().map(open).filter(|o| !o.transaction.prepared).collect();
     Ok(judge(&all, context.question.scope, context.question.owns_writes))
 }
 
 fn judge(all: &[Open], scope: Scope, owns_writes: bool) -> Vec<Found> {
     let mut found = Vec::new();
-    let stops = |o: &&Open| scope == Scope::Move && owns_writes && o.transaction.stops_moves();
+    let moves = scope == Scope::Move && owns_writes;
+    let stops = |o: &&Open| moves && o.here && o.transaction.stops_moves();
     let old = |o: &&Open| o.transaction.age_seconds >= OLD_SECONDS;
-    let delays = |o: &&Open| !stops(o) && old(o) && (o.writes || o.here);
+    let delays = |o: &&Open| !stops(o) && o.foreign && old(o) && (o.writes || o.here);
     let stopping: Vec<&Open> = all.iter().filter(stops).collect();
     let delaying: Vec<&Open> = all.iter().filter(delays).collect();
     if !stopping.is_empty() {
@@ -78,7 +33,7 @@ fn judge(all: &[Open], scope: Scope, owns_writes: bool) -> Vec<Found> {
             "CUT0139",
             format!(
                 "{} tables of the run and would hold up the fence: {}",
-                open(stopping.len(), "has locked", "have locked"),
+                count(stopping.len(), "has locked", "have locked"),
                 list(stopping.iter().map(|o| name(o)))
             ),
             end(&stopping),
@@ -93,7 +48,7 @@ fn judge(all: &[Open], scope: Scope, owns_writes: bool) -> Vec<Found> {
             "CUT0139",
             format!(
                 "{} open for long: {}; {why}",
-                open(delaying.len(), "is", "are"),
+                count(delaying.len(), "is", "are"),
                 list(delaying.iter().map(|o| name(o)))
             ),
             end(&delaying),
@@ -102,7 +57,7 @@ fn judge(all: &[Open], scope: Scope, owns_writes: bool) -> Vec<Found> {
     found
 }
 
-fn open(count: usize, one: &str, many: &str) -> String {
+fn count(count: usize, one: &str, many: &str) -> String {
     format!("{} {}", number(count, "transaction"), if count == 1 { one } else { many })
 }
 
@@ -134,11 +89,13 @@ mod tests {
                 application: "web".into(),
                 age_seconds: age,
                 blocks_fence,
+                blocks_waking: false,
                 prepared: false,
             },
             user: "app".into(),
             writes,
             here,
+            foreign: true,
         };
         let error = Some(Severity::Error);
         let warning = Some(Severity::Warning);
@@ -157,6 +114,13 @@ mod tests {
             assert_eq!(found.first().map(|f| f.severity), want, "{o:?} {scope:?} {owns}");
             assert!(found.len() <= 1);
         }
+        let mut vacuum = open(60.0, false, false, true);
+        vacuum.foreign = false;
+        assert!(judge(&[vacuum.clone()], Scope::Start, true).is_empty(), "the server's own");
+        vacuum.transaction.blocks_waking = true;
+        assert_eq!(judge(&[vacuum.clone()], Scope::Move, true)[0].severity, Severity::Error);
+        vacuum.here = false;
+        assert!(judge(&[vacuum], Scope::Move, true).is_empty(), "another database");
         let found = judge(&[open(61.2, true, true, true)], Scope::Move, true);
         assert_eq!(
             found[0].what,

@@ -56,10 +56,11 @@ use cutover_core::{
 };
 use tokio_postgres::error::SqlState;
 
+pub(crate) use self::text::is_fenced;
 pub(super) use self::{
     close::{close, open},
     install::{install, remove, wake},
-    text::{Triggers, WRITING_MODES, fenced_literal, fenced_table, ours},
+    text::{Triggers, in_the_way, ours},
 };
 use crate::{
     connect::port_error,

@@ -281,8 +281,31 @@ pub(super) fn writers(run: &RunId, names: &Names) -> String {
 }
 
 /// Lock modes under which rows may have been written.
-pub(in crate::primary) const WRITING_MODES: &str =
+const WRITING_MODES: &str =
     "'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'";
+
+/// Locks `l` on tables of the run that closing the fence waits for, as a condition; and those that
+/// waking it waits for, on tables where it sleeps. Where there is no fence yet every table that is
+/// not the system's counts, and it would have to be made.
+pub(in crate::primary) fn in_the_way(names: &Names, fenced: bool) -> [String; 2] {
+    let here = "l.locktype = 'relation' AND l.granted \
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let defines = "l.mode NOT IN ('AccessShareLock', 'RowShareLock')";
+    if !fenced {
+        // Numbers below belong to the system's catalogs.
+        let users = format!("{here} AND l.relation >= 16384");
+        return [
+            format!("{users} AND l.mode IN ({WRITING_MODES})"),
+            format!("{users} AND {defines}"),
+        ];
+    }
+    let ours = format!("{here} AND l.relation IN (SELECT relid FROM {})", self::fenced(names));
+    let sleeps = format!("NOT EXISTS ({})", working_trigger(names, "l.relation"));
+    [
+        format!("{ours} AND l.mode IN ({WRITING_MODES})"),
+        format!("{ours} AND {defines} AND {sleeps}"),
+    ]
+}
 
 /// Condition on `a` (pg_stat_activity) for sessions of this run.
 pub(in crate::primary) fn ours(run: &RunId) -> String {
@@ -294,14 +317,16 @@ pub(in crate::primary) fn ours(run: &RunId) -> String {
     )
 }
 
-/// The table that lists fenced tables, as a literal for `to_regclass`.
-pub(in crate::primary) fn fenced_literal(names: &Names) -> String {
-    sql::literal(&fenced(names))
-}
-
-/// The table that lists fenced tables.
-pub(in crate::primary) fn fenced_table(names: &Names) -> String {
-    fenced(names)
+/// Whether the list of fenced tables is there for us to read, as a question. Never an error, also
+/// where we may not look into its schema.
+pub(crate) fn is_fenced(names: &Names) -> String {
+    format!(
+        "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                         WHERE n.nspname = {} AND c.relname = 'fenced' \
+                           AND has_schema_privilege(n.oid, 'USAGE') \
+                           AND has_table_privilege(c.oid, 'SELECT'))",
+        sql::literal(names.schema())
+    )
 }
 
 #[cfg(test)]
