@@ -18,6 +18,7 @@ use super::{
     book::Book,
     command::Answer,
     every::every,
+    foreign::Foreign,
     moves,
     pipes::Pipes,
     ports::Ports,
@@ -98,7 +99,7 @@ pub struct Live {
     state: Mutex<State>,
 }
 
-struct State {
+pub(super) struct State {
     /// Since when streams flow in the present direction.
     since: Instant,
     lag: LagView,
@@ -114,8 +115,8 @@ struct State {
     definitions_due: Option<Instant>,
     sequences_due: Option<Instant>,
     applied: Option<(Instant, Option<Position>)>,
-    /// Foreign rows per side that a later full comparison found to do no harm.
-    foreign_known: [u64; 2],
+    /// Rows of others that a later comparison found to do no harm.
+    pub(super) foreign_known: Foreign,
     doubt: Option<Doubt>,
 }
 
@@ -185,13 +186,13 @@ impl Live {
                 definitions_due: None,
                 sequences_due: None,
                 applied: None,
-                foreign_known: [0; 2],
+                foreign_known: Foreign::default(),
                 doubt: None,
             }),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,21 +228,7 @@ impl Live {
             if let Health::Stopped { code, what, remedy, .. } = view.health {
                 alarms.push(Alarm { code, what, remedy });
             }
-            let known = self.state().foreign_known[usize::from(side == Side::Green)];
-            if view.foreign > known {
-                alarms.push(Alarm {
-                    code: "CUT0701".into(),
-                    what: format!(
-                        "{} row(s) were written on {side} by somebody else while {} owned the \
-                         writes",
-                        view.foreign - known,
-                        side.other()
-                    ),
-                    remedy: "find out who writes there; `cutover verify` shows what differs, and \
-                             `--repair` makes it equal to the owner"
-                        .into(),
-                });
-            }
+            alarms.extend(self.foreign_alarm(side));
         }
         let different = self.proof.view();
         if different.different > 0 {
@@ -314,16 +301,6 @@ impl Live {
         state.lag = LagView::default();
         state.since = Instant::now();
         self.forgotten.notify_one();
-    }
-
-    /// Everything was compared and is equal: what others wrote before does no harm any more.
-    pub(super) fn foreign_is_harmless(&self, before: [u64; 2]) {
-        self.state().foreign_known = before;
-    }
-
-    /// Rows that others wrote so far on blue and on green, where nobody may.
-    pub(super) fn foreign(&self) -> [u64; 2] {
-        [Side::Blue, Side::Green].map(|side| self.pipes.from(side).view().foreign)
     }
 
     /// An operator says who owns the writes, to whoever waits for it.

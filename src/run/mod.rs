@@ -8,6 +8,7 @@ pub mod ends;
 pub mod error;
 mod every;
 pub mod fact;
+mod foreign;
 mod given;
 mod history;
 mod lend;

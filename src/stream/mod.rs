@@ -19,6 +19,7 @@ mod open;
 mod pipe;
 mod singly;
 mod state;
+mod witness;
 
 use async_trait::async_trait;
 use cutover_core::{

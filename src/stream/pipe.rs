@@ -433,29 +433,6 @@ impl Worker {
         Ok(())
     }
 
-    fn witness(&self, batch: &Batch, foreign: bool) {
-        for event in &batch.events {
-            match event {
-                Event::Row { relation, change } => {
-                    self.config.witness.row(self.config.from, relation, change, foreign);
-                }
-                Event::Truncate { relations, .. } => {
-                    for relation in relations {
-                        self.config.witness.truncated(self.config.from, relation, foreign);
-                    }
-                }
-                _ => {}
-            }
-        }
-        if foreign && batch.rows > 0 {
-            let total = self.state.foreign.fetch_add(batch.rows, Ordering::Relaxed) + batch.rows;
-            tracing::error!(
-                side = %self.config.from, rows = batch.rows, total,
-                "CUT0701: somebody wrote to {}, which does not own the writes", self.config.from
-            );
-        }
-    }
-
     pub(super) fn holds(&self, point: &HoldPoint) -> bool {
         self.hold.as_ref() == Some(point)
     }

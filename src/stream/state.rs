@@ -1,7 +1,7 @@
 //! What a pipe tells others about itself.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -86,6 +86,9 @@ pub struct PipeView {
     pub batches: u64,
     /// Row changes that somebody made where nobody may write.
     pub foreign: u64,
+    /// The same by table.
+    #[serde(skip)]
+    pub foreign_tables: BTreeMap<TableName, u64>,
     /// Lost connections since this process started.
     pub reconnects: u64,
     /// Transactions since this process started whose application began while they ran.
@@ -127,6 +130,7 @@ struct Inner {
     received: Option<Position>,
     applied_commit_us: Option<i64>,
     heard: Option<Instant>,
+    foreign_tables: BTreeMap<TableName, u64>,
     definitions: Vec<String>,
     redefined: u64,
     /// Those of a transaction that is not committed on the sink.
@@ -147,6 +151,7 @@ impl State {
                 received: None,
                 applied_commit_us: None,
                 heard: None,
+                foreign_tables: BTreeMap::new(),
                 definitions: Vec::new(),
                 redefined: 0,
                 unsettled: 0,
@@ -256,6 +261,15 @@ impl State {
         }
     }
 
+    /// Somebody changed a row of this table, or emptied it, where nobody may write.
+    pub(super) fn foreign_in(&self, table: &TableName) {
+        let mut inner = self.lock();
+        match inner.foreign_tables.get_mut(table) {
+            Some(rows) => *rows += 1,
+            None => _ = inner.foreign_tables.insert(table.clone(), 1),
+        }
+    }
+
     pub(super) fn view(&self) -> PipeView {
         let inner = self.lock();
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
@@ -272,6 +286,7 @@ impl State {
             rows: load(&self.rows),
             batches: load(&self.batches),
             foreign: load(&self.foreign),
+            foreign_tables: inner.foreign_tables.clone(),
             reconnects: load(&self.reconnects),
             early: load(&self.early_began),
             early_given_up: load(&self.early_given_up),

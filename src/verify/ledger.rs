@@ -478,4 +478,4 @@ fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
 
 #[cfg(test)]
 #[path = "ledger_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

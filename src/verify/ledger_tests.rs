@@ -45,7 +45,7 @@ fn setup(budget: usize) -> (Ledger, Relation) {
 }
 
 /// A table that is followed by its key, `id`, on both sides.
-pub(in crate::verify) fn pair(name: TableName) -> Pair {
+pub(crate) fn pair(name: TableName) -> Pair {
     let table = Table {
         name: name.clone(),
         columns: Vec::new(),

@@ -125,3 +125,48 @@ async fn a_row_changed_while_no_run_was_there_is_found() {
     world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
 }
+
+/// What was written behind our back and is equal all the same is forgotten table by table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_ends_once_all_tables_concerned_were_compared() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let green = world.superuser(Side::Green).await;
+    for table in ["accounts", "events"] {
+        let same = format!("{PASS}; UPDATE {table} SET id = id WHERE id < 3");
+        green.batch_execute(&same).await.expect("tampering");
+    }
+    let alarm = |status: &Value| -> String {
+        let alarms = status["alarms"].as_array().into_iter().flatten();
+        let mut ours = alarms.filter(|alarm| alarm["code"] == "CUT0701");
+        ours.next().and_then(|alarm| alarm["what"].as_str()).unwrap_or_default().to_owned()
+    };
+    let both =
+        |s: &Value| ["public.accounts", "public.events"].iter().all(|t| alarm(s).contains(t));
+    run.status("the alarm", COMMAND_WITHIN, both).await;
+    let asked = async |tables: &[&str]| {
+        let tables = tables.iter().flat_map(|table| ["--table", table]);
+        let arguments: Vec<&str> = std::iter::once("verify").chain(tables).collect();
+        world.desk.ask(&arguments).await.exits(0);
+        alarm(&world.desk.ask(&["status"]).await.value)
+    };
+    assert!(asked(&["public.products"]).await.contains("public.accounts"));
+    let left = asked(&["public.accounts"]).await;
+    assert!(left.contains("public.events") && !left.contains("public.accounts"), "{left}");
+    assert_eq!(asked(&["public.events"]).await, "");
+    run.ready().await;
+    // What comes later is another matter, also where it differs from nothing.
+    let one = format!("{PASS}; UPDATE accounts SET id = id WHERE id = 3");
+    green.batch_execute(&one).await.expect("tampering");
+    run.status("the alarm", COMMAND_WITHIN, |s| alarm(s).starts_with("1 row")).await;
+    assert_eq!(asked(&["public.accounts", "public.products"]).await, "");
+    // And where it does.
+    let other = format!("{PASS}; UPDATE accounts SET email = 'x' WHERE id = 3");
+    green.batch_execute(&other).await.expect("tampering");
+    run.status("the alarm", COMMAND_WITHIN, |s| alarm(s).starts_with("1 row")).await;
+    world.desk.ask(&["verify", "--table", "public.accounts"]).await.exits(1);
+    assert!(!alarm(&world.desk.ask(&["status"]).await.value).is_empty());
+    world.desk.ask(&["verify", "--table", "public.accounts", "--repair"]).await.exits(0);
+    run.ready().await;
+}
