@@ -72,8 +72,6 @@ impl Story {
         let columns = self.tables[at].1.clone();
         let (column, kind) = one_of(&mut self.dice, &columns).clone();
         match self.dice.below(26) {
-            // What a partition has of its own is not compared when it was made ahead of its place.
-            11 | 12 if table == "parts" => self.rows(at),
             0..=1 => {
                 let (name, new) = (self.fresh("c"), one_of(&mut self.dice, WIDER));
                 self.tables[at].1.push((name.clone(), new.0));

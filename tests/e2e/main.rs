@@ -10,6 +10,7 @@ mod bypass;
 mod computed;
 mod ddl;
 mod ddl_branches;
+mod ddl_defaults;
 mod ddl_partitions;
 mod ddl_partitions_told;
 mod ddl_random;

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use cutover_core::model::schema::TableName;
 
-use super::message::{Column, Definition, Message, Partition};
+use super::{
+    message::{Column, Definition, Message, Partition},
+    own,
+};
 use crate::sql;
 
 /// One difference.
@@ -132,7 +135,7 @@ pub(super) fn columns(there: &Definition, here: &Definition, context: Context) -
     steps
 }
 
-fn alter_table(table: &TableName, action: &str) -> String {
+pub(super) fn alter_table(table: &TableName, action: &str) -> String {
     format!("ALTER TABLE {} {action}", sql::table(table))
 }
 
@@ -166,14 +169,14 @@ fn alter(
     }
     if there.generated.is_empty() && here.generated.is_empty() {
         match (&there.expression, &here.expression) {
-            (Some(default), None) => steps.push(Step::safe(
-                format!("{label} has a default"),
-                alter_table(table, &format!("{column} SET DEFAULT {default}")),
-            )),
-            (None, Some(_)) => steps.push(Step::safe(
-                format!("{label} has no default"),
-                alter_table(table, &format!("{column} DROP DEFAULT")),
-            )),
+            (Some(default), None) => {
+                let set = alter_table(table, &format!("{column} SET DEFAULT {default}"));
+                steps.push(Step::safe(format!("{label} has a default"), set).about(&label));
+            }
+            (None, Some(_)) => {
+                let drop = alter_table(table, &format!("{column} DROP DEFAULT"));
+                steps.push(Step::safe(format!("{label} has no default"), drop).about(&label));
+            }
             // Versions may write the same expression in two ways: see `spelled`.
             _ => {}
         }
@@ -185,7 +188,8 @@ pub(super) fn expression(table: &TableName, column: &Column, wanted: &str) -> St
     let label = format!("{table}.{}", column.name);
     if column.generated.is_empty() {
         let action = format!("ALTER COLUMN {} SET DEFAULT {wanted}", sql::ident(&column.name));
-        return Step::safe(format!("{label} has another default"), alter_table(table, &action));
+        let what = format!("{label} has another default");
+        return Step::safe(what, alter_table(table, &action)).about(&label);
     }
     Step::unsafe_(format!("{label} is computed in another way"))
 }
@@ -250,7 +254,12 @@ fn partitions(
         }
         if let Some(known) = alone.tables.get(&name) {
             let parent = part.parent.as_ref().unwrap_or(&table);
-            steps.extend(attach((parent, there), known, &part.bound, alone));
+            let attached = attach((parent, there), known, &part.bound, alone);
+            if attached.as_ref().is_some_and(|step| step.statement.is_some()) {
+                // What changed with its parent since it was made has passed it by.
+                steps.extend(own::defaults(there, part, known));
+            }
+            steps.extend(attached);
         } else if direct(&part) {
             let what = format!("{name} is a partition of {table}, and is not here");
             steps.push(Step::absent(what, name));
@@ -356,13 +365,13 @@ fn split(text: &str) -> (&str, Vec<i64>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
     use crate::ddl::message::Item;
 
-    fn column(name: &str, type_name: &str) -> Column {
+    pub(in crate::ddl) fn column(name: &str, type_name: &str) -> Column {
         Column {
             name: name.into(),
             type_name: type_name.into(),
@@ -376,7 +385,7 @@ mod tests {
         }
     }
 
-    fn table(columns: &[Column]) -> Definition {
+    pub(in crate::ddl) fn table(columns: &[Column]) -> Definition {
         Definition {
             schema: "s".into(),
             name: "t".into(),
@@ -498,6 +507,7 @@ mod tests {
             name: name.into(),
             bound: "FOR VALUES IN (1)".into(),
             parent: None,
+            defaults: None,
         };
         let mut here = table(&[]);
         here.kind = "p".into();

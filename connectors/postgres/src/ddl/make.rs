@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{
     change::{self, Alone, Context, Step},
     message::{Definition, Item, Message, Partition, UserType},
+    own::{self, Spelled},
     spelled, text, types,
 };
 use crate::{
@@ -312,6 +313,10 @@ impl Here<'_> {
                         found.steps.extend(change::steps(there, &here, context, &alone, is_ours));
                         let others = spelled::other_expressions(self.session, there, &here).await;
                         found.steps.extend(others.map_err(|e| port_error(self.doing(), e))?);
+                        if !whole {
+                            let below = self.defaults_below(there, &here, &found.steps).await?;
+                            found.steps.extend(below);
+                        }
                         // Made ahead of the stream, for its rows to be copied.
                         if let (Some(bound), Some(parent)) = (&there.bound, there.parents.first())
                             && here.bound.is_none()
@@ -409,8 +414,9 @@ impl Here<'_> {
         match self.table(parent).await? {
             // Rows of the partition go to a table that is not partitioned here.
             Some(here) if here.kind != "p" => {}
-            Some(_) => {
+            Some(here) => {
                 found.steps.push(change::new_partition(there, parent, bound));
+                found.steps.extend(own::of_its_own(there, &here));
                 found.created.push(there.table());
                 if there.kind == "r" {
                     found.born_here.extend(born(there.table(), there.table(), since));
@@ -477,6 +483,25 @@ impl Here<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Partitions on both sides whose defaults are not alike.
+    async fn defaults_below(
+        &self,
+        there: &Definition,
+        here: &Definition,
+        parent: &[Step],
+    ) -> Result<Vec<Step>> {
+        let (mut steps, doubtful) = own::defaults_below(there, here, parent);
+        for Spelled { table, column, wanted } in doubtful {
+            let Some(known) = self.table(&table).await? else { continue };
+            let mut like = known.clone();
+            like.columns.retain(|c| c.name == column);
+            like.columns.iter_mut().for_each(|c| c.expression = Some(wanted.clone()));
+            let others = spelled::other_expressions(self.session, &like, &known).await;
+            steps.extend(others.map_err(|e| port_error(self.doing(), e))?);
+        }
+        Ok(steps)
     }
 
     /// Tables here that are partitions of this one there, and of nothing here.

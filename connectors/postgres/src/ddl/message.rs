@@ -142,6 +142,10 @@ pub(super) struct Partition {
     /// Whose it is, where that is not the table that is spoken of.
     #[serde(default)]
     pub(super) parent: Option<TableName>,
+    /// Defaults of columns in which it is unlike the table that is spoken of; not told by triggers
+    /// of earlier versions.
+    #[serde(default)]
+    pub(super) defaults: Option<BTreeMap<String, Option<String>>>,
 }
 
 impl Partition {

@@ -4,6 +4,7 @@
 //! - `arm`: installing and removing them.
 //! - `message`: what they said.
 //! - `change`: from what a table is like here and there to statements. Pure.
+//! - `own`: what a partition has unlike the table above it. Pure.
 //! - `spelled`: whether an expression is another one, or written by another version.
 //! - `types`: the same for types of users. Pure.
 //! - `below`: which types tables rest on.
@@ -28,6 +29,7 @@ mod change;
 mod lack;
 mod make;
 mod message;
+mod own;
 mod spelled;
 mod text;
 mod types;

@@ -36,6 +36,7 @@ pub(super) fn table(oid: &str) -> String {
                  SELECT coalesce(jsonb_agg(jsonb_build_object(
                           'schema', m.nspname, 'name', p.relname,
                           'bound', pg_get_expr(p.relpartbound, p.oid),
+                          'defaults', {own},
                           'parent', CASE WHEN below.parent <> c.oid THEN jsonb_build_object(
                               'schema', v.nspname, 'name', u.relname) END)
                           ORDER BY m.nspname, p.relname), '[]')
@@ -73,9 +74,21 @@ pub(super) fn table(oid: &str) -> String {
                     FROM pg_constraint k WHERE k.conrelid = c.oid AND k.conparentid = 0
                      AND k.contype IN ('p', 'u', 'x', 'c', 'f')))
  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})",
-        below = BELOW
+        below = BELOW,
+        own = OWN_DEFAULTS
     )
 }
+
+/// Defaults in which the partition `p` is unlike the table `c` above it.
+const OWN_DEFAULTS: &str = "
+    (SELECT coalesce(jsonb_object_agg(a.attname, pg_get_expr(d.adbin, d.adrelid)), '{}')
+       FROM pg_attribute a
+       JOIN pg_attribute o ON o.attrelid = c.oid AND o.attname = a.attname
+       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+       LEFT JOIN pg_attrdef e ON e.adrelid = o.attrelid AND e.adnum = o.attnum
+      WHERE a.attrelid = p.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        AND (d.oid IS NOT NULL OR e.oid IS NOT NULL)
+        AND pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid))";
 
 /// What is below the partitioned table `c`. Not by `pg_partition_tree`, whose locks a client that
 /// defines something may be waiting for while we wait for its own.
