@@ -34,7 +34,7 @@ use crate::{
         full::{self, Aligned},
         ledger::Ledger,
         reading::{ReadingView, Readings},
-        recent::{Recent, Settle, Step},
+        recent::{Recent, Settle, Step, unseen_yet},
         tail,
     },
 };
@@ -43,6 +43,9 @@ use crate::{
 const SETTLE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a committed transaction may take to become visible before the comparison is put off.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
+/// How long rows that somebody wrote where nobody may can take to be seen before all rows are
+/// compared another time.
+const UNSEEN_WITHIN: Duration = Duration::from_secs(2);
 /// How long changed rows are compared before a pause.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -122,6 +125,10 @@ pub struct ProofView {
 impl Witness for Proof {
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool) {
         self.ledger.row(from, relation, change, foreign);
+    }
+
+    fn foreign(&self, from: Side, transaction: TransactionId, relation: &Relation) {
+        self.ledger.foreign(from, transaction, relation);
     }
 
     fn early(&self, from: Side, transaction: TransactionId, relation: &Relation, change: &Change) {
@@ -232,6 +239,11 @@ impl Proof {
             .aligned(owner, |position, mine| async move {
                 // What is recorded so far is part of what is about to be read.
                 let pass = self.ledger.restart(chosen);
+                // Else it would not be in the snapshot either.
+                let unseen = self.recent.unseen(UNSEEN_WITHIN).await?;
+                if chosen.iter().any(|i| unseen.contains(i)) {
+                    return Err(unseen_yet());
+                }
                 let other: Arc<dyn Snapshot> =
                     Arc::from(self.ports.side(owner.other()).source.snapshot().await?);
                 Ok((pass, Aligned::of(owner, position, mine, other)))

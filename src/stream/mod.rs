@@ -39,6 +39,10 @@ pub trait Witness: Send + Sync {
     /// A row changed on `from`. `foreign`: it was not supposed to change there.
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool);
 
+    /// A transaction changed this table on `from`, where nobody may write. Said before its rows are;
+    /// they may not be there to be read yet.
+    fn foreign(&self, _from: Side, _transaction: TransactionId, _relation: &Relation) {}
+
     /// A row changed on `from` in a transaction that is still in progress there. It counts when
     /// [`Witness::ended`] says so, and not before.
     fn early(&self, from: Side, transaction: TransactionId, relation: &Relation, change: &Change);

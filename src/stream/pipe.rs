@@ -9,7 +9,7 @@ use std::{
 use cutover_core::{
     model::{
         digest::RowKey,
-        event::{Event, Relation},
+        event::{Event, Relation, TransactionId},
         position::Position,
         run::RunId,
         schema::{Table, TableName},
@@ -137,6 +137,7 @@ impl Pipe {
             getting_ready: None,
             shapes: HashMap::new(),
             early: Early::default(),
+            reading: None,
             singly_until: None,
         };
         Self { from, control, state, task: tokio::spawn(worker.run()) }
@@ -252,6 +253,8 @@ pub(super) struct Worker {
     /// The last announced shape of each table.
     pub(super) shapes: HashMap<TableName, Arc<Relation>>,
     pub(super) early: Early,
+    /// The transaction whose rows were handed out last.
+    pub(super) reading: Option<TransactionId>,
     /// Up to here transactions are taken one at a time, and each is stored.
     pub(super) singly_until: Option<Position>,
 }

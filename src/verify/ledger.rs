@@ -6,7 +6,7 @@
 //! remembered apart until it has ended: compared before, they would be missed after.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -62,6 +62,17 @@ impl Drop for Taken<'_> {
     }
 }
 
+impl Taken<'_> {
+    /// Gives back the keys of these pairs.
+    pub fn give_back(&mut self, pairs: &BTreeSet<usize>) {
+        let (back, keep) =
+            std::mem::take(&mut self.keys).into_iter().partition(|(i, _)| pairs.contains(i));
+        self.keys = keep;
+        let back: Vec<(usize, Vec<RowKey>)> = back;
+        back.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
+    }
+}
+
 /// A full pass that is under way. When it comes to no end, what changed before it waits again, and
 /// what was proven before it still is.
 #[derive(Debug)]
@@ -108,6 +119,9 @@ struct Inner {
     pairs: Vec<PairLedger>,
     /// Of transactions in progress, by pair.
     early: HashMap<(Side, TransactionId), HashMap<usize, Changed>>,
+    /// Transactions that wrote where nobody may, and that a reader may not see yet, with the pairs
+    /// that they wrote to.
+    unseen: HashMap<(Side, TransactionId), BTreeSet<usize>>,
     /// Of all keys.
     bytes: usize,
     /// The pair whose turn it is.
@@ -309,6 +323,31 @@ impl Ledger {
             Some(keys) => keys.iter().for_each(|key| inner.record(i, key, self.budget)),
             None => inner.mark_whole(i),
         }
+    }
+
+    /// Records a transaction that wrote where nobody may, before its rows are. Also before the first
+    /// [`Ledger::restart`]: it may not be seen by then.
+    pub fn foreign(&self, side: Side, transaction: TransactionId, relation: &Relation) {
+        let mut inner = self.lock();
+        let Some(i) = inner.pair(side, relation) else { return };
+        inner.unseen.entry((side, transaction)).or_default().insert(i);
+    }
+
+    /// Such transactions of a side.
+    #[must_use]
+    pub fn unseen(&self, side: Side) -> Vec<TransactionId> {
+        self.lock().unseen.keys().filter(|(s, _)| *s == side).map(|(_, t)| *t).collect()
+    }
+
+    /// A reader sees this one from now on.
+    pub fn seen(&self, side: Side, transaction: TransactionId) {
+        self.lock().unseen.remove(&(side, transaction));
+    }
+
+    /// Pairs with rows that a reader may not see yet.
+    #[must_use]
+    pub fn unseen_pairs(&self) -> BTreeSet<usize> {
+        self.lock().unseen.values().flatten().copied().collect()
     }
 
     /// Records a changed row of a transaction that is in progress on `side`. Also before the first

@@ -6,7 +6,7 @@
 //! not divergence.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,9 +16,10 @@ use cutover_core::{
     model::{
         digest::{RowDigest, RowKey},
         schema::Table,
+        side::Side,
     },
     port::{
-        Result,
+        PortError, Result,
         reader::{Lookup, RowReader},
     },
 };
@@ -28,6 +29,20 @@ use crate::transform::Pair;
 
 /// Keys of one step, and of one read of a table.
 const KEYS: usize = 1000;
+
+/// How long a row that somebody wrote may take to be seen, and how often that is looked for.
+const SEEN_WITHIN: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A comparison would pass by what is committed, and cannot be seen yet.
+#[must_use]
+pub fn unseen_yet() -> PortError {
+    PortError::transient(
+        "comparing rows",
+        "somebody wrote where nobody may, and what was written cannot be seen yet: its commit waits \
+         for a synchronous standby",
+    )
+}
 
 /// Waits until everything committed so far on the owner of the writes is applied on the other
 /// side, and everything written there so far has been seen.
@@ -81,7 +96,8 @@ impl Recent {
     ///
     /// A read failed; its keys wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<Option<Step>> {
-        let some = self.ledger.take(KEYS);
+        let mut some = self.ledger.take(KEYS);
+        some.give_back(&self.unseen(SEEN_WITHIN).await?);
         if some.keys().is_empty() {
             return Ok(None);
         }
@@ -95,7 +111,8 @@ impl Recent {
     ///
     /// A read failed; the keys wait again.
     pub async fn glance(&self) -> Result<Step> {
-        let some = self.ledger.take(KEYS);
+        let mut some = self.ledger.take(KEYS);
+        some.give_back(&self.unseen(Duration::ZERO).await?);
         if some.keys().is_empty() {
             return Ok(Step::default());
         }
@@ -111,6 +128,32 @@ impl Recent {
             *keys = equal;
         }
         Ok(Step { compared, ..Step::default() })
+    }
+
+    /// Pairs with rows that somebody wrote where nobody may, and that cannot be seen after this time
+    /// although the log says that they are committed. Costs nothing where nobody did.
+    ///
+    /// # Errors
+    ///
+    /// A side could not be asked.
+    pub async fn unseen(&self, within: Duration) -> Result<BTreeSet<usize>> {
+        let until = Instant::now() + within;
+        loop {
+            for (side, reader) in [(Side::Blue, &self.blue), (Side::Green, &self.green)] {
+                let unseen = self.ledger.unseen(side);
+                if unseen.is_empty() {
+                    continue;
+                }
+                let sees = reader.sees(&unseen).await?;
+                let seen = unseen.into_iter().zip(sees).filter(|(_, sees)| *sees);
+                seen.for_each(|(transaction, _)| self.ledger.seen(side, transaction));
+            }
+            let left = self.ledger.unseen_pairs();
+            if left.is_empty() || Instant::now() >= until {
+                return Ok(left);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Differences, and how long the first read took.
@@ -162,9 +205,12 @@ impl Recent {
     ///
     /// # Errors
     ///
-    /// A read failed; all keys wait again.
+    /// A read failed, or what somebody wrote where nobody may cannot be seen yet; all keys wait again.
     pub async fn behind_fence(&self) -> Result<Step> {
         let all = self.ledger.take_all();
+        if !self.unseen(SEEN_WITHIN).await?.is_empty() {
+            return Err(unseen_yet());
+        }
         // All pairs at once: inside the pause round trips count.
         let different = flat(self.read(all.keys()).await?);
         Ok(Step { different, compared: all.compared(), ..Step::default() })
@@ -243,7 +289,7 @@ mod tests {
     use super::*;
     use crate::verify::ledger::tests::pair;
 
-    /// Has the same row for every key; or never answers.
+    /// Has the same row for every key; or never answers. Sees transactions below 100.
     struct Rows(Option<fn(&RowKey) -> i64>);
 
     #[async_trait]
@@ -254,6 +300,10 @@ mod tests {
 
         async fn bucket_rows(&self, _: &Table, _: u32, _: &[u32]) -> Result<Vec<RowDigest>> {
             pending().await
+        }
+
+        async fn seen_of(&self, transactions: &[u32]) -> Result<Vec<bool>> {
+            Ok(transactions.iter().map(|t| *t < 100).collect())
         }
 
         async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
@@ -293,6 +343,26 @@ mod tests {
         // Behind the fence it is different.
         let step = recent.behind_fence().await.unwrap();
         assert_eq!((step.count(), step.different.len(), recent.ledger.pending()), (1, 1, 0));
+    }
+
+    /// Both sides look alike as long as nobody sees what was written.
+    #[tokio::test]
+    async fn what_cannot_be_seen_yet_waits_on() {
+        let recent = three(Some(|_| 0));
+        let relation = Relation {
+            id: 1,
+            name: TableName::new("public", "t"),
+            columns: Vec::new(),
+            full_identity: false,
+        };
+        recent.ledger.foreign(Side::Green, 99, &relation);
+        recent.ledger.foreign(Side::Green, 100, &relation);
+        assert_eq!((recent.glance().await.unwrap().count(), recent.ledger.pending()), (0, 3));
+        assert_eq!(recent.ledger.unseen(Side::Green), [100]);
+        assert!(recent.behind_fence().await.unwrap_err().is_transient());
+        assert_eq!(recent.ledger.pending(), 3);
+        recent.ledger.seen(Side::Green, 100);
+        assert_eq!((recent.glance().await.unwrap().count(), recent.ledger.pending()), (3, 0));
     }
 
     /// The pause budget ends a comparison at any place.

@@ -170,3 +170,43 @@ async fn an_alarm_ends_once_all_tables_concerned_were_compared() {
     world.desk.ask(&["verify", "--table", "public.accounts", "--repair"]).await.exits(0);
     run.ready().await;
 }
+
+/// Its commit waits for a standby: it is in the log, and nobody sees the row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_seen_yet_is_not_taken_for_equal() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let green = world.superuser(Side::Green).await;
+    let standby = async |word: &str| {
+        green.batch_execute(&format!("ALTER SYSTEM {word}")).await.expect("a setting");
+        green.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser may");
+    };
+    let compared = world.desk.ask(&["status"]).await.value["proof"]["compared"].clone();
+    standby("SET synchronous_standby_names = 'nobody'").await;
+    let writer = world.superuser(Side::Green).await;
+    let tamper = format!("{PASS}; UPDATE accounts SET email = 'x' WHERE id = 3");
+    let hangs = tokio::spawn(async move { writer.batch_execute(&tamper).await });
+    let has = |code: &'static str| {
+        move |s: &Value| {
+            s["alarms"].as_array().is_some_and(|all| all.iter().any(|a| a["code"] == code))
+        }
+    };
+    run.status("the alarm", COMMAND_WITHIN, has("CUT0701")).await;
+    // Time for several comparisons of changed rows.
+    let soon = std::time::Duration::from_secs(3);
+    let ended = cutover_sandbox::wait_until("a comparison to end", soon, async || {
+        world.desk.ask(&["status"]).await.value["proof"]["compared"] != compared
+    });
+    assert!(ended.await.is_err(), "nobody can have compared it");
+    assert!(!hangs.is_finished(), "it hung all the time");
+
+    standby("RESET synchronous_standby_names").await;
+    hangs.await.expect("no panic").expect("it was committed");
+    run.status("the difference", COMMAND_WITHIN, has("CUT0601")).await;
+    world.desk.ask(&["switch"]).await.exits(1).says("public.accounts");
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
+}

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::model::{
     digest::{Digest, RowDigest, RowKey},
+    event::TransactionId,
     schema::Table,
 };
 
@@ -134,6 +135,23 @@ pub trait RowReader: Send + Sync {
     /// The connector's part of [`RowReader::files`], which counts the answers: call that.
     async fn files_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
         Ok(vec![0; tables.len()])
+    }
+
+    /// Whether a read that begins now sees what each of these transactions did. A commit is in the
+    /// change log before others see its rows.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a transaction has no answer.
+    async fn sees(&self, transactions: &[TransactionId]) -> Result<Vec<bool>> {
+        let all = self.seen_of(transactions).await?;
+        even("asking what can be seen", None, transactions.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`RowReader::sees`], which counts the answers: call that.
+    async fn seen_of(&self, transactions: &[TransactionId]) -> Result<Vec<bool>> {
+        Ok(vec![true; transactions.len()])
     }
 
     /// Does ahead what the first reads by key of these tables would have to do; the first ones are

@@ -14,8 +14,7 @@ use serde::de::DeserializeOwned;
 use super::{
     change::{self, Alone, Context, Step},
     message::{Definition, Item, Message, Partition, UserType},
-    own::{self, Spelled},
-    spelled, text, types,
+    own, spelled, text, types,
 };
 use crate::{
     connect::{Session, port_error},
@@ -314,7 +313,9 @@ impl Here<'_> {
                         let others = spelled::other_expressions(self.session, there, &here).await;
                         found.steps.extend(others.map_err(|e| port_error(self.doing(), e))?);
                         if !whole {
-                            let below = self.defaults_below(there, &here, &found.steps).await?;
+                            let below =
+                                spelled::defaults_below(self.session, there, &here, &found.steps);
+                            let below = below.await.map_err(|e| port_error(self.doing(), e))?;
                             found.steps.extend(below);
                         }
                         // Made ahead of the stream, for its rows to be copied.
@@ -483,25 +484,6 @@ impl Here<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Partitions on both sides whose defaults are not alike.
-    async fn defaults_below(
-        &self,
-        there: &Definition,
-        here: &Definition,
-        parent: &[Step],
-    ) -> Result<Vec<Step>> {
-        let (mut steps, doubtful) = own::defaults_below(there, here, parent);
-        for Spelled { table, column, wanted } in doubtful {
-            let Some(known) = self.table(&table).await? else { continue };
-            let mut like = known.clone();
-            like.columns.retain(|c| c.name == column);
-            like.columns.iter_mut().for_each(|c| c.expression = Some(wanted.clone()));
-            let others = spelled::other_expressions(self.session, &like, &known).await;
-            steps.extend(others.map_err(|e| port_error(self.doing(), e))?);
-        }
-        Ok(steps)
     }
 
     /// Tables here that are partitions of this one there, and of nothing here.

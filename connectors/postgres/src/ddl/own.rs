@@ -4,7 +4,7 @@ use cutover_core::model::schema::TableName;
 
 use super::{
     change::{Step, alter_table},
-    message::{Definition, Partition},
+    message::{Column, Definition, Partition},
 };
 use crate::sql;
 
@@ -65,7 +65,8 @@ pub(super) fn defaults_below(
                     steps.push(default(&table, name, wanted, "the default of its parent"));
                 }
                 (Some(Some(wanted)), Some(Some(has))) if wanted != has => {
-                    doubtful.push(Spelled { table, column: name.clone(), wanted: wanted.clone() });
+                    let (wanted, has) = (wanted.clone(), has.clone());
+                    doubtful.push(Spelled { table, column: column.clone(), wanted, has });
                 }
                 (Some(wanted), Some(has)) if wanted == has => {}
                 (Some(wanted), _) => {
@@ -81,8 +82,9 @@ pub(super) fn defaults_below(
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Spelled {
     pub(super) table: TableName,
-    pub(super) column: String,
+    pub(super) column: Column,
     pub(super) wanted: String,
+    pub(super) has: String,
 }
 
 /// What a partition that is created as part of `like` has of its own; it is empty, so nobody reads
@@ -120,10 +122,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::ddl::{
-        change::tests::{column, table},
-        message::Column,
-    };
+    use crate::ddl::change::tests::{column, table};
 
     fn with(name: &str, expression: Option<&str>) -> Column {
         Column { expression: expression.map(ToOwned::to_owned), ..column(name, "text") }

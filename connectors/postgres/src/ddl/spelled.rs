@@ -7,6 +7,7 @@ use cutover_core::model::schema::TableName;
 use super::{
     change::{self, Step},
     message::{Column, Definition, UserType},
+    own::{self, Spelled},
     types,
 };
 use crate::{connect::Session, sql};
@@ -31,6 +32,24 @@ pub(super) async fn other_expressions(
         let spelled = spelled(session, &here.table(), column, wanted).await?;
         if spelled.is_none_or(|spelled| spelled != *now) {
             steps.push(change::expression(&here.table(), column, wanted));
+        }
+    }
+    Ok(steps)
+}
+
+/// Partitions on both sides whose defaults are not alike, as [`own::defaults_below`] says.
+pub(super) async fn defaults_below(
+    session: &Session,
+    there: &Definition,
+    here: &Definition,
+    parent: &[Step],
+) -> Result<Vec<Step>, Error> {
+    let (mut steps, doubtful) = own::defaults_below(there, here, parent);
+    for Spelled { table, column: like, wanted, has } in doubtful {
+        let column = Column { expression: None, ..like };
+        let spelled = spelled(session, &table, &column, &wanted).await?;
+        if spelled.is_none_or(|spelled| spelled != has) {
+            steps.push(change::expression(&table, &column, &wanted));
         }
     }
     Ok(steps)

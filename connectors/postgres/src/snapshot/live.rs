@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use cutover_core::{
     model::{
         digest::{Digest, RowDigest},
+        event::TransactionId,
         schema::Table,
     },
     port::{
@@ -39,6 +40,15 @@ const FILES: &str = "SELECT coalesce(pg_relation_filenode(to_regclass(w.name))::
 
 const SIZES: &str = "SELECT coalesce(pg_table_size(to_regclass(w.name)), 0) \
                      FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
+
+/// Numbers of transactions in the stream lack their epoch, and are near those of now.
+const SEEN: &str = "
+    SELECT pg_visible_in_snapshot(
+        (s.top + (w.xid - s.low + 3 * 2147483648) % 4294967296 - 2147483648)::text::xid8, s.now)
+      FROM (SELECT c.now, pg_snapshot_xmax(c.now)::text::int8 AS top,
+                   pg_snapshot_xmax(c.now)::text::int8 % 4294967296 AS low
+              FROM (SELECT pg_current_snapshot()) AS c(now)) AS s
+     CROSS JOIN unnest($1::int8[]) WITH ORDINALITY AS w(xid, n) ORDER BY w.n";
 
 /// Reads digests outside of any snapshot: every statement sees what is committed when it begins.
 ///
@@ -139,6 +149,21 @@ impl RowReader for LiveReader {
             .map_err(|e| port_error(digest::doing(&self.db, table), e))?;
         self.idle.put(warm);
         Ok(rows)
+    }
+
+    async fn seen_of(&self, transactions: &[TransactionId]) -> Result<Vec<bool>> {
+        let _turn = self.turns(1).await;
+        let mut warm = self.session().await?;
+        let numbers: Vec<i64> = transactions.iter().map(|xid| i64::from(*xid)).collect();
+        let ask = async {
+            let statement = warm.prepared(SEEN).await?;
+            warm.session.query(&statement, &[&numbers]).await
+        };
+        let rows = ask
+            .await
+            .map_err(|e| port_error(format!("asking what can be seen on {}", self.db.side), e))?;
+        self.idle.put(warm);
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
