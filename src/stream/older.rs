@@ -34,7 +34,7 @@ impl Worker {
         if ![COLUMNS, REFUSED, NO_PLACE].contains(code) {
             return error;
         }
-        let relations = batch.events.iter().filter_map(|event| match event {
+        let mut relations = batch.events.iter().filter_map(|event| match event {
             Event::Row { relation, .. } => Some(&**relation),
             _ => None,
         });
@@ -44,7 +44,7 @@ impl Worker {
             (None, None) => *code == NO_PLACE,
             _ => false,
         };
-        let Some(relation) = relations.filter(about).next() else { return error };
+        let Some(relation) = relations.find(about) else { return error };
         let target = route(relation).map(|route| &route.target);
         // What cannot be asked now may be asked by whoever comes next; the stop stands.
         let Ok(now) = self.config.source.definitions(&self.config.selection).await else {

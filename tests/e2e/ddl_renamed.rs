@@ -81,7 +81,7 @@ const STORIES: &[Story] = &[
     },
 ];
 
-fn stopped<'a>(status: &'a Value, owner: Side) -> &'a Value {
+fn stopped(status: &Value, owner: Side) -> &Value {
     let stream = if owner == Side::Blue { "forward" } else { "back" };
     &status["streams"][stream]["health"]["stopped"]
 }

@@ -296,3 +296,24 @@ async fn the_end_of_a_table_holds_what_comes_and_is_found_at_once() {
         assert!(plan.iter().any(|line| line.contains("Tid Range Scan")), "{plan:?}");
     }
 }
+
+/// Numbers are those of the stream, without their epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_says_which_transactions_it_sees() {
+    for server in servers().await {
+        let home = Home::new(server, DDL).await;
+        let reader = home.db.reader();
+        let client = home.client().await;
+        client.batch_execute("BEGIN").await.unwrap();
+        let number = "SELECT mod(pg_current_xact_id()::text::numeric, 4294967296)::int8";
+        let number: i64 = client.query_one(number, &[]).await.unwrap().get(0);
+        let number = u32::try_from(number).unwrap();
+        let asked = [number + 10, number, number - 1, 3];
+        let sees = reader.sees(&asked).await.unwrap();
+        assert_eq!(sees[..2], [false, false]);
+        assert_eq!(sees[2..], [true, true]);
+        client.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(reader.sees(&asked).await.unwrap(), [false, true, true, true]);
+        assert_eq!(reader.sees(&[]).await.unwrap(), [] as [bool; 0]);
+    }
+}
