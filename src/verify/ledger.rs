@@ -6,7 +6,7 @@
 //! remembered apart until it has ended: compared before, they would be missed after.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -26,6 +26,9 @@ use super::{
     tail::{Grown, Growth, Mark, Marks},
 };
 use crate::transform::Pair;
+
+/// Transactions of which it is asked whether they are seen. Those before them are by then.
+const MOST_UNSEEN: usize = 10_000;
 
 /// Keys of changed rows per pair, see the module.
 #[derive(Debug)]
@@ -121,7 +124,7 @@ struct Inner {
     early: HashMap<(Side, TransactionId), HashMap<usize, Changed>>,
     /// Transactions that wrote where nobody may, and that a reader may not see yet, with the pairs
     /// that they wrote to.
-    unseen: HashMap<(Side, TransactionId), BTreeSet<usize>>,
+    unseen: BTreeMap<(Side, TransactionId), BTreeSet<usize>>,
     /// Of all keys.
     bytes: usize,
     /// The pair whose turn it is.
@@ -331,6 +334,9 @@ impl Ledger {
         let mut inner = self.lock();
         let Some(i) = inner.pair(side, relation) else { return };
         inner.unseen.entry((side, transaction)).or_default().insert(i);
+        if inner.unseen.len() > MOST_UNSEEN {
+            inner.unseen.pop_first();
+        }
     }
 
     /// Such transactions of a side.

@@ -34,11 +34,7 @@ use cutover_core::{
 pub(crate) use self::activity::{Open, open, statement as open_statement};
 use self::fence::Triggers;
 pub(crate) use self::fence::is_fenced;
-use crate::{
-    connect::port_error,
-    database::Database,
-    shelf::Shelf,
-};
+use crate::{connect::port_error, database::Database, shelf::Shelf};
 
 /// What stays open between the calls of a move.
 #[derive(Default)]
