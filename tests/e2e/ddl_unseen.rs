@@ -122,6 +122,51 @@ async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
     over(&pair, load, run, Side::Green).await;
 }
 
+/// A table that is dropped leaves nothing that could be missing, whenever that happens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_table_does_not_end_the_run() {
+    const AGAIN: &str = "DROP TABLE new; CREATE TABLE new (id integer PRIMARY KEY, what text); \
+        INSERT INTO new VALUES (7, 'again'), (8, 'again')";
+    let servers = oldest_and_newest().await;
+    let (pair, load, mut run) = begun("dropped", &servers).await;
+    let dropped = async |run: &mut Run, stream: &str| {
+        run.status("the stream to stop", COMMAND_WITHIN, |s| {
+            s["streams"][stream]["health"]["stopped"]["code"] == "CUT0205"
+        })
+        .await;
+    };
+    pair.does(Side::Blue, "INSERT INTO old VALUES (9, 'x')").await;
+    pair.holds(Side::Green, "SELECT count(*) = 2 FROM old").await;
+    pair.does(Side::Blue, "DROP TABLE old").await;
+    dropped(&mut run, "forward").await;
+    pair.desk.ask(&["switch"]).await.exits(1).says("dropped");
+    run = restarted(&pair, &mut run).await;
+    pair.does(Side::Green, "DROP TABLE old").await;
+    pair.desk.ask(&["verify"]).await.exits(0);
+
+    // One that is made again under its name is copied: while the run is on, and while it is not.
+    pair.does(Side::Blue, AGAIN).await;
+    dropped(&mut run, "forward").await;
+    run = restarted(&pair, &mut run).await;
+    pair.holds(Side::Green, "SELECT count(*) = 2 FROM new WHERE what = 'again'").await;
+    assert!(run.terminate().await.success());
+    pair.does(Side::Blue, AGAIN).await;
+    pair.does(Side::Blue, "INSERT INTO new VALUES (9, 'more')").await;
+    run = pair.desk.run();
+    run.ready().await;
+    pair.desk.ask(&["verify"]).await.exits(0);
+    pair.desk.moves("switch").await.exits(0);
+
+    pair.does(Side::Green, AGAIN).await;
+    run = restarted(&pair, &mut run).await;
+    pair.desk.moves("rollback").await.exits(0);
+    pair.holds(Side::Blue, "SELECT count(*) = 2 FROM new").await;
+    pair.does(Side::Blue, "DROP TABLE new").await;
+    pair.does(Side::Green, "DROP TABLE new").await;
+    run = restarted(&pair, &mut run).await;
+    over(&pair, load, run, Side::Blue).await;
+}
+
 /// A transaction is under way when a move looks at definitions, and defines something before it
 /// ends: the fence waits for it, and no row tells of what it did.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -153,8 +153,9 @@ impl Database {
         match read(session, name).await.map_err(err)? {
             None if followed => return Err(stops::no_publication(doing, name)),
             Some(there) if followed => {
-                if self.has_left(session, run, &there).await? {
-                    return Err(self.left(session, doing, &there).await);
+                // One that was dropped has nothing that could be missing.
+                if let Some(Left::TakenOut(tables)) = self.left(session, &there).await? {
+                    return Err(named(session, doing, &tables, stops::table_left).await);
                 }
                 // Setting them back would hide what is missing since.
                 if !there.carries_all_kinds() {
@@ -185,7 +186,8 @@ impl Database {
     }
 
     /// Whether the stream still carries what it should: the publication exists, is the one that was
-    /// recorded, and no table has left it.
+    /// recorded, and no table has left it. One that was dropped has not where the stream tells of
+    /// that.
     pub(crate) async fn check_publication(&self, session: &Session, run: &RunId) -> Result<()> {
         let doing = self.doing("checking the publication");
         let names = Names::of(run);
@@ -194,17 +196,24 @@ impl Database {
             Some(Published { recorded: None, .. }) => {
                 Err(stops::publication_made_anew(doing, names.publication()))
             }
-            Some(there) if self.has_left(session, run, &there).await? => {
-                Err(self.left(session, doing, &there).await)
+            Some(there) => {
+                match self.left(session, &there).await? {
+                    Some(Left::TakenOut(tables)) => {
+                        return Err(named(session, doing, &tables, stops::table_left).await);
+                    }
+                    Some(Left::Dropped(tables)) if !ddl::armed(session, run, &doing).await? => {
+                        return Err(named(session, doing, &tables, stops::table_dropped).await);
+                    }
+                    _ => {}
+                }
+                if !there.carries_all_kinds() {
+                    return Err(kinds_left(doing));
+                }
+                match there.came_back() {
+                    back if back.is_empty() => Ok(()),
+                    back => Err(named(session, doing, &back, stops::table_came_back).await),
+                }
             }
-            Some(there) if !there.carries_all_kinds() => Err(kinds_left(doing)),
-            Some(there) => match there.came_back() {
-                back if back.is_empty() => Ok(()),
-                back => Err(match names_of(session, &back).await {
-                    Ok(names) => stops::table_came_back(doing, &names),
-                    Err(e) => port_error(doing, e),
-                }),
-            },
         }
     }
 
@@ -234,30 +243,40 @@ impl Database {
         session.batch_execute(&format!("DROP PUBLICATION IF EXISTS {name}")).await.map_err(err)
     }
 
-    /// Whether a table has left. One that was dropped has not where the stream tells of that.
-    async fn has_left(&self, session: &Session, run: &RunId, there: &Published) -> Result<bool> {
-        let doing = self.doing("checking the publication");
+    /// Tables that have left.
+    async fn left(&self, session: &Session, there: &Published) -> Result<Option<Left>> {
         let left = there.left();
-        if left.is_empty() || !ddl::armed(session, run, &doing).await? {
-            return Ok(!left.is_empty());
+        if left.is_empty() {
+            return Ok(None);
         }
-        let row = session
-            .query_one("SELECT EXISTS (SELECT FROM pg_class WHERE oid = ANY($1::oid[]))", &[&left])
+        let existing = "SELECT oid FROM pg_class WHERE oid = ANY($1::oid[])";
+        let existing = session
+            .query(existing, &[&left])
             .await
-            .map_err(|e| port_error(doing, e))?;
-        Ok(row.get(0))
+            .map_err(|e| port_error(self.doing("checking the publication"), e))?;
+        let existing: Vec<u32> = existing.iter().map(|row| row.get(0)).collect();
+        Ok(Some(if existing.is_empty() { Left::Dropped(left) } else { Left::TakenOut(existing) }))
     }
+}
 
-    async fn left(
-        &self,
-        session: &Session,
-        doing: String,
-        there: &Published,
-    ) -> cutover_core::port::PortError {
-        match names_of(session, &there.left()).await {
-            Ok(names) => stops::table_left(doing, &names),
-            Err(e) => port_error(doing, e),
-        }
+/// Tables that are in the publication no more, by number.
+enum Left {
+    /// They exist: their changes are missing.
+    TakenOut(Vec<u32>),
+    /// None of them exists.
+    Dropped(Vec<u32>),
+}
+
+/// A stop that names tables.
+async fn named(
+    session: &Session,
+    doing: String,
+    tables: &[u32],
+    stop: fn(String, &[String]) -> PortError,
+) -> PortError {
+    match names_of(session, tables).await {
+        Ok(names) => stop(doing, &names),
+        Err(e) => port_error(doing, e),
     }
 }
 

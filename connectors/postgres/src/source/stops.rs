@@ -102,6 +102,16 @@ pub(super) fn table_left(doing: String, tables: &[String]) -> PortError {
     )
 }
 
+pub(super) fn table_dropped(doing: String, tables: &[String]) -> PortError {
+    PortError::definite(
+        TABLE_LEFT,
+        doing,
+        format!("not in the publication any more: {}", tables.join(", ")),
+        "nothing is missing. Drop the table on the other side as well, or leave it there; then stop \
+         `cutover run` and start it again: one that was made anew under its name is copied",
+    )
+}
+
 pub(super) fn table_came_back(doing: String, tables: &[String]) -> PortError {
     PortError::definite(
         TABLE_LEFT,

@@ -157,6 +157,11 @@ async fn a_table_that_left() {
         w.sql("drop event trigger cutover_left_ddl_drop").await;
         let e = w.db.stream(&w.run, None).await.map(drop).unwrap_err();
         assert!(e.to_string().contains("dropped"), "{e}");
+        assert!(e.remedy().is_some_and(|remedy| remedy.contains("start it again")), "{e}");
+        // A start knows which tables there are by now.
+        let tables = w.tables().await;
+        w.db.resume(&w.run, &tables).await.map(drop).unwrap();
+        w.db.stream(&w.run, None).await.map(drop).unwrap();
         w.release().await;
     }
 }
