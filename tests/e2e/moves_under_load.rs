@@ -54,12 +54,13 @@ async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
 async fn a_table_without_a_key_that_has_grown_is_compared_before_the_pause() {
     let more = "verify: { continuous: false }\n".to_owned();
     let world = World::with(Options { more, ..Options::default() }).await;
+    world.desk.reconfigure(|yaml| yaml.replace("pause_budget: 3s", "pause_budget: 1s"));
     let mut run = world.desk.run();
     run.streams().await;
     world.desk.ask(&["verify"]).await.exits(0);
     run.ready().await;
     let grow = "INSERT INTO audit_log (what) SELECT repeat(md5(i::text), 8) \
-                FROM generate_series(1, 80000) i";
+                FROM generate_series(1, 140000) i";
     world.direct(Side::Blue).await.batch_execute(grow).await.expect("rows");
     let met = |status: &serde_json::Value| status["proof"]["whole"] == 1;
     run.status("the stream to meet them", COMMAND_WITHIN, met).await;
