@@ -41,8 +41,8 @@ impl Asked {
     pub(super) fn leave(self) {
         let names: Vec<String> = self.copied.iter().map(ToString::to_string).collect();
         let text = format!(
-            "nothing is compared yet, and {} not copied again yet; a run that is taken up again \
-             does that by itself",
+            "nothing was compared: the process ended while it copied {} again. A run that is taken up \
+             again goes on with that by itself",
             names.join(", ")
         );
         let value = json!({ "verdict": Verdict::Inconclusive, "copied_again": names });

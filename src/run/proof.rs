@@ -208,13 +208,16 @@ impl Proof {
         if !unknown.is_empty() {
             return Err(unknown.into_iter().cloned().collect());
         }
-        let chosen = |pair: &Pair| found.iter().any(|name| pair.has(name));
-        Ok((0..self.pairs.len()).filter(|&i| chosen(&self.pairs[i])).collect())
+        Ok(self.holding(&found))
     }
 
     /// The pairs that these tables are part of; a table that is gone is passed over.
     pub(super) fn pairs_of(&self, tables: &[TableName]) -> Vec<usize> {
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        self.holding(&names.iter().collect::<Vec<_>>())
+    }
+
+    fn holding(&self, names: &[&String]) -> Vec<usize> {
         let chosen = |pair: &Pair| names.iter().any(|name| pair.has(name));
         (0..self.pairs.len()).filter(|&i| chosen(&self.pairs[i])).collect()
     }

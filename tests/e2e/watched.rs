@@ -176,7 +176,11 @@ async fn a_pause_that_would_be_too_long_is_not_called_ready() {
     run.ready().await;
     desk.moves("rehearse").await.exits(0);
     run.ready().await;
-    writer.batch_execute("BEGIN; ANALYZE products; SELECT pg_sleep(3)").await.expect("statistics");
+    writer.batch_execute("BEGIN; ANALYZE products").await.expect("statistics");
+    // Old enough to be named, if it were in the way; the run looks once a second.
+    let old = "SELECT clock_timestamp() - now() > '4 s'";
+    let is_old = async || writer.query_one(old, &[]).await.expect("its age").get(0);
+    wait_until("the transaction to be old", COMMAND_WITHIN, is_old).await.expect("it ages");
     let status = run.streams().await;
     assert_eq!(status["ready"]["state"], "ready", "{status}");
     desk.moves("rehearse").await.exits(0);

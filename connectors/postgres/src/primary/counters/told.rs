@@ -120,7 +120,8 @@ impl Counting {
             let untold: HashSet<usize> =
                 told.iter().filter(|row| !row.get::<_, bool>(1)).map(place).collect();
             self.untold = untold.iter().map(|&i| names[i].clone()).collect();
-            if untold.iter().all(|i| groups.iter().flatten().any(|g| g == i)) {
+            let named: HashSet<usize> = groups.into_iter().flatten().collect();
+            if untold.is_subset(&named) {
                 return Ok(());
             }
         }
