@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -109,6 +109,12 @@ impl Book {
     #[must_use]
     pub fn append_time(&self) -> Option<Duration> {
         self.lock().appends.usual()
+    }
+
+    /// The state folder.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.lock().journal.path().parent().map(Path::to_owned).unwrap_or_default()
     }
 
     /// Where the run stands.

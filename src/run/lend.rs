@@ -220,7 +220,7 @@ impl Live {
             return None;
         }
         if !self.proof.passed() {
-            return Some("no full comparison has finished since this process started".into());
+            return Some(self.proof.unpassed_so_far());
         }
         if let Some(table) = self.proof.unread(self.owner()).first() {
             let why = "waits for a full comparison, and is too large for one within half of \

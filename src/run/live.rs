@@ -413,6 +413,9 @@ impl Live {
     /// else a pause is made of is measured along with it.
     pub(super) async fn measure(&self) -> Result<()> {
         let owner = self.owner();
+        if let Some(_still) = self.pipes.try_still() {
+            self.proof.keep();
+        }
         self.pipes.heartbeat(owner.other()).await?;
         let (_, marker) = self.pipes.marker(owner, MARKER_WITHIN).await?;
         let here = self.ports.side(owner).primary.round_trip().await?;
@@ -525,7 +528,7 @@ impl Live {
             let due = self.state().whole_again.is_none_or(|at| Instant::now() >= at);
             if due { self.proof.whole() } else { Vec::new() }
         } else {
-            (0..self.proof.pairs()).collect()
+            self.proof.unpassed()
         };
         if !chosen.is_empty() {
             let began = Instant::now();

@@ -11,6 +11,7 @@ pub mod fact;
 mod foreign;
 mod given;
 mod history;
+mod kept;
 mod lend;
 pub mod live;
 mod lost;

@@ -45,6 +45,8 @@ impl Held {
 pub struct Copies {
     /// Finished targets.
     pub targets: HashMap<TableName, Held>,
+    /// How often each target was copied.
+    pub copied: HashMap<TableName, u32>,
     /// A position of the sources' side after the snapshot that the last copy was begun with.
     pub began: Option<Position>,
     /// A position of the sources' side after the last snapshot.

@@ -1,6 +1,10 @@
 //! What is asked about pairs as a whole.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use cutover_core::{
     model::{digest::Digest, schema::Table},
@@ -11,7 +15,7 @@ use cutover_core::{
     },
 };
 
-use super::ports::Ports;
+use super::{ports::Ports, proof::Proof};
 use crate::{lag::compared_within, transform::Pair};
 
 /// Pairs up to this size are read whole behind any fence: a quarter of a second for clients, and
@@ -22,6 +26,49 @@ pub(super) const WHOLE_BEHIND_FENCE: u64 = 16 << 20;
 /// of its pause is for that. The estimate of a pause contains it.
 pub(super) fn whole_within(budget: Duration) -> u64 {
     compared_within(budget / 2).max(WHOLE_BEHIND_FENCE)
+}
+
+impl Proof {
+    /// Looks how large tables are that can be proven by a full comparison only, now or once they
+    /// change.
+    ///
+    /// # Errors
+    ///
+    /// A side does not say.
+    pub async fn look_for_growth(&self) -> Result<()> {
+        let keyless = (0..self.pairs.len()).filter(|i| !self.pairs[*i].keyed);
+        let chosen: BTreeSet<usize> = self.ledger.whole().into_iter().chain(keyless).collect();
+        let chosen: Vec<usize> = chosen.into_iter().collect();
+        let sizes = sizes(&self.ports, &self.pairs, &chosen).await?;
+        // What was known of others is old.
+        self.lock().sizes = sizes;
+        Ok(())
+    }
+
+    /// Looks for tables whose rows were written anew since the last look: not all that does so is
+    /// in a change log, or shows in a definition. They have to be compared as a whole again.
+    ///
+    /// # Errors
+    ///
+    /// A side does not say.
+    pub async fn look_for_rewrites(&self) -> Result<()> {
+        let (blue, green) = tokio::try_join!(
+            files(&self.ports.blue.reader, &self.pairs, |p| &p.blue),
+            files(&self.ports.green.reader, &self.pairs, |p| &p.green)
+        )?;
+        let now: Vec<Option<[Vec<u64>; 2]>> =
+            blue.into_iter().zip(green).map(|both| Some(both.into())).collect();
+        // Held until the ledger knows: what is kept has both, or neither.
+        let mut inner = self.lock();
+        for (i, (before, now)) in inner.files.iter().zip(&now).enumerate() {
+            if before.is_some() && before != now {
+                tracing::info!(table = %self.pairs[i].name, "rows were written anew");
+                self.ledger.rewritten(i);
+            }
+        }
+        inner.files = now;
+        Ok(())
+    }
 }
 
 /// How many bytes of each pair are read when all of it is, by now: a table grows while the run is

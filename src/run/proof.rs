@@ -22,7 +22,8 @@ use cutover_core::{
 };
 
 use super::{
-    pairs::{WHOLE_BEHIND_FENCE, files, sizes, sums, whole_within},
+    kept::Kept,
+    pairs::{WHOLE_BEHIND_FENCE, sizes, sums, whole_within},
     pipes::Pipes,
     ports::Ports,
 };
@@ -35,6 +36,7 @@ use crate::{
         ledger::Ledger,
         reading::{ReadingView, Readings},
         recent::{Recent, Settle, Step, unseen_yet},
+        saved::FullPass,
         tail,
     },
 };
@@ -63,28 +65,25 @@ pub struct Proof {
     whole: u64,
     readings: Readings,
     compared: AtomicU64,
+    pub(super) kept: Kept,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
-struct Inner {
-    full: Option<Full>,
-    different: BTreeMap<(usize, RowKey), How>,
+pub(super) struct Inner {
+    pub(super) full: Option<FullPass>,
+    /// Pairs of which nothing is known, although there was a full pass: they are new, or not what
+    /// they were.
+    pub(super) owed: BTreeSet<usize>,
+    pub(super) different: BTreeMap<(usize, RowKey), How>,
     /// Pairs with more differences than have names.
-    many: BTreeSet<usize>,
+    pub(super) many: BTreeSet<usize>,
     /// Changed rows compared per second, as of the last large step.
     rate: Option<f64>,
     /// How large pairs were when they were looked at, in bytes.
-    sizes: BTreeMap<usize, u64>,
+    pub(super) sizes: BTreeMap<usize, u64>,
     /// The files of every pair, blue's and green's, as they were seen last.
-    files: Vec<[Vec<u64>; 2]>,
-}
-
-#[derive(Clone)]
-struct Full {
-    position: Position,
-    rows: u64,
-    tables: u64,
+    pub(super) files: Vec<Option<[Vec<u64>; 2]>>,
 }
 
 impl Inner {
@@ -123,6 +122,19 @@ pub struct ProofView {
 }
 
 impl Witness for Proof {
+    fn begins(
+        &self,
+        from: Side,
+        held: Option<&Position>,
+        named: Option<&Position>,
+    ) -> Option<Position> {
+        self.stream_begins(from, held, named)
+    }
+
+    fn passed(&self, from: Side, until: &Position) {
+        self.ledger.passed(from, until);
+    }
+
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool) {
         self.ledger.row(from, relation, change, foreign);
     }
@@ -145,10 +157,16 @@ impl Witness for Proof {
 }
 
 impl Proof {
-    /// Nothing is proven yet. `budget`: bytes of changed keys to remember; `pause`: how long clients
-    /// may wait for a switch.
+    /// Nothing is proven but what is `kept`. `budget`: bytes of changed keys to remember; `pause`: how
+    /// long clients may wait for a switch.
     #[must_use]
-    pub fn new(ports: Ports, mapping: Arc<Mapping>, budget: usize, pause: Duration) -> Self {
+    pub fn new(
+        ports: Ports,
+        mapping: Arc<Mapping>,
+        budget: usize,
+        pause: Duration,
+        kept: Kept,
+    ) -> Self {
         let pairs = Arc::new(mapping.pairs.clone());
         let ledger = Arc::new(Ledger::new(&pairs, budget));
         let recent = Recent {
@@ -157,7 +175,7 @@ impl Proof {
             blue: Arc::clone(&ports.blue.reader),
             green: Arc::clone(&ports.green.reader),
         };
-        Self {
+        let proof = Self {
             ports,
             mapping,
             pairs,
@@ -166,11 +184,22 @@ impl Proof {
             whole: whole_within(pause),
             readings: Readings::default(),
             compared: AtomicU64::new(0),
+            kept,
             inner: Mutex::default(),
-        }
+        };
+        proof.go_on();
+        proof
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn compared(&self) -> u64 {
+        self.compared.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_compared(&self, rows: u64) {
+        self.compared.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -185,7 +214,7 @@ impl Proof {
             full_pass: inner.full.as_ref().map(|f| f.position.clone()),
             rows: inner.full.as_ref().map_or(0, |f| f.rows),
             pending: self.ledger.pending() as u64,
-            compared: self.compared.load(Ordering::Relaxed),
+            compared: self.compared(),
             different: inner.different.len() as u64,
             different_tables: tables,
             whole: self.ledger.whole().len() as u64,
@@ -267,6 +296,7 @@ impl Proof {
         };
         let mut inner = self.lock();
         inner.different.retain(|(pair, _), _| !chosen.contains(pair));
+        inner.owed.retain(|pair| !chosen.contains(pair));
         for (&i, table) in chosen.iter().zip(&report.tables) {
             if table.different > table.differences.len() as u64 {
                 inner.many.insert(i);
@@ -278,7 +308,7 @@ impl Proof {
             }
         }
         if chosen.len() == self.pairs.len() {
-            inner.full = Some(Full {
+            inner.full = Some(FullPass {
                 position: report.position.clone(),
                 rows: report.rows(),
                 tables: report.tables.len() as u64,
@@ -289,6 +319,8 @@ impl Proof {
         let marks = marks
             .map(|(mark, table)| mark.filter(|_| table.verdict == Verdict::Equal).map(Arc::new));
         pass.finished_with(&marks.collect::<Vec<_>>());
+        // What is kept does not know of it.
+        self.save();
         Ok(report)
     }
 
@@ -298,6 +330,7 @@ impl Proof {
     ///
     /// A read failed; the rows wait again.
     pub async fn step(&self, settle: &dyn Settle) -> Result<bool> {
+        let _until_noted = self.ledger.comparing();
         let Some(step) = self.recent.step(settle).await? else { return Ok(false) };
         // A few rows say more about round trips than about rows.
         if step.count() >= MEASURED_FROM {
@@ -316,6 +349,7 @@ impl Proof {
     ///
     /// A read failed; the rows wait again.
     pub async fn glance(&self) -> Result<()> {
+        let _until_noted = self.ledger.comparing();
         let step = self.recent.glance().await?;
         self.note(step);
         Ok(())
@@ -323,7 +357,7 @@ impl Proof {
 
     /// What a step found is known from here on.
     fn note(&self, step: Step) {
-        self.compared.fetch_add(step.count(), Ordering::Relaxed);
+        self.add_compared(step.count());
         let mut inner = self.lock();
         inner.forget(&step);
         for (pair, d) in step.different {
@@ -358,11 +392,11 @@ impl Proof {
         let until = Instant::now() + CATCH_UP_WITHIN;
         let (mut done, waiting) = (0, self.ledger.pending() as u64);
         while done < waiting && Instant::now() < until {
-            let before = self.compared.load(Ordering::Relaxed);
+            let before = self.compared();
             if !self.step(settle).await? {
                 break;
             }
-            done += self.compared.load(Ordering::Relaxed) - before;
+            done += self.compared() - before;
         }
         Ok(())
     }
@@ -391,10 +425,21 @@ impl Proof {
         self.ledger.whole()
     }
 
-    /// Whether a full pass over everything has finished since this process started.
+    /// Whether every pair was compared as a whole, by this process or by one before it.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.lock().full.is_some()
+        let inner = self.lock();
+        inner.full.is_some() && inner.owed.is_empty()
+    }
+
+    /// The pairs that were not.
+    #[must_use]
+    pub fn unpassed(&self) -> Vec<usize> {
+        let inner = self.lock();
+        match &inner.full {
+            Some(_) => inner.owed.iter().copied().collect(),
+            None => (0..self.pairs.len()).collect(),
+        }
     }
 
     /// Which of these pairs were too large, when they were looked at, to be read whole behind the
@@ -420,44 +465,6 @@ impl Proof {
         whole.into_iter().map(bytes).sum()
     }
 
-    /// Looks how large tables are that can be proven by a full comparison only, now or once they
-    /// change.
-    ///
-    /// # Errors
-    ///
-    /// A side does not say.
-    pub async fn look_for_growth(&self) -> Result<()> {
-        let keyless = (0..self.pairs.len()).filter(|i| !self.pairs[*i].keyed);
-        let chosen: BTreeSet<usize> = self.ledger.whole().into_iter().chain(keyless).collect();
-        let chosen: Vec<usize> = chosen.into_iter().collect();
-        let sizes = sizes(&self.ports, &self.pairs, &chosen).await?;
-        // What was known of others is old.
-        self.lock().sizes = sizes;
-        Ok(())
-    }
-
-    /// Looks for tables whose rows were written anew since the last look: not all that does so is
-    /// in a change log, or shows in a definition. They have to be compared as a whole again.
-    ///
-    /// # Errors
-    ///
-    /// A side does not say.
-    pub async fn look_for_rewrites(&self) -> Result<()> {
-        let (blue, green) = tokio::try_join!(
-            files(&self.ports.blue.reader, &self.pairs, |p| &p.blue),
-            files(&self.ports.green.reader, &self.pairs, |p| &p.green)
-        )?;
-        let now: Vec<[Vec<u64>; 2]> = blue.into_iter().zip(green).map(<[_; 2]>::from).collect();
-        let before = std::mem::replace(&mut self.lock().files, now.clone());
-        for (i, (before, now)) in before.iter().zip(&now).enumerate() {
-            if before != now {
-                tracing::info!(table = %self.pairs[i].name, "rows were written anew");
-                self.ledger.rewritten(i);
-            }
-        }
-        Ok(())
-    }
-
     /// Compares what is left behind the fence of `owner` and says what is proven. Both sides stand
     /// still, and were looked at since.
     ///
@@ -465,7 +472,8 @@ impl Proof {
     ///
     /// A read failed.
     pub async fn behind_fence(&self, owner: Side) -> Result<Certificate> {
-        let before = self.compared.load(Ordering::Relaxed);
+        let _until_noted = self.ledger.comparing();
+        let before = self.compared();
         let whole = self.ledger.whole();
         let new = |i: &usize| !self.lock().sizes.contains_key(i);
         let new: Vec<usize> = whole.iter().copied().filter(new).collect();

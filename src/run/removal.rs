@@ -5,7 +5,7 @@ use cutover_core::{
     port::Result,
 };
 
-use super::{book::Book, error::RunError, fact::Fact, ports::Ports};
+use super::{book::Book, error::RunError, fact::Fact, kept::Kept, ports::Ports};
 
 /// Removes what the run created. `finish`: after a switch, when green stays the owner (or after a
 /// rollback, when blue does); otherwise before any switch. The rows on the side that does not own
@@ -26,6 +26,7 @@ pub(super) async fn remove(
     for side in [Side::Blue, Side::Green] {
         remove_from(run, ports, side).await?;
     }
+    Kept::forget(&book.folder());
     book.note(Fact::Removed)?;
     Ok(())
 }

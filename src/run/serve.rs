@@ -23,6 +23,7 @@ use super::{
     command::{Answer, Request},
     ends::{may_end, over, remove},
     error::RunError,
+    kept::{Kept, shapes},
     live::{Live, Parts, Wishes},
     moves,
     perform::Asked,
@@ -38,6 +39,7 @@ use super::{
 use crate::{
     error::{Exit, Failure},
     stream::{Mode, Pipe, PipeConfig},
+    verify::saved,
 };
 
 /// Bytes of one batch of changes.
@@ -346,11 +348,17 @@ fn connect(
 ) -> Result<Arc<Live>, RunError> {
     let p = &start.preparation;
     let [handover_from_blue, handover_from_green] = prepared.handover;
-    let [of_blue, of_green] = prepared.definitions;
     let mapping = Arc::new(prepared.mapping);
     let pause = start.wishes.pause_budget;
-    let proof = Arc::new(Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES, pause));
     let standing = p.book.standing();
+    let kept = Kept {
+        run: p.run.clone(),
+        path: start.state_dir.join(saved::FILE),
+        shapes: shapes(&mapping.pairs, &prepared.definitions, &standing),
+    };
+    let [of_blue, of_green] = prepared.definitions;
+    let proof = Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES, pause, kept);
+    let proof = Arc::new(proof);
     let owner = standing.owner;
     let routed: HashSet<&TableName> =
         mapping.forward.iter().chain(&mapping.back).map(|route| &route.source).collect();

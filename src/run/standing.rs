@@ -156,6 +156,7 @@ impl Standing {
                 };
                 let copies = self.copies_mut(*from);
                 copies.targets.insert(table.clone(), held);
+                *copies.copied.entry(table.clone()).or_default() += 1;
                 copies.unsettled = true;
             }
             Fact::CopyEnded { until, from, there } => {

@@ -215,6 +215,7 @@ impl Worker {
                 let Done { mut writer, rows, .. } = done;
                 // Before anybody can see the rows. Once too often does no harm.
                 self.config.witness.ended(self.config.from, large.transaction, true);
+                self.config.witness.passed(self.config.from, &large.end);
                 match writer.commit(&large.end).await {
                     Ok(true) => {
                         open.stored(&large.end);

@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use cutover_core::{
     model::{
         event::{Change, Relation, TransactionId},
+        position::Position,
         schema::TableName,
         side::Side,
     },
@@ -36,6 +37,20 @@ pub use state::{Health, Mode, PipeView};
 
 /// Sees every row that a pipe carries; the verifier remembers the keys.
 pub trait Witness: Send + Sync {
+    /// The stream from `from` begins, now or again, behind `held`, as the other side stores it, which
+    /// the source calls `named` by now. Up to where all of it was told before, if that is known.
+    fn begins(
+        &self,
+        _from: Side,
+        _held: Option<&Position>,
+        _named: Option<&Position>,
+    ) -> Option<Position> {
+        None
+    }
+
+    /// Everything of `from` before this position was told; nobody has stored the position yet.
+    fn passed(&self, _from: Side, _until: &Position) {}
+
     /// A row changed on `from`. `foreign`: it was not supposed to change there.
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool);
 

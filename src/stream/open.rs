@@ -101,7 +101,9 @@ impl Open {
 impl Worker {
     pub(super) async fn open(&mut self) -> Result<Open> {
         let mut writer = self.config.sink.writer(&self.config.run, &self.config.routes).await?;
-        let durable = self.rebase(&mut *writer).await?;
+        let (held, durable) = self.rebase(&mut *writer).await?;
+        let witness = &self.config.witness;
+        self.told = witness.begins(self.config.from, held.as_ref(), durable.as_ref());
         self.state.settled(false);
         self.read(writer, durable).await
     }
@@ -148,9 +150,12 @@ impl Worker {
         self.read(writer, durable).await
     }
 
-    /// What the sink holds, named as the source names it now: after a failover the same places
-    /// have other names, if the server that took over has them at all.
-    async fn rebase(&mut self, writer: &mut dyn SinkWriter) -> Result<Option<Position>> {
+    /// What the sink holds, and how the source names it now: after a failover the same places have
+    /// other names, if the server that took over has them at all.
+    async fn rebase(
+        &mut self,
+        writer: &mut dyn SinkWriter,
+    ) -> Result<(Option<Position>, Option<Position>)> {
         let source = Arc::clone(&self.config.source);
         // Copied rows count as well: they may be ahead of what was streamed.
         for until in self.config.handover.untils() {
@@ -159,8 +164,8 @@ impl Worker {
         let Some(durable) = writer.progress().await? else {
             // A source that has forgotten anything since then was told that the sink holds it.
             return match &self.config.start {
-                Some(start) => source.rebase(start).await.map(Some),
-                None => Ok(None),
+                Some(start) => Ok((Some(start.clone()), Some(source.rebase(start).await?))),
+                None => Ok((None, None)),
             };
         };
         let now = source.rebase(&durable).await?;
@@ -169,7 +174,7 @@ impl Worker {
                 "another server took over and holds all that was followed: going on there");
             writer.rebase(&now).await?;
         }
-        Ok(Some(now))
+        Ok((Some(durable), Some(now)))
     }
 
     /// Stores and confirms a stretch of log that had no row for us.
@@ -181,6 +186,7 @@ impl Worker {
         // Also when watching: the source must never be ahead of what the sink holds, or whoever
         // applies from here after a move and a crash would find a gap.
         open.stream.vouch().await?;
+        self.config.witness.passed(self.config.from, seen);
         open.writer.store(seen).await?;
         open.stream.confirm(seen);
         open.durable = Some(seen.clone());

@@ -138,6 +138,7 @@ impl Pipe {
             shapes: HashMap::new(),
             early: Early::default(),
             reading: None,
+            told: None,
             singly_until: None,
         };
         Self { from, control, state, task: tokio::spawn(worker.run()) }
@@ -255,6 +256,8 @@ pub(super) struct Worker {
     pub(super) early: Early,
     /// The transaction whose rows were handed out last.
     pub(super) reading: Option<TransactionId>,
+    /// What comes up to here was told before.
+    pub(super) told: Option<Position>,
     /// Up to here transactions are taken one at a time, and each is stored.
     pub(super) singly_until: Option<Position>,
 }
@@ -409,6 +412,9 @@ impl Worker {
         if mode == Mode::Apply && (batch.rows > 0 || batch.end.is_none() || open.in_pieces) {
             // Whoever waits for a marker builds on what is before it.
             let soon = batch.end.is_some() && !open.in_pieces && batch.markers.is_empty();
+            if let Some(end) = &batch.end {
+                self.config.witness.passed(self.config.from, end);
+            }
             if let Err(error) = open.apply(&batch, soon).await {
                 return Err(self.older(error, &batch).await);
             }

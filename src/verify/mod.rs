@@ -6,6 +6,7 @@
 //! - [`tail`]: what came since at the ends of tables that only grow.
 //! - [`pace`]: how often.
 //! - [`reading`]: how far.
+//! - [`saved`]: what is proven, for the next process.
 //! - [`compare`], pure.
 //!
 //! Both together are a [`Certificate`]: every row was equal at the position of the full pass, and
@@ -14,11 +15,11 @@
 
 pub mod compare;
 pub mod full;
-mod keys;
 pub mod ledger;
 pub mod pace;
 pub mod reading;
 pub mod recent;
+pub mod saved;
 pub mod tail;
 
 use cutover_core::model::{digest::RowKey, position::Position, schema::TableName};

@@ -24,6 +24,7 @@ mod failed_switch;
 mod failover;
 mod failover_copy;
 mod growing;
+mod kept;
 mod killed_before_moves;
 mod killed_in_moves;
 mod lessons;

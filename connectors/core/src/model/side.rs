@@ -22,6 +22,15 @@ impl Side {
         }
     }
 
+    /// 0 for blue, 1 for green: its place where both are kept.
+    #[must_use]
+    pub fn index(self) -> usize {
+        match self {
+            Self::Blue => 0,
+            Self::Green => 1,
+        }
+    }
+
     /// `blue` or `green`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -5,10 +5,14 @@
 //! table is marked for a new full pass instead of growing. Rows of a transaction in progress are
 //! remembered apart until it has ended: compared before, they would be missed after.
 
+mod guards;
+mod kept;
+pub(super) mod keys;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -16,14 +20,20 @@ use std::{
 use cutover_core::model::{
     digest::RowKey,
     event::{Change, Relation, TransactionId},
+    position::Position,
     schema::TableName,
     side::Side,
     value::{Tuple, Value},
 };
 
+use self::keys::{Keys, Packed};
+pub use self::{
+    guards::{Comparing, Pass, Taken},
+    kept::Behind,
+};
 use super::{
-    keys::Keys,
-    tail::{Grown, Growth, Mark, Marks},
+    saved::{Entry, Saver},
+    tail::{Grown, Growth, Marks},
 };
 use crate::transform::Pair;
 
@@ -36,84 +46,6 @@ pub struct Ledger {
     armed: AtomicBool,
     budget: usize,
     inner: Mutex<Inner>,
-}
-
-/// Keys that are being compared, by pair. They wait again when it comes to no end.
-#[derive(Debug)]
-pub struct Taken<'a> {
-    ledger: &'a Ledger,
-    keys: Vec<(usize, Vec<RowKey>)>,
-}
-
-impl Taken<'_> {
-    /// The keys.
-    #[must_use]
-    pub fn keys(&self) -> &[(usize, Vec<RowKey>)] {
-        &self.keys
-    }
-
-    /// They were compared.
-    #[must_use]
-    pub fn compared(mut self) -> Vec<(usize, Vec<RowKey>)> {
-        std::mem::take(&mut self.keys)
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        self.keys.drain(..).for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
-    }
-}
-
-impl Taken<'_> {
-    /// Gives back the keys of these pairs.
-    pub fn give_back(&mut self, pairs: &BTreeSet<usize>) {
-        let (back, keep) =
-            std::mem::take(&mut self.keys).into_iter().partition(|(i, _)| pairs.contains(i));
-        self.keys = keep;
-        let back: Vec<(usize, Vec<RowKey>)> = back;
-        back.into_iter().for_each(|(pair, keys)| self.ledger.put_back(pair, keys));
-    }
-}
-
-/// A full pass that is under way. When it comes to no end, what changed before it waits again, and
-/// what was proven before it still is.
-#[derive(Debug)]
-pub struct Pass<'a> {
-    ledger: &'a Ledger,
-    /// With the numbers of their marks.
-    pairs: Vec<(usize, u64)>,
-    finished: bool,
-}
-
-impl Pass<'_> {
-    /// Every row of the pairs was read.
-    pub fn finished(self) {
-        self.finished_with(&[]);
-    }
-
-    /// The same, with the ends of their tables as of its position, for each pair that was equal.
-    pub fn finished_with(mut self, marks: &[Option<Arc<Mark>>]) {
-        self.finished = true;
-        let mut inner = self.ledger.lock();
-        for (n, &(i, number)) in self.pairs.iter().enumerate() {
-            inner.pairs[i].marks.finish(number, marks.get(n).cloned().flatten());
-            inner.forget_before(i, number);
-        }
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        let mut inner = self.ledger.lock();
-        for &(i, number) in &self.pairs {
-            inner.pairs[i].passes -= 1;
-            if !self.finished {
-                inner.pairs[i].marks.give_up(number);
-                inner.take_back(i, number, self.ledger.budget);
-            }
-        }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +63,12 @@ struct Inner {
     turn: usize,
     /// Changes so far.
     changes: u64,
+    /// Everything before these positions of blue's and of green's log was told.
+    passed: [Option<Position>; 2],
+    /// Comparisons whose result is not known yet.
+    comparing: usize,
+    /// Where all of this is kept.
+    saver: Option<Saver>,
 }
 
 /// What changed in one pair.
@@ -306,7 +244,7 @@ impl Ledger {
     #[must_use]
     pub fn holds(&self, pair: usize, key: &RowKey) -> bool {
         let inner = self.lock();
-        inner.pairs[pair].whole || inner.pairs[pair].pending.contains(key)
+        inner.pairs[pair].whole || inner.pairs[pair].pending.contains(&Packed::of(key))
     }
 
     /// Records a changed row of `relation` on `side`. `foreign`: nobody may write there.
@@ -333,7 +271,9 @@ impl Ledger {
     pub fn foreign(&self, side: Side, transaction: TransactionId, relation: &Relation) {
         let mut inner = self.lock();
         let Some(i) = inner.pair(side, relation) else { return };
-        inner.unseen.entry((side, transaction)).or_default().insert(i);
+        if inner.unseen.entry((side, transaction)).or_default().insert(i) {
+            inner.tell(&Entry::Unseen { side, transaction, pair: i as u32 });
+        }
         if inner.unseen.len() > MOST_UNSEEN {
             inner.unseen.pop_first();
         }
@@ -376,13 +316,17 @@ impl Ledger {
         let keys = inner.keys(i, relation, change);
         let inner = &mut *inner;
         let changed = inner.early.entry(of).or_default().entry(i).or_default();
-        for key in keys.iter().flatten() {
+        let pair = i as u32;
+        for key in keys.iter().flatten().map(Packed::of) {
+            let told = Entry::Early { side, transaction, pair, key: Some(key.bytes()) };
+            Inner::told(&mut inner.saver, &told);
             inner.bytes += changed.keys.insert(key);
         }
         // The rest is for those that have committed.
         if keys.is_none() || inner.bytes > self.budget / 2 {
             changed.whole = true;
             inner.bytes -= std::mem::take(&mut changed.keys).bytes();
+            Inner::told(&mut inner.saver, &Entry::Early { side, transaction, pair, key: None });
         }
     }
 
@@ -390,6 +334,7 @@ impl Ledger {
     pub fn ended(&self, side: Side, transaction: TransactionId, committed: bool) {
         let mut inner = self.lock();
         let Some(pairs) = inner.early.remove(&(side, transaction)) else { return };
+        inner.tell(&Entry::Ended { side, transaction, committed });
         let keep = committed && self.armed.load(Ordering::Acquire);
         for (i, changed) in pairs {
             inner.bytes -= changed.keys.bytes();
@@ -449,6 +394,10 @@ impl Inner {
         if self.pairs[pair].whole {
             return;
         }
+        let key = Packed::of(key);
+        if self.saver.is_some() && !self.pairs[pair].pending.contains(&key) {
+            self.tell(&Entry::Key { pair: pair as u32, key: key.bytes() });
+        }
         self.bytes += self.pairs[pair].pending.insert(key);
         if self.bytes > budget {
             self.mark_whole(pair);
@@ -503,6 +452,9 @@ impl Inner {
 
     fn mark_whole(&mut self, pair: usize) {
         let p = &mut self.pairs[pair];
+        if !p.whole {
+            Self::told(&mut self.saver, &Entry::Whole { pair: pair as u32 });
+        }
         p.whole = true;
         self.bytes -= std::mem::take(&mut p.pending).bytes();
     }
@@ -522,5 +474,6 @@ fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
+mod kept_tests;
+#[cfg(test)]
 pub(crate) mod tests;

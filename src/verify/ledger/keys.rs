@@ -7,20 +7,53 @@ use cutover_core::model::digest::RowKey;
 /// Stands between the parts of a key. Text in UTF-8 never contains it.
 const SEPARATOR: u8 = 0xff;
 
+/// A row key in one piece of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::verify) struct Packed(Box<[u8]>);
+
+impl Packed {
+    /// The key.
+    pub(in crate::verify) fn of(key: &RowKey) -> Self {
+        Self(pack(key))
+    }
+
+    /// What [`Packed::bytes`] gave.
+    pub(in crate::verify) fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The key as bytes.
+    pub(in crate::verify) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn key(&self) -> RowKey {
+        unpack(&self.0)
+    }
+
+    /// What it takes: its place in a table that is two thirds full, and its own piece of memory.
+    fn size(&self) -> usize {
+        size_of::<Self>() * 3 / 2 + self.0.len().next_multiple_of(16).max(16) + 8
+    }
+}
+
 /// Row keys, each once, all with the same number of parts and at least one.
 #[derive(Debug, Default)]
-pub(super) struct Keys(HashSet<Box<[u8]>>);
+pub(in crate::verify) struct Keys(HashSet<Packed>);
 
 impl Keys {
     /// Adds a key; how many bytes it takes, 0 when it is there already.
-    pub(super) fn insert(&mut self, key: &RowKey) -> usize {
-        let packed = pack(key);
-        let bytes = size(&packed);
-        if self.0.insert(packed) { bytes } else { 0 }
+    pub(in crate::verify) fn insert(&mut self, key: Packed) -> usize {
+        let bytes = key.size();
+        if self.0.insert(key) { bytes } else { 0 }
     }
 
-    pub(super) fn contains(&self, key: &RowKey) -> bool {
-        self.0.contains(&pack(key))
+    pub(super) fn contains(&self, key: &Packed) -> bool {
+        self.0.contains(key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Packed> {
+        self.0.iter()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -33,7 +66,7 @@ impl Keys {
 
     /// Bytes that all of them take.
     pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(|packed| size(packed)).sum()
+        self.0.iter().map(Packed::size).sum()
     }
 
     /// Takes up to `limit` keys out; with how many bytes they took.
@@ -41,33 +74,24 @@ impl Keys {
         if limit >= self.0.len() {
             let bytes = self.bytes();
             // The table is given back as well.
-            return (std::mem::take(&mut self.0).iter().map(|p| unpack(p)).collect(), bytes);
+            return (std::mem::take(&mut self.0).iter().map(Packed::key).collect(), bytes);
         }
         let some: Vec<_> = self.0.iter().take(limit).cloned().collect();
-        let bytes = some.iter().map(|packed| size(packed)).sum();
+        let bytes = some.iter().map(Packed::size).sum();
         for packed in &some {
             self.0.remove(packed);
         }
-        (some.iter().map(|packed| unpack(packed)).collect(), bytes)
+        (some.iter().map(Packed::key).collect(), bytes)
     }
 
     /// Moves the keys of another set into this one; how many bytes came.
-    pub(super) fn absorb(&mut self, other: Self) -> usize {
+    pub(in crate::verify) fn absorb(&mut self, other: Self) -> usize {
         if self.0.is_empty() {
             *self = other;
             return self.bytes();
         }
-        let new = |packed: Box<[u8]>| {
-            let bytes = size(&packed);
-            if self.0.insert(packed) { bytes } else { 0 }
-        };
-        other.0.into_iter().map(new).sum()
+        other.0.into_iter().map(|key| self.insert(key)).sum()
     }
-}
-
-/// What one key takes: its place in a table that is two thirds full, and its own piece of memory.
-fn size(packed: &[u8]) -> usize {
-    size_of::<Box<[u8]>>() * 3 / 2 + packed.len().next_multiple_of(16).max(16) + 8
 }
 
 fn pack(key: &RowKey) -> Box<[u8]> {
@@ -95,6 +119,10 @@ mod tests {
         RowKey(parts.iter().map(ToString::to_string).collect())
     }
 
+    fn packed(parts: &[&str]) -> Packed {
+        Packed::of(&key(parts))
+    }
+
     #[test]
     fn keys_come_back_as_they_were() {
         for parts in [&["1"][..], &[""], &["", ""], &["ÿ", "a\u{fe}b"], &["a", "", "c"], &["\0"]] {
@@ -106,11 +134,11 @@ mod tests {
     #[test]
     fn each_counts_once() {
         let mut keys = Keys::default();
-        let of_one = keys.insert(&key(&["1", "x"]));
+        let of_one = keys.insert(packed(&["1", "x"]));
         assert!(of_one > 0);
-        assert_eq!(keys.insert(&key(&["1", "x"])), 0);
-        assert!(keys.contains(&key(&["1", "x"])) && !keys.contains(&key(&["1", "y"])));
-        keys.insert(&key(&["2", "x"]));
+        assert_eq!(keys.insert(packed(&["1", "x"])), 0);
+        assert!(keys.contains(&packed(&["1", "x"])) && !keys.contains(&packed(&["1", "y"])));
+        keys.insert(packed(&["2", "x"]));
         assert_eq!((keys.len(), keys.bytes()), (2, 2 * of_one));
         let (one, bytes) = keys.take(1);
         assert_eq!((one.len(), bytes, keys.len()), (1, of_one, 1));
@@ -123,7 +151,7 @@ mod tests {
     fn absorbs_what_is_new() {
         let set = |ids: &[&str]| {
             let mut keys = Keys::default();
-            let bytes: usize = ids.iter().map(|id| keys.insert(&key(&[id]))).sum();
+            let bytes: usize = ids.iter().map(|id| keys.insert(packed(&[id]))).sum();
             (keys, bytes)
         };
         let (mut all, two) = set(&[]);

@@ -6,9 +6,12 @@ use cutover_core::model::{
     value::TupleBuilder,
 };
 
-use super::*;
+use std::sync::Arc;
 
-fn setup(budget: usize) -> (Ledger, Relation) {
+use super::*;
+use crate::verify::tail::Mark;
+
+pub(super) fn setup(budget: usize) -> (Ledger, Relation) {
     let name = TableName::new("public", "t");
     let column = Column {
         name: "id".into(),
@@ -58,7 +61,7 @@ pub(crate) fn pair(name: TableName) -> Pair {
     Pair { name, blue: vec![table.clone()], green: vec![table], keyed: true }
 }
 
-fn id(text: impl AsRef<[u8]>) -> Tuple {
+pub(super) fn id(text: impl AsRef<[u8]>) -> Tuple {
     let mut b = TupleBuilder::new();
     b.push(Value::Text(text.as_ref()));
     b.finish()

@@ -1,0 +1,212 @@
+//! The ledger and its file.
+
+use std::{collections::BTreeSet, io, path::Path, sync::atomic::Ordering};
+
+use cutover_core::model::{digest::RowKey, position::Position, side::Side};
+
+use super::{Comparing, Inner, Ledger, keys::Packed};
+use crate::verify::saved::{self, Entry, Header, Saved, Saver};
+
+/// Changes were passed that the ledger was not told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind;
+
+impl Ledger {
+    /// Goes on with what a file says. `places`: which pair each of its pairs is now; what holds for
+    /// no pair any more is passed over, and pairs of which nothing is known have to be compared.
+    pub fn go_on(&self, saved: Saved, places: &[Option<usize>]) {
+        let mut inner = self.lock();
+        let known: BTreeSet<usize> = places.iter().flatten().copied().collect();
+        for i in (0..inner.pairs.len()).filter(|i| !known.contains(i)) {
+            inner.mark_whole(i);
+        }
+        for (state, place) in saved.pairs.into_iter().zip(places) {
+            let Some(i) = *place else { continue };
+            if state.whole {
+                inner.mark_whole(i);
+            } else {
+                inner.record_all(i, state.keys, self.budget);
+            }
+        }
+        for (of, pairs) in saved.unseen {
+            let pairs: BTreeSet<usize> = pairs.into_iter().filter_map(|i| places[i]).collect();
+            if !pairs.is_empty() {
+                inner.unseen.insert(of, pairs);
+            }
+        }
+        inner.passed = saved.passed;
+        self.armed.store(true, Ordering::Release);
+    }
+
+    /// A comparison begins.
+    #[must_use]
+    pub fn comparing(&self) -> Comparing<'_> {
+        self.lock().comparing += 1;
+        Comparing(self)
+    }
+
+    /// Whether a file has to be begun, or is better begun anew.
+    #[must_use]
+    pub fn wants_saving(&self) -> bool {
+        self.lock().saver.as_ref().is_none_or(Saver::is_large)
+    }
+
+    /// Begins a file with all that is known, and keeps it up to date from here on. `different`: keys
+    /// that were compared and wait for nothing, but are not equal; `unnamed`: pairs with more of
+    /// them. `false`: not at this moment.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written; what there was before says less than it should, and is worth nothing
+    /// from the next change on.
+    pub fn save<'a>(
+        &self,
+        path: &Path,
+        header: &Header,
+        different: impl Iterator<Item = (usize, &'a RowKey)>,
+        unnamed: impl Iterator<Item = usize>,
+    ) -> io::Result<bool> {
+        let mut inner = self.lock();
+        if inner.comparing > 0 || inner.passed.iter().any(Option::is_none) {
+            return Ok(false);
+        }
+        inner.saver = None;
+        let begun = Saver::begin(path, header, |saver| {
+            inner.push_all(saver)?;
+            for (i, key) in different {
+                let (pair, key) = (i as u32, Packed::of(key));
+                saver.push(&match inner.pairs[i].key.is_empty() {
+                    true => Entry::Whole { pair },
+                    false => Entry::Key { pair, key: key.bytes() },
+                })?;
+            }
+            for pair in unnamed {
+                saver.push(&Entry::Whole { pair: pair as u32 })?;
+            }
+            Ok(())
+        });
+        match begun {
+            Ok(saver) => inner.saver = Some(saver),
+            Err(e) => {
+                // It does not know what was found since.
+                saved::remove(path)?;
+                return Err(e);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A stream begins behind `held`, which is called `named` by now. Up to where it was told before.
+    ///
+    /// # Errors
+    ///
+    /// What is known does not reach it: nothing is proven any more.
+    pub fn begins(
+        &self,
+        side: Side,
+        held: Option<&Position>,
+        named: Option<&Position>,
+    ) -> Result<Option<Position>, Behind> {
+        let mut inner = self.lock();
+        let known = inner.passed[side.index()].take();
+        let reaches = match (&known, held) {
+            // Nothing was told, and nothing is claimed.
+            (None, _) => true,
+            (Some(known), Some(held)) => known.covers(held) == Ok(true),
+            (Some(_), None) => false,
+        };
+        if !reaches {
+            (0..inner.pairs.len()).for_each(|i| inner.changed_unseen(i));
+        }
+        let now = known.filter(|_| reaches && held == named).or_else(|| named.cloned());
+        inner.passed[side.index()].clone_from(&now);
+        if let Some(position) = now.clone() {
+            inner.tell(&Entry::Passed { side, position });
+            inner.flush();
+        }
+        if reaches { Ok(now) } else { Err(Behind) }
+    }
+
+    /// Everything before this position of a side's log was told. Said before the other side stores
+    /// the position: what is kept is never behind it.
+    pub fn passed(&self, side: Side, position: &Position) {
+        let mut inner = self.lock();
+        inner.passed[side.index()] = Some(position.clone());
+        inner.tell(&Entry::Passed { side, position: position.clone() });
+        inner.flush();
+    }
+}
+
+impl Inner {
+    fn push_all(&self, saver: &mut Saver) -> io::Result<()> {
+        for (i, p) in self.pairs.iter().enumerate() {
+            let pair = i as u32;
+            // A full comparison that comes to no end leaves what was before.
+            if p.whole || p.aside.iter().any(|aside| aside.whole) {
+                saver.push(&Entry::Whole { pair })?;
+                continue;
+            }
+            for key in p.pending.iter().chain(p.aside.iter().flat_map(|aside| aside.keys.iter())) {
+                saver.push(&Entry::Key { pair, key: key.bytes() })?;
+            }
+        }
+        for (&(side, transaction), pairs) in &self.early {
+            for (&i, changed) in pairs {
+                let early = |key| Entry::Early { side, transaction, pair: i as u32, key };
+                for key in changed.keys.iter() {
+                    saver.push(&early(Some(key.bytes())))?;
+                }
+                if changed.whole {
+                    saver.push(&early(None))?;
+                }
+            }
+        }
+        for (&(side, transaction), pairs) in &self.unseen {
+            for &i in pairs {
+                saver.push(&Entry::Unseen { side, transaction, pair: i as u32 })?;
+            }
+        }
+        for (side, passed) in [Side::Blue, Side::Green].into_iter().zip(&self.passed) {
+            if let Some(position) = passed.clone() {
+                saver.push(&Entry::Passed { side, position })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps an entry, where there is a file.
+    pub(super) fn tell(&mut self, entry: &Entry<'_>) {
+        Self::told(&mut self.saver, entry);
+    }
+
+    /// The same where something else of the ledger is borrowed.
+    pub(super) fn told(saver: &mut Option<Saver>, entry: &Entry<'_>) {
+        if let Some(open) = saver
+            && let Err(e) = open.push(entry)
+        {
+            give_up(saver, &e);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(open) = &mut self.saver
+            && let Err(e) = open.flush()
+        {
+            give_up(&mut self.saver, &e);
+        }
+    }
+}
+
+/// What is not in the file makes it worth nothing: it is behind from the next position on, so that
+/// nobody believes it even where it cannot be removed.
+fn give_up(saver: &mut Option<Saver>, why: &io::Error) {
+    let Some(saver) = saver.take() else { return };
+    let path = saver.path();
+    tracing::warn!(
+        path = %path.display(),
+        "what is proven cannot be kept: a restart would compare every row again: {why}"
+    );
+    if let Err(e) = saved::remove(path) {
+        tracing::debug!("it cannot be removed either: {e}");
+    }
+}

@@ -1,0 +1,159 @@
+//! What is proven outlives the process: another one compares what has changed since, and nothing is
+//! passed by.
+
+use cutover_core::model::side::Side;
+use serde_json::Value;
+
+use crate::{
+    program::{COMMAND_WITHIN, Desk, READY_WITHIN, Run},
+    world::{Options, PASS, World},
+};
+
+const FILE: &str = "proof";
+
+/// Where every row was compared.
+fn proven(status: &Value) -> Value {
+    let at = status["proof"]["full_pass"].clone();
+    assert!(!at.is_null(), "every row was compared");
+    at
+}
+
+async fn differs(desk: &Desk, table: &str) {
+    cutover_sandbox::wait_until("the difference to be noticed", COMMAND_WITHIN, async || {
+        let alarms = desk.ask(&["status"]).await.value["alarms"].clone();
+        let says = |alarm: &Value| {
+            alarm["code"] == "CUT0601" && alarm["what"].as_str().is_some_and(|w| w.contains(table))
+        };
+        alarms.as_array().is_some_and(|alarms| alarms.iter().any(says))
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}\n{}", desk.log()));
+}
+
+/// How often every row was compared, and how often that was not needed.
+fn told(desk: &Desk) -> (usize, usize) {
+    let log = desk.log();
+    let count = |what| log.matches(what).count();
+    (count("what was proven before still is"), count("changes were passed that nobody compared"))
+}
+
+async fn ends(run: &mut Run, killed: bool) {
+    if killed {
+        run.kill9();
+    } else {
+        assert!(run.terminate().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_compares_what_has_changed_and_misses_nothing() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    let mut at = proven(&run.ready().await);
+    for owner in [Side::Blue, Side::Green] {
+        let other = world.superuser(owner.other()).await;
+        for (killed, statement, table) in [
+            (true, "UPDATE accounts SET email = 'x' WHERE id = 3", "public.accounts"),
+            (
+                false,
+                "DELETE FROM order_items WHERE order_id = 5 AND line = 1",
+                "public.order_items",
+            ),
+        ] {
+            // Behind our back, and at once nobody is there any more; or nobody was there.
+            let tamper = format!("{PASS}; {statement}");
+            if killed {
+                other.batch_execute(&tamper).await.expect("tampering");
+            }
+            ends(&mut run, killed).await;
+            if !killed {
+                other.batch_execute(&tamper).await.expect("tampering");
+            }
+            run = world.desk.run();
+            assert_eq!(proven(&run.streams().await), at, "{}", world.desk.log());
+            differs(&world.desk, table).await;
+            // A difference that is known is not forgotten either.
+            ends(&mut run, killed).await;
+            run = world.desk.run();
+            run.streams().await;
+            differs(&world.desk, table).await;
+            let repaired = world.desk.ask(&["verify", "--repair"]).await;
+            assert_eq!(repaired.exits(0).value["repaired"], 1, "{}", repaired.said);
+            at = proven(&run.ready().await);
+        }
+        // Rows that are written anew are in no log.
+        ends(&mut run, true).await;
+        other.batch_execute("VACUUM FULL products").await.expect("a vacuum");
+        run = world.desk.run();
+        assert_eq!(proven(&run.ready().await), at, "{}", world.desk.log());
+        assert!(world.desk.log().contains("rows were written anew"), "{}", world.desk.log());
+        if owner == Side::Blue {
+            world.desk.moves("switch").await.exits(0);
+        }
+    }
+    assert_eq!(told(&world.desk), (10, 0), "{}", world.desk.log());
+    world.desk.moves("rollback").await.exits(0);
+    world.close_the_books(load, Side::Blue).await;
+    assert!(world.desk.state(FILE).exists());
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    assert!(!world.desk.state(FILE).exists(), "keys are not left behind");
+    world.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_lacks_its_end_proves_nothing() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    let mut at = proven(&run.ready().await);
+    for lost in [1, 400] {
+        run.kill9();
+        let file = std::fs::OpenOptions::new().write(true).open(world.desk.state(FILE)).unwrap();
+        let bytes = file.metadata().unwrap().len();
+        file.set_len(bytes - lost).unwrap();
+        run = world.desk.run();
+        let now = proven(&run.ready().await);
+        assert_ne!(now, at, "{}", world.desk.log());
+        at = now;
+    }
+    assert!(told(&world.desk).1 > 0, "{}", world.desk.log());
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
+}
+
+/// A change of definitions in the stream makes all tables looked at anew, and one compared.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_altered_is_compared_and_no_other() {
+    let world = World::with(Options { more: "ddl: apply\n".into(), ..Options::default() }).await;
+    for side in [Side::Blue, Side::Green] {
+        let root = world.superuser(side).await;
+        root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");
+    }
+    let load = world.load();
+    let mut run = world.desk.run();
+    let at = proven(&run.ready().await);
+    let owner = world.direct(Side::Blue).await;
+    let add = "ALTER TABLE products ADD COLUMN rating integer NOT NULL DEFAULT 3";
+    owner.batch_execute(add).await.expect("a column");
+    cutover_sandbox::wait_until("the table to be looked at anew", READY_WITHIN, async || {
+        told(&world.desk).0 == 1
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}\n{}", world.desk.log()));
+    let status = run.ready().await;
+    assert_eq!(proven(&status), at);
+    let log = world.desk.log();
+    let line = log.lines().find(|l| l.contains("what was proven before still is")).unwrap();
+    assert!(line.contains("new=1 "), "{line}");
+    // It is a pair like any other: what somebody does to it is noticed.
+    let green = world.superuser(Side::Green).await;
+    let tamper = "UPDATE products SET rating = 4 WHERE id = 3";
+    green.batch_execute(&format!("{PASS}; {tamper}")).await.expect("tampering");
+    differs(&world.desk, "public.products").await;
+    world.desk.ask(&["verify", "--repair"]).await.exits(0);
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
+}
