@@ -103,6 +103,8 @@ impl Proof {
         inner.owed = owed;
         inner.files = files;
         self.add_compared(header.compared);
+        drop(inner);
+        self.save();
     }
 
     /// What speaks against a move as long as not every pair was compared as a whole.
@@ -167,6 +169,7 @@ impl Proof {
                 let mut inner = self.lock();
                 inner.full = None;
                 inner.owed.clear();
+                self.ledger.forget(&self.kept.path);
                 None
             }
         }

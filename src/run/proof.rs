@@ -300,10 +300,12 @@ impl Proof {
         for (&i, table) in chosen.iter().zip(&report.tables) {
             if table.different > table.differences.len() as u64 {
                 inner.many.insert(i);
+                self.ledger.found(i, None);
             } else {
                 inner.many.remove(&i);
             }
             for d in &table.differences {
+                self.ledger.found(i, Some(&d.key));
                 inner.different.insert((i, d.key.clone()), d.how);
             }
         }

@@ -125,7 +125,7 @@ impl PassReport {
 /// Proof that green equals blue at the position of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// Position of the full pass; `None` when none finished since the process started.
+    /// Position of the full pass; `None` when none has finished.
     pub full_pass: Option<Position>,
     /// Rows compared by it.
     pub rows: u64,

@@ -24,6 +24,7 @@ impl Story<'_> {
     /// rows, one of them takes writes, and what clients were told is true.
     pub(crate) async fn check(&mut self) {
         self.ready().await;
+        self.noticed().await;
         self.repaired().await;
         let view = self.served_and_quiet().await;
         self.rows_are_equal().await;

@@ -28,6 +28,14 @@ const TAMPERED: [(&str, &str); 3] = [
     ("products", "price = price + 1"),
     ("events_2026_01", "kind = 'x'"),
 ];
+/// What an alien hand does to rows that no client changes.
+const ALIEN: [&str; 3] = [
+    "UPDATE transfers SET amount = amount + 1 WHERE id = (SELECT min(id) FROM transfers)",
+    "DELETE FROM order_items WHERE (order_id, line) IN \
+     (SELECT order_id, line FROM order_items ORDER BY 1, 2 LIMIT 1)",
+    "INSERT INTO transfers (id, sender, receiver, amount) OVERRIDING SYSTEM VALUE \
+     VALUES (-1, 1, 2, 3) ON CONFLICT (id) DO UPDATE SET amount = 4",
+];
 /// So many transactions are acknowledged while clients are busy, before a fault.
 const BUSY_FOR: u64 = 12;
 /// How long that may take: nobody keeps them from it.
@@ -143,6 +151,11 @@ impl Story<'_> {
                 self.ready_and_busy(round).await;
                 under_way.asked = Some(self.come_to_repair(side, round.large).await);
             }
+            Moment::Alien(side) => {
+                self.bring_to(side).await;
+                self.ready_and_busy(round).await;
+                self.change_behind_its_back(side.other(), round.large).await;
+            }
             Moment::Move(side, step) => {
                 under_way.asked = Some(self.come_to_step(side, step, round).await);
             }
@@ -199,6 +212,15 @@ impl Story<'_> {
         let seen = world.desk.watch(RUN, since, COMES_WITHIN, outdated).await;
         assert!(seen, "no table is copied again: {}", self.last_words());
         asked
+    }
+
+    /// Changes a row that no client comes back to, where nobody may.
+    async fn change_behind_its_back(&mut self, side: Side, row: u64) {
+        let how = ALIEN[(row % ALIEN.len() as u64) as usize];
+        self.tampered = true;
+        self.unnoticed = true;
+        let client = self.arena.world.superuser(side).await;
+        client.batch_execute(&format!("{PASS}; {how}")).await.expect("tampering");
     }
 
     /// Asks for a move from `side` until one comes to `step`, and returns the command.

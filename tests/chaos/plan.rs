@@ -31,6 +31,8 @@ pub(crate) enum Moment {
     /// A row that this side changes is gone on the other one by an alien hand, the stream has
     /// stopped at it, and the table is being copied again.
     Repair(Side),
+    /// This side owns the writes, and an alien hand has just changed a row on the other one.
+    Alien(Side),
     /// A step of a move from this side has begun.
     Move(Side, &'static str),
     /// The move from this side has ended.
@@ -50,6 +52,7 @@ impl Moment {
             Self::Moved(side) => format!("moved from {side}"),
             Self::Restart(side) => format!("restart on {side}"),
             Self::Repair(side) => format!("repair from {side}"),
+            Self::Alien(side) => format!("alien beside {side}"),
             other => format!("{other:?}"),
         }
     }
@@ -58,7 +61,9 @@ impl Moment {
     fn owner(self) -> Option<Side> {
         match self {
             Self::Move(side, _) | Self::Moved(side) => Some(side),
-            Self::Early(side, _) | Self::Restart(side) | Self::Repair(side) => Some(side),
+            Self::Early(side, _) | Self::Restart(side) | Self::Repair(side) | Self::Alien(side) => {
+                Some(side)
+            }
             _ => None,
         }
     }
@@ -266,7 +271,7 @@ fn repeatable() -> Vec<Moment> {
     let mut weights = vec![(6, Moment::Verify), (5, Moment::Armed)];
     for side in [Side::Blue, Side::Green] {
         weights.extend([(4, Moment::Moved(side)), (2, Moment::Restart(side))]);
-        weights.push((2, Moment::Repair(side)));
+        weights.extend([(2, Moment::Repair(side)), (2, Moment::Alien(side))]);
         weights.extend(AIMS.map(|aim| (3, Moment::Early(side, aim))));
         let often = if side == Side::Blue { 3 } else { 2 };
         weights.extend(STEPS.map(|step| (often, Moment::Move(side, step))));

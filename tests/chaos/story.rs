@@ -114,6 +114,8 @@ pub(crate) struct Story<'a> {
     starts: usize,
     /// Somebody changed rows where nobody may, and they were not made right yet.
     pub(crate) tampered: bool,
+    /// And nothing was said of it so far.
+    pub(crate) unnoticed: bool,
     /// When everything has been mended for a while.
     pub(crate) busy_until: Option<Instant>,
 }
@@ -132,6 +134,7 @@ impl<'a> Story<'a> {
             before: (0, [0, 0]),
             starts: 0,
             tampered: false,
+            unnoticed: false,
             busy_until: None,
         }
     }
@@ -244,6 +247,7 @@ impl<'a> Story<'a> {
             let mut alarms = status["alarms"].as_array().into_iter().flatten();
             let of_rows = |alarm: &&Value| OF_ROWS.iter().any(|code| alarm["code"] == *code);
             if let Some(alarm) = alarms.find(of_rows) {
+                self.unnoticed = false;
                 if !self.tampered {
                     self.rows_are_equal().await;
                     panic!("an alarm although all rows are equal: {alarm}");
@@ -300,6 +304,17 @@ impl<'a> Story<'a> {
             said.push(asked.said);
         }
         panic!("no move from {owner} succeeds: {said:#?}");
+    }
+
+    /// What an alien hand did is told before a move, or does no harm.
+    pub(crate) async fn noticed(&mut self) {
+        if self.unnoticed {
+            self.make_move().await;
+        }
+        if mem::take(&mut self.unnoticed) {
+            self.rows_are_equal().await;
+            self.load.hold(false);
+        }
     }
 
     /// Makes a move unless `side` owns the writes.

@@ -48,7 +48,26 @@ impl Ledger {
     /// Whether a file has to be begun, or is better begun anew.
     #[must_use]
     pub fn wants_saving(&self) -> bool {
-        self.lock().saver.as_ref().is_none_or(Saver::is_large)
+        let inner = self.lock();
+        inner.owes_saving || inner.saver.as_ref().is_none_or(Saver::is_large)
+    }
+
+    /// A full pass found that a row differs, or so many that they have no names.
+    pub fn found(&self, pair: usize, key: Option<&RowKey>) {
+        let mut inner = self.lock();
+        match key.filter(|_| !inner.pairs[pair].key.is_empty()).map(Packed::of) {
+            Some(key) => inner.tell(&Entry::Key { pair: pair as u32, key: key.bytes() }),
+            None => inner.tell(&Entry::Whole { pair: pair as u32 }),
+        }
+        inner.flush();
+    }
+
+    /// Ends the file: nothing is proven that would be worth it.
+    pub fn forget(&self, path: &Path) {
+        self.lock().saver = None;
+        if let Err(e) = saved::remove(path) {
+            tracing::debug!(path = %path.display(), "it is behind, and cannot be removed: {e}");
+        }
     }
 
     /// Begins a file with all that is known, and keeps it up to date from here on. `different`: keys
@@ -67,7 +86,8 @@ impl Ledger {
         unnamed: impl Iterator<Item = usize>,
     ) -> io::Result<bool> {
         let mut inner = self.lock();
-        if inner.comparing > 0 || inner.passed.iter().any(Option::is_none) {
+        inner.owes_saving = inner.comparing > 0 || inner.passed.iter().any(Option::is_none);
+        if inner.owes_saving {
             return Ok(false);
         }
         inner.saver = None;

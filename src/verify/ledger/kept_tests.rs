@@ -253,6 +253,24 @@ fn a_file_that_is_behind_proves_nothing() {
     assert_eq!(ledger.whole(), [0], "a pair that nothing is known of");
 }
 
+/// A file that cannot be begun anew at this moment knows what was found all the same.
+#[test]
+fn what_a_full_pass_found_is_not_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(saved::FILE);
+    let (ledger, relation) = kept(&path, 1 << 20);
+    assert!(!ledger.wants_saving());
+    let comparing = ledger.comparing();
+    ledger.found(0, Some(&RowKey(vec!["5".into()])));
+    assert!(!save(&ledger, &path, &relation, &BTreeSet::from([5])) && ledger.wants_saving());
+    assert_eq!(left(&path), Some(BTreeSet::from([5])));
+    ledger.found(0, None);
+    assert_eq!(left(&path), None);
+    drop(comparing);
+    assert!(save(&ledger, &path, &relation, &BTreeSet::from([5])) && !ledger.wants_saving());
+    assert_eq!(left(&path), Some(BTreeSet::from([5])));
+}
+
 /// However much of it is left, there is a file that says how far it goes, or none.
 #[test]
 fn a_file_that_is_cut_off_anywhere_says_how_far_it_goes() {

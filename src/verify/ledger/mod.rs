@@ -69,6 +69,8 @@ struct Inner {
     comparing: usize,
     /// Where all of this is kept.
     saver: Option<Saver>,
+    /// It was to be begun anew, and could not be at that moment.
+    owes_saving: bool,
 }
 
 /// What changed in one pair.
