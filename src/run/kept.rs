@@ -110,6 +110,7 @@ impl Proof {
     /// What speaks against a move as long as not every pair was compared as a whole.
     pub(super) fn unpassed_so_far(&self) -> String {
         match self.unpassed().as_slice() {
+            [] => "nobody knows what is proven before both streams have begun".into(),
             [first, rest @ ..] if rest.len() + 1 < self.pairs() => {
                 let (name, more) = (&self.pairs[*first].name, rest.len());
                 let others = if more == 0 { String::new() } else { format!(" and {more} more") };

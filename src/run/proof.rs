@@ -431,7 +431,7 @@ impl Proof {
     #[must_use]
     pub fn passed(&self) -> bool {
         let inner = self.lock();
-        inner.full.is_some() && inner.owed.is_empty()
+        inner.full.is_some() && inner.owed.is_empty() && self.ledger.has_begun()
     }
 
     /// The pairs that were not.

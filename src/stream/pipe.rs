@@ -426,6 +426,10 @@ impl Worker {
         if batch.end.is_some() {
             self.state.settled(true);
             open.seen.clone_from(&batch.end);
+            if mode == Mode::Watch && batch.rows > 0 {
+                // An alarm is not raised again because somebody starts again.
+                self.settle(open).await?;
+            }
         }
         self.state.applied(batch.end, batch.committed_at);
         self.count_in_hand(&open.batcher);

@@ -45,9 +45,6 @@ impl Worker {
         }
         rows += self.count_foreign(&mut strange);
         self.reading = reading;
-        if foreign && let Some(end) = &batch.end {
-            self.config.witness.passed(from, end);
-        }
         if rows > 0 {
             let total = self.state.foreign.fetch_add(rows, Ordering::Relaxed) + rows;
             tracing::error!(

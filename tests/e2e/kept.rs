@@ -54,7 +54,7 @@ async fn a_new_process_compares_what_has_changed_and_misses_nothing() {
     for owner in [Side::Blue, Side::Green] {
         let other = world.superuser(owner.other()).await;
         for (killed, statement, table) in [
-            (true, "UPDATE accounts SET email = 'x' WHERE id = 3", "public.accounts"),
+            (true, "UPDATE transfers SET amount = amount + 1 WHERE id = 17", "public.transfers"),
             (
                 false,
                 "DELETE FROM order_items WHERE order_id = 5 AND line = 1",

@@ -128,6 +128,7 @@ impl Ledger {
         named: Option<&Position>,
     ) -> Result<Option<Position>, Behind> {
         let mut inner = self.lock();
+        inner.begun[side.index()] = true;
         let known = inner.passed[side.index()].take();
         let reaches = match (&known, held) {
             // Nothing was told, and nothing is claimed.
@@ -145,6 +146,13 @@ impl Ledger {
             inner.flush();
         }
         if reaches { Ok(now) } else { Err(Behind) }
+    }
+
+    /// Whether both streams have begun: until then nobody knows whether what an earlier process left
+    /// still holds.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.lock().begun == [true, true]
     }
 
     /// Everything before this position of a side's log was told. Said before the other side stores

@@ -302,10 +302,11 @@ fn without_a_place_for_the_file_there_is_none() {
     let (ledger, relation) = setup(1 << 20);
     let saved = |path: &Path| ledger.save(path, &header(&relation), [].into_iter(), [].into_iter());
     assert!(!saved(&path).unwrap(), "nobody knows yet where the streams are");
+    assert!(!ledger.has_begun());
     for side in [Side::Blue, Side::Green] {
         assert!(ledger.begins(side, Some(&at(1)), Some(&at(1))).is_ok());
     }
-    assert!(saved(&path).is_err() && ledger.wants_saving());
+    assert!(saved(&path).is_err() && ledger.wants_saving() && ledger.has_begun());
     ledger.row(Side::Blue, &relation, &insert(1), false);
     ledger.passed(Side::Blue, &at(3));
     std::fs::create_dir(folder.path().join("gone")).unwrap();

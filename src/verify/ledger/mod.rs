@@ -65,6 +65,8 @@ struct Inner {
     changes: u64,
     /// Everything before these positions of blue's and of green's log was told.
     passed: [Option<Position>; 2],
+    /// Whether the streams from blue and from green have begun.
+    begun: [bool; 2],
     /// Comparisons whose result is not known yet.
     comparing: usize,
     /// Where all of this is kept.

@@ -39,12 +39,19 @@ impl Saver {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         let (path, buffer) = (path.to_owned(), serde_json::to_vec(header)?);
         let mut saver = Self { file, path, chain: 0, buffer, begun: 0, bytes: 0 };
-        saver.flush()?;
-        entries(&mut saver)?;
-        saver.flush()?;
-        std::fs::rename(&new, &saver.path)?;
+        let begun = saver
+            .flush()
+            .and_then(|()| entries(&mut saver))
+            .and_then(|()| saver.flush())
+            .and_then(|()| std::fs::rename(&new, &saver.path));
         saver.begun = saver.bytes;
-        Ok(saver)
+        match begun {
+            Ok(()) => Ok(saver),
+            Err(e) => {
+                super::remove(&new)?;
+                Err(e)
+            }
+        }
     }
 
     /// Adds an entry. It is written with the next [`Saver::flush`], if not before.
