@@ -84,10 +84,10 @@ impl Proof {
         if known.is_empty() {
             return;
         }
-        let mut files = vec![None; self.pairs.len()];
+        let (mut files, mut rows) = (vec![None; self.pairs.len()], vec![0; self.pairs.len()]);
         for (pair, place) in header.pairs.into_iter().zip(&places) {
             if let Some(i) = *place {
-                files[i] = pair.files;
+                (files[i], rows[i]) = (pair.files, pair.rows);
             }
         }
         self.ledger.go_on(saved, &places);
@@ -99,7 +99,8 @@ impl Proof {
             "what was proven before still is"
         );
         let mut inner = self.lock();
-        inner.full = Some(header.full);
+        inner.position = Some(header.position);
+        inner.rows = rows;
         inner.owed = owed;
         inner.files = files;
         self.add_compared(header.compared);
@@ -130,16 +131,17 @@ impl Proof {
     /// Begins the file anew.
     pub(super) fn save(&self) {
         let inner = self.lock();
-        let Some(full) = inner.full.clone() else { return };
+        let Some(position) = inner.position.clone() else { return };
         let Kept { run, path, shapes } = &self.kept;
         let pair = |i: usize| SavedPair {
             name: self.pairs[i].name.clone(),
             shape: Some(shapes[i]).filter(|_| !inner.owed.contains(&i)),
+            rows: inner.rows[i],
             files: inner.files.get(i).cloned().flatten(),
         };
         let header = Header {
             run: run.clone(),
-            full,
+            position,
             compared: self.compared(),
             pairs: (0..self.pairs.len()).map(pair).collect(),
         };
@@ -168,8 +170,8 @@ impl Proof {
                     "changes were passed that nobody compared: every row has to be compared again"
                 );
                 let mut inner = self.lock();
-                inner.full = None;
-                inner.owed.clear();
+                inner.position = None;
+                inner.owed = (0..self.pairs.len()).collect();
                 self.ledger.forget(&self.kept.path);
                 None
             }

@@ -12,6 +12,7 @@ mod foreign;
 mod given;
 mod history;
 mod kept;
+mod known;
 mod lend;
 pub mod live;
 mod lost;

@@ -23,6 +23,7 @@ use cutover_core::{
 
 use super::{
     kept::Kept,
+    known::Known,
     pairs::{WHOLE_BEHIND_FENCE, sizes, sums, whole_within},
     pipes::Pipes,
     ports::Ports,
@@ -31,13 +32,12 @@ use crate::{
     stream::Witness,
     transform::{Mapping, Pair},
     verify::{
-        Certificate, How, PassReport, Verdict,
+        Certificate, How, PassReport, TableReport, Verdict,
         full::{self, Aligned},
         ledger::Ledger,
         reading::{ReadingView, Readings},
         recent::{Recent, Settle, Step, unseen_yet},
-        saved::FullPass,
-        tail,
+        tail::{self, Mark},
     },
 };
 
@@ -66,38 +66,7 @@ pub struct Proof {
     readings: Readings,
     compared: AtomicU64,
     pub(super) kept: Kept,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-pub(super) struct Inner {
-    pub(super) full: Option<FullPass>,
-    /// Pairs of which nothing is known, although there was a full pass: they are new, or not what
-    /// they were.
-    pub(super) owed: BTreeSet<usize>,
-    pub(super) different: BTreeMap<(usize, RowKey), How>,
-    /// Pairs with more differences than have names.
-    pub(super) many: BTreeSet<usize>,
-    /// Changed rows compared per second, as of the last large step.
-    rate: Option<f64>,
-    /// How large pairs were when they were looked at, in bytes.
-    pub(super) sizes: BTreeMap<usize, u64>,
-    /// The files of every pair, blue's and green's, as they were seen last.
-    pub(super) files: Vec<Option<[Vec<u64>; 2]>>,
-}
-
-impl Inner {
-    /// What was just compared is known anew.
-    fn forget(&mut self, step: &Step) {
-        if self.different.is_empty() {
-            return;
-        }
-        for (pair, keys) in &step.compared {
-            for key in keys {
-                self.different.remove(&(*pair, key.clone()));
-            }
-        }
-    }
+    inner: Mutex<Known>,
 }
 
 /// A look at the proof.
@@ -175,6 +144,11 @@ impl Proof {
             blue: Arc::clone(&ports.blue.reader),
             green: Arc::clone(&ports.green.reader),
         };
+        let known = Known {
+            rows: vec![0; pairs.len()],
+            owed: (0..pairs.len()).collect(),
+            ..Known::default()
+        };
         let proof = Self {
             ports,
             mapping,
@@ -185,7 +159,7 @@ impl Proof {
             readings: Readings::default(),
             compared: AtomicU64::new(0),
             kept,
-            inner: Mutex::default(),
+            inner: Mutex::new(known),
         };
         proof.go_on();
         proof
@@ -199,7 +173,7 @@ impl Proof {
         self.compared.fetch_add(rows, Ordering::Relaxed);
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Known> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -211,8 +185,8 @@ impl Proof {
             inner.different.keys().map(|(i, _)| self.pairs[*i].name.to_string()).collect();
         tables.dedup();
         ProofView {
-            full_pass: inner.full.as_ref().map(|f| f.position.clone()),
-            rows: inner.full.as_ref().map_or(0, |f| f.rows),
+            full_pass: inner.full().cloned(),
+            rows: inner.rows(),
             pending: self.ledger.pending() as u64,
             compared: self.compared(),
             different: inner.different.len() as u64,
@@ -287,41 +261,26 @@ impl Proof {
         let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
         self.ports.schema.complete().await?;
+        let marks: Vec<Option<Arc<Mark>>> =
+            marks.into_iter().map(|mark| mark.map(Arc::new)).collect();
+        let all = chosen.len() == self.pairs.len();
+        // At once: what is known of a pair outlives the rest of the pass.
+        let done = |n: usize, table: &TableReport| {
+            let i = chosen[n];
+            let unnamed = table.different > table.differences.len() as u64;
+            let mut found = table.differences.iter().map(|d| Some(&d.key));
+            (&mut found).chain(unnamed.then_some(None)).for_each(|key| self.ledger.found(i, key));
+            self.lock().learn(i, table, &aligned.position, all);
+            let equal = table.verdict == Verdict::Equal;
+            pass.finish(n, marks[n].clone().filter(|_| equal));
+        };
         let report = tokio::select! {
-            report = full::pass(&aligned, &pairs, workers, &reading) => report?,
+            report = full::pass(&aligned, &pairs, workers, &reading, &done) => report?,
             () = given_up => {
                 let nobody = "whoever asked for it has left";
                 return Err(PortError::transient("comparing every row", nobody));
             }
         };
-        let mut inner = self.lock();
-        inner.different.retain(|(pair, _), _| !chosen.contains(pair));
-        inner.owed.retain(|pair| !chosen.contains(pair));
-        for (&i, table) in chosen.iter().zip(&report.tables) {
-            if table.different > table.differences.len() as u64 {
-                inner.many.insert(i);
-                self.ledger.found(i, None);
-            } else {
-                inner.many.remove(&i);
-            }
-            for d in &table.differences {
-                self.ledger.found(i, Some(&d.key));
-                inner.different.insert((i, d.key.clone()), d.how);
-            }
-        }
-        if chosen.len() == self.pairs.len() {
-            inner.full = Some(FullPass {
-                position: report.position.clone(),
-                rows: report.rows(),
-                tables: report.tables.len() as u64,
-            });
-        }
-        drop(inner);
-        let marks = marks.into_iter().zip(&report.tables);
-        let marks = marks
-            .map(|(mark, table)| mark.filter(|_| table.verdict == Verdict::Equal).map(Arc::new));
-        pass.finished_with(&marks.collect::<Vec<_>>());
-        // What is kept does not know of it.
         self.save();
         Ok(report)
     }
@@ -430,18 +389,13 @@ impl Proof {
     /// Whether every pair was compared as a whole, by this process or by one before it.
     #[must_use]
     pub fn passed(&self) -> bool {
-        let inner = self.lock();
-        inner.full.is_some() && inner.owed.is_empty() && self.ledger.has_begun()
+        self.lock().full().is_some() && self.ledger.has_begun()
     }
 
     /// The pairs that were not.
     #[must_use]
     pub fn unpassed(&self) -> Vec<usize> {
-        let inner = self.lock();
-        match &inner.full {
-            Some(_) => inner.owed.iter().copied().collect(),
-            None => (0..self.pairs.len()).collect(),
-        }
+        self.lock().owed.iter().copied().collect()
     }
 
     /// Which of these pairs were too large, when they were looked at, to be read whole behind the
@@ -509,15 +463,15 @@ impl Proof {
         different.extend(inner.different.keys().map(|(i, _)| self.pairs[*i].name.clone()));
         let verdict = if !different.is_empty() {
             Verdict::Different
-        } else if inner.full.is_none() || !unproven.is_empty() {
+        } else if inner.full().is_none() || !unproven.is_empty() {
             Verdict::Inconclusive
         } else {
             Verdict::Equal
         };
         Ok(Certificate {
-            full_pass: inner.full.as_ref().map(|f| f.position.clone()),
-            rows: inner.full.as_ref().map_or(0, |f| f.rows),
-            tables: inner.full.as_ref().map_or(0, |f| f.tables),
+            full_pass: inner.full().cloned(),
+            rows: inner.rows(),
+            tables: inner.full().map_or(0, |_| self.pairs.len() as u64),
             changed_rows: before + behind_fence,
             behind_fence,
             unproven,

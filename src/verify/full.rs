@@ -5,14 +5,15 @@
 //! two sides need not be cut alike.
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use cutover_core::{
     model::{digest::Digest, position::Position, schema::Table, side::Side},
     port::{
-        Result,
+        PortError, Result,
         copy::{Range, Snapshot},
         reader::Part,
     },
@@ -68,18 +69,92 @@ impl Aligned {
     }
 }
 
-/// Compares `pairs`. `workers` ranges are read at the same time; `reading` is told of each.
+/// Compares `pairs`. `workers` ranges are read at the same time; `reading` is told of each, and `done`
+/// of each pair when its last row was read.
 ///
 /// # Errors
 ///
-/// A read failed: nothing is proven.
+/// A read failed: nothing is proven of the pairs that are not done.
 pub async fn pass(
     aligned: &Aligned,
     pairs: &[Pair],
     workers: usize,
     reading: &Reading,
+    done: &(dyn Fn(usize, &TableReport) + Sync),
 ) -> Result<PassReport> {
     let started = Instant::now();
+    let pieces = cut(aligned, pairs).await?;
+    reading.expect(pieces.iter().map(|piece| piece.range.bytes).sum());
+    let tallies: Vec<Mutex<Tally>> = pairs.iter().map(|_| Mutex::default()).collect();
+    let tally = |i: usize| tallies[i].lock().unwrap_or_else(PoisonError::into_inner);
+    pieces.iter().for_each(|piece| tally(piece.pair).left += 1);
+    let end = async |i: usize| {
+        let sums = std::mem::take(&mut tally(i).sums);
+        let report = report(aligned, &pairs[i], &sums).await?;
+        done(i, &report);
+        tally(i).report = Some(report);
+        Ok::<(), PortError>(())
+    };
+    let (end, tally) = (&end, &tally);
+    let mut reads: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
+    for batch in batches(pieces) {
+        reads.push(Box::pin(async move {
+            let side = batch[0].side;
+            let parts: Vec<Part<'_>> = batch
+                .iter()
+                .map(|p| Part { table: p.table, range: &p.range, buckets: p.buckets })
+                .collect();
+            let digests = aligned.side(side).digests(&parts).await?;
+            for (piece, part) in batch.iter().zip(digests) {
+                reading.read(piece.range.bytes);
+                if tally(piece.pair).add(piece, part) {
+                    end(piece.pair).await?;
+                }
+            }
+            Ok(())
+        }));
+    }
+    stream::iter(reads).buffer_unordered(workers.max(1)).try_collect::<()>().await?;
+
+    let mut tables = Vec::with_capacity(pairs.len());
+    for i in 0..pairs.len() {
+        // Of tables without a page nothing was read.
+        if tally(i).report.is_none() {
+            end(i).await?;
+        }
+        tables.extend(tally(i).report.take());
+    }
+    let verdict = tables.iter().fold(Verdict::Equal, |v, t| v.and(t.verdict));
+    Ok(PassReport {
+        position: aligned.position.clone(),
+        tables,
+        took_ms: started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+        verdict,
+    })
+}
+
+/// What is known of a pair so far.
+#[derive(Default)]
+struct Tally {
+    /// Pieces that were not read yet.
+    left: usize,
+    sums: [Vec<Digest>; 2],
+    report: Option<TableReport>,
+}
+
+impl Tally {
+    /// Adds what a piece holds; whether it was the last one.
+    fn add(&mut self, piece: &Piece<'_>, part: Vec<Digest>) -> bool {
+        let total = &mut self.sums[piece.side.index()];
+        total.resize(piece.buckets as usize, Digest::default());
+        total.iter_mut().zip(part).for_each(|(t, p)| t.add(p));
+        self.left -= 1;
+        self.left == 0
+    }
+}
+
+/// All there is to read, table by table.
+async fn cut<'a>(aligned: &Aligned, pairs: &'a [Pair]) -> Result<Vec<Piece<'a>>> {
     let mut pieces = Vec::new();
     for side in [Side::Blue, Side::Green] {
         let tables: Vec<(usize, u32, &Table)> = pairs
@@ -99,45 +174,7 @@ pub async fn pass(
             }
         }
     }
-
-    type Sums = [Vec<Digest>; 2];
-    let sums: Vec<Mutex<Sums>> = pairs.iter().map(|_| Mutex::default()).collect();
-    let sums_ref = &sums;
-    reading.expect(pieces.iter().map(|piece| piece.range.bytes).sum());
-    let mut reads: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
-    for batch in batches(pieces) {
-        reads.push(Box::pin(async move {
-            let side = batch[0].side;
-            let parts: Vec<Part<'_>> = batch
-                .iter()
-                .map(|p| Part { table: p.table, range: &p.range, buckets: p.buckets })
-                .collect();
-            let digests = aligned.side(side).digests(&parts).await?;
-            for (piece, part) in batch.iter().zip(digests) {
-                reading.read(piece.range.bytes);
-                let mut sums =
-                    sums_ref[piece.pair].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let total = &mut sums[index(side)];
-                total.resize(piece.buckets as usize, Digest::default());
-                total.iter_mut().zip(part).for_each(|(t, p)| t.add(p));
-            }
-            Ok(())
-        }));
-    }
-    stream::iter(reads).buffer_unordered(workers.max(1)).try_collect::<()>().await?;
-
-    let mut tables = Vec::with_capacity(pairs.len());
-    for (pair, sums) in pairs.iter().zip(sums) {
-        let sums = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        tables.push(report(aligned, pair, &sums).await?);
-    }
-    let verdict = tables.iter().fold(Verdict::Equal, |v, t| v.and(t.verdict));
-    Ok(PassReport {
-        position: aligned.position.clone(),
-        tables,
-        took_ms: started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-        verdict,
-    })
+    Ok(pieces)
 }
 
 /// Rows of one table that are read at once.
@@ -149,12 +186,32 @@ struct Piece<'a> {
     buckets: u32,
 }
 
-/// What is asked for in one request: a large piece alone, small ones of a side together. The
-/// largest come first, so that the end is not one worker with one large range.
-fn batches(mut pieces: Vec<Piece<'_>>) -> Vec<Vec<Piece<'_>>> {
-    pieces.sort_by_key(|p| (p.side, std::cmp::Reverse(p.range.bytes)));
+/// What is asked for in one request: a large piece alone, small ones of a side together. The large
+/// ones come first, so that the end is not one worker with one large range; those of a pair one after
+/// the other, by turns from both sides, so that it is soon done.
+fn batches(pieces: Vec<Piece<'_>>) -> Vec<Vec<Piece<'_>>> {
+    let (large, mut small): (Vec<Piece<'_>>, Vec<Piece<'_>>) =
+        pieces.into_iter().partition(|piece| piece.range.bytes > TOGETHER_BYTES);
+    let mut counts: HashMap<(usize, Side), usize> = HashMap::new();
+    let mut numbered: Vec<(usize, usize, Piece<'_>)> = large
+        .into_iter()
+        .map(|piece| {
+            let count = counts.entry((piece.pair, piece.side)).or_default();
+            *count += 1;
+            (piece.pair, *count, piece)
+        })
+        .collect();
+    let most = |pair: usize| {
+        [Side::Blue, Side::Green].into_iter().filter_map(|side| counts.get(&(pair, side))).max()
+    };
+    numbered.sort_by_key(|(pair, number, piece)| {
+        (std::cmp::Reverse(most(*pair)), *pair, *number, piece.side)
+    });
+    let alone = numbered.into_iter().map(|(_, _, piece)| vec![piece]);
+
+    small.sort_by_key(|p| (p.side, std::cmp::Reverse(p.range.bytes)));
     let mut batches: Vec<(u64, Vec<Piece<'_>>)> = Vec::new();
-    for piece in pieces {
+    for piece in small {
         match batches.last_mut() {
             Some((bytes, batch))
                 if batch[0].side == piece.side
@@ -168,20 +225,16 @@ fn batches(mut pieces: Vec<Piece<'_>>) -> Vec<Vec<Piece<'_>>> {
         }
     }
     batches.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    batches.into_iter().map(|(_, batch)| batch).collect()
+    alone.chain(batches.into_iter().map(|(_, batch)| batch)).collect()
 }
 
 fn rows(tables: &[Table]) -> u64 {
     tables.iter().filter_map(|t| t.estimated_rows).sum()
 }
 
-fn index(side: Side) -> usize {
-    usize::from(side == Side::Green)
-}
-
 /// Names the rows that differ where digests do.
 async fn report(aligned: &Aligned, pair: &Pair, sums: &[Vec<Digest>; 2]) -> Result<TableReport> {
-    let count = |side: Side| sums[index(side)].iter().map(|d| d.rows).sum();
+    let count = |side: Side| sums[side.index()].iter().map(|d| d.rows).sum();
     let wanted = compare::buckets(&sums[0], &sums[1]);
     let mut differences = Vec::new();
     let mut different = 0;
@@ -210,28 +263,121 @@ async fn report(aligned: &Aligned, pair: &Pair, sums: &[Vec<Digest>; 2]) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use cutover_core::model::schema::{RowIdentity, TableName};
+    use std::{future::pending, time::Duration};
+
+    use async_trait::async_trait;
+    use cutover_core::{
+        model::{
+            digest::{RowDigest, RowKey},
+            schema::TableName,
+        },
+        port::{
+            copy::{CopyFormat, CopyStream},
+            reader::{Lookup, RowReader},
+        },
+    };
 
     use super::*;
+    use crate::verify::{ledger::tests::pair, reading::Readings};
+
+    /// Each table has two large ranges of one row; table `empty` has none, and table `locked` never
+    /// answers.
+    struct Rows(i64);
+
+    #[async_trait]
+    impl RowReader for Rows {
+        async fn digests_of(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Digest>>> {
+            if parts.iter().any(|part| part.table.name.name == "locked") {
+                return pending().await;
+            }
+            let odd =
+                |part: &Part<'_>| i128::from(part.table.name.name == "odd") * i128::from(self.0);
+            Ok(parts.iter().map(|part| vec![Digest { rows: 1, sum: odd(part) }]).collect())
+        }
+
+        async fn bucket_rows(&self, _: &Table, _: u32, _: &[u32]) -> Result<Vec<RowDigest>> {
+            Ok(vec![RowDigest { key: RowKey(vec!["7".into()]), hash: self.0 }])
+        }
+
+        async fn rows_of(&self, _: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
+            unreachable!("nobody asks")
+        }
+    }
+
+    #[async_trait]
+    impl Snapshot for Rows {
+        fn visible(&self) -> &str {
+            ""
+        }
+
+        async fn ranges_of(&self, tables: &[&Table], bytes: u64) -> Result<Vec<Vec<Range>>> {
+            let range = || Range { condition: String::new(), bytes };
+            let of = |table: &&Table| match &*table.name.name {
+                "empty" => Vec::new(),
+                _ => vec![range(), range()],
+            };
+            Ok(tables.iter().map(of).collect())
+        }
+
+        async fn keys_range(&self, _: &Table, _: &[RowKey]) -> Result<Range> {
+            unreachable!("nobody asks")
+        }
+
+        async fn read(&self, _: &Table, _: &Range, _: CopyFormat) -> Result<Box<dyn CopyStream>> {
+            unreachable!("nobody asks")
+        }
+    }
+
+    fn aligned() -> Aligned {
+        let position = Position::Postgres { timeline: 1, lsn: 9 };
+        Aligned::of(Side::Blue, position, Arc::new(Rows(1)), Arc::new(Rows(2)))
+    }
+
+    fn pairs(names: &[&str]) -> Vec<Pair> {
+        names.iter().map(|name| pair(TableName::new("public", *name))).collect()
+    }
+
+    #[tokio::test]
+    async fn each_pair_is_done_once() {
+        let pairs = pairs(&["empty", "odd", "even"]);
+        let told = Mutex::new(Vec::new());
+        let done = |n: usize, report: &TableReport| {
+            told.lock().unwrap().push((n, report.blue_rows, report.different));
+        };
+        let reading = Readings::default().begin();
+        let report = pass(&aligned(), &pairs, 3, &reading, &done).await.unwrap();
+        assert_eq!((report.rows(), report.different()), (4, 1));
+        assert_eq!(report.verdict, Verdict::Different);
+        let order: Vec<&TableName> = report.tables.iter().map(|t| &t.table).collect();
+        assert_eq!(order, pairs.iter().map(|p| &p.name).collect::<Vec<_>>());
+        let mut told = told.into_inner().unwrap();
+        told.sort_unstable();
+        assert_eq!(told, [(0, 0, 0), (1, 2, 1), (2, 2, 0)]);
+    }
+
+    /// Hours of reading are not for nothing because the last table could not be read.
+    #[tokio::test]
+    async fn what_is_done_before_a_pass_is_given_up_is_known() {
+        let pairs = pairs(&["odd", "even", "locked"]);
+        let told = Mutex::new(Vec::new());
+        let done = |n: usize, _: &TableReport| told.lock().unwrap().push(n);
+        let (aligned, reading) = (aligned(), Readings::default().begin());
+        let pass = pass(&aligned, &pairs, 1, &reading, &done);
+        tokio::time::timeout(Duration::from_millis(50), pass).await.unwrap_err();
+        assert_eq!(*told.lock().unwrap(), [0, 1]);
+    }
 
     #[test]
     fn small_ranges_travel_together_and_large_ones_alone() {
-        let table = Table {
-            name: TableName::new("public", "t"),
-            columns: Vec::new(),
-            identity: RowIdentity::Nothing,
-            primary_key: Vec::new(),
-            root: None,
-            estimated_rows: None,
-            bytes: 0,
-        };
-        let piece = |side, bytes| Piece {
-            pair: 0,
+        let table = pairs(&["t"]).remove(0).blue.remove(0);
+        let of = |pair, side, bytes| Piece {
+            pair,
             side,
             table: &table,
             range: Range { condition: String::new(), bytes },
             buckets: 1,
         };
+        let piece = |side, bytes| of(0, side, bytes);
         let mut pieces = vec![piece(Side::Blue, RANGE_BYTES), piece(Side::Green, RANGE_BYTES)];
         pieces.extend((0..100).map(|_| piece(Side::Blue, 8192)));
         pieces.extend((0..3).map(|_| piece(Side::Green, TOGETHER_BYTES / 2)));
@@ -239,5 +385,14 @@ mod tests {
         let lengths: Vec<usize> = batches.iter().map(Vec::len).collect();
         assert_eq!(lengths, [1, 1, 2, 1, 64, 36]);
         assert!(batches.iter().all(|b| b.iter().all(|p| p.side == b[0].side)));
+        // The pair with the most to read comes first, and both sides of it by turns.
+        let mut pieces = vec![of(0, Side::Blue, RANGE_BYTES)];
+        for side in [Side::Blue, Side::Green] {
+            pieces.extend((0..2).map(|_| of(1, side, RANGE_BYTES)));
+        }
+        let order: Vec<(usize, Side)> =
+            super::batches(pieces).iter().map(|b| (b[0].pair, b[0].side)).collect();
+        let both = [(1, Side::Blue), (1, Side::Green)];
+        assert_eq!(order, [&both[..], &both[..], &[(0, Side::Blue)]].concat());
     }
 }

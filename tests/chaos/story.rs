@@ -244,9 +244,11 @@ impl<'a> Story<'a> {
             if status["ready"]["state"] == "ready" {
                 return status;
             }
-            let mut alarms = status["alarms"].as_array().into_iter().flatten();
-            let of_rows = |alarm: &&Value| OF_ROWS.iter().any(|code| alarm["code"] == *code);
-            if let Some(alarm) = alarms.find(of_rows) {
+            let alarms: Vec<&Value> = status["alarms"].as_array().into_iter().flatten().collect();
+            let of_rows = |alarm: &&&Value| OF_ROWS.iter().any(|code| alarm["code"] == *code);
+            let others = alarms.iter().any(|alarm| !of_rows(&alarm));
+            // A stream that has stopped for another reason comes first: nothing is repaired before.
+            if let Some(alarm) = alarms.iter().find(of_rows).filter(|_| !others) {
                 self.unnoticed = false;
                 if !self.tampered {
                     self.rows_are_equal().await;
@@ -255,7 +257,7 @@ impl<'a> Story<'a> {
                 self.repair().await;
                 continue;
             }
-            if status["alarms"].as_array().is_some_and(|alarms| !alarms.is_empty()) {
+            if others {
                 // What the remedies of stopped streams come to when the cause is mended.
                 if stopped.get_or_insert_with(Instant::now).elapsed() > LOOKS {
                     stopped = None;

@@ -1,7 +1,10 @@
 //! What is out of the ledger for a while: keys that are being compared, and full passes. Whatever is
 //! given up half-way is put back.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use cutover_core::model::digest::RowKey;
 
@@ -57,42 +60,52 @@ impl Taken<'_> {
     }
 }
 
-/// A full pass that is under way. When it comes to no end, what changed before it waits again, and
-/// what was proven before it still is.
+/// A full pass that is under way. What it has not finished when it ends waits again, and is proven
+/// as it was before.
 #[derive(Debug)]
 pub struct Pass<'a> {
     pub(super) ledger: &'a Ledger,
-    /// With the numbers of their marks.
-    pub(super) pairs: Vec<(usize, u64)>,
-    pub(super) finished: bool,
+    /// Pairs with the numbers of their marks; `None` once they are finished.
+    pub(super) pairs: Mutex<Vec<Option<(usize, u64)>>>,
 }
 
 impl Pass<'_> {
+    fn pairs(&self) -> MutexGuard<'_, Vec<Option<(usize, u64)>>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every row of the pairs was read.
     pub fn finished(self) {
         self.finished_with(&[]);
     }
 
     /// The same, with the ends of their tables as of its position, for each pair that was equal.
-    pub fn finished_with(mut self, marks: &[Option<Arc<Mark>>]) {
-        self.finished = true;
+    pub fn finished_with(self, marks: &[Option<Arc<Mark>>]) {
+        let all = self.pairs().len();
+        (0..all).for_each(|n| self.finish(n, marks.get(n).cloned().flatten()));
+    }
+
+    /// Every row of its `n`th pair was read; the ends of its tables as of the position of the pass,
+    /// if it was equal.
+    pub fn finish(&self, n: usize, mark: Option<Arc<Mark>>) {
+        let Some((i, number)) = self.pairs().get_mut(n).and_then(Option::take) else { return };
         let mut inner = self.ledger.lock();
-        for (n, &(i, number)) in self.pairs.iter().enumerate() {
-            inner.pairs[i].marks.finish(number, marks.get(n).cloned().flatten());
-            inner.forget_before(i, number);
-        }
+        inner.pairs[i].passes -= 1;
+        inner.pairs[i].marks.finish(number, mark);
+        inner.forget_before(i, number);
+        // What is kept does not know of it.
+        inner.owes_saving = true;
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
+        let left: Vec<(usize, u64)> = self.pairs().drain(..).flatten().collect();
         let mut inner = self.ledger.lock();
-        for &(i, number) in &self.pairs {
+        for (i, number) in left {
             inner.pairs[i].passes -= 1;
-            if !self.finished {
-                inner.pairs[i].marks.give_up(number);
-                inner.take_back(i, number, self.ledger.budget);
-            }
+            inner.pairs[i].marks.give_up(number);
+            inner.take_back(i, number, self.ledger.budget);
         }
     }
 }

@@ -10,15 +10,16 @@ use cutover_core::model::{
     event::{Change, Relation},
     position::Position,
     run::RunId,
+    schema::TableName,
     side::Side,
 };
 use proptest::prelude::*;
 
 use super::{
     Behind, Ledger, Pass,
-    tests::{id, setup},
+    tests::{id, pair, setup},
 };
-use crate::verify::saved::{self, FullPass, Header, Saved, SavedPair};
+use crate::verify::saved::{self, Header, Saved, SavedPair};
 
 fn at(lsn: u64) -> Position {
     Position::Postgres { timeline: 1, lsn }
@@ -32,9 +33,14 @@ fn header(relation: &Relation) -> Header {
     let name = relation.name.clone();
     Header {
         run: run(),
-        full: FullPass { position: at(1), rows: 3, tables: 1 },
+        position: at(1),
         compared: 7,
-        pairs: vec![SavedPair { name, shape: Some(u64::MAX), files: Some([vec![1], vec![2]]) }],
+        pairs: vec![SavedPair {
+            name,
+            shape: Some(u64::MAX),
+            rows: 3,
+            files: Some([vec![1], vec![2]]),
+        }],
     }
 }
 
@@ -251,6 +257,29 @@ fn a_file_that_is_behind_proves_nothing() {
     let (ledger, _) = setup(1 << 20);
     ledger.go_on(read(&path), &[None]);
     assert_eq!(ledger.whole(), [0], "a pair that nothing is known of");
+}
+
+#[test]
+fn a_pair_that_is_done_is_proven_whatever_becomes_of_the_pass() {
+    let (_, relation) = setup(0);
+    let names = ["a", "b"].map(|name| TableName::new("public", name));
+    let ledger = Ledger::new(&names.clone().map(pair), 1 << 20);
+    let change = |i: usize, n: u32| {
+        let relation = Relation { name: names[i].clone(), ..relation.clone() };
+        ledger.row(Side::Blue, &relation, &insert(n), false);
+    };
+    ledger.restart(&[0, 1]).finished();
+    (0..2).for_each(|i| change(i, 1));
+    let pass = ledger.restart(&[0, 1]);
+    (0..2).for_each(|i| change(i, 2));
+    pass.finish(0, None);
+    pass.finish(0, None);
+    assert!(ledger.whole() == [1] && ledger.wants_saving());
+    drop(pass);
+    assert!(ledger.whole().is_empty());
+    let waits: Vec<(usize, usize)> =
+        ledger.take_all().compared().into_iter().map(|(i, keys)| (i, keys.len())).collect();
+    assert_eq!(waits, [(0, 1), (1, 2)]);
 }
 
 /// A file that cannot be begun anew at this moment knows what was found all the same.

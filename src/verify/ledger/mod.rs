@@ -148,10 +148,10 @@ impl Ledger {
             let number = pair.marks.begin();
             pair.aside.push(Aside { number, keys, whole });
             pair.passes += 1;
-            begun.push((i, number));
+            begun.push(Some((i, number)));
         }
         self.armed.store(true, Ordering::Release);
-        Pass { ledger: self, pairs: begun, finished: false }
+        Pass { ledger: self, pairs: Mutex::new(begun) }
     }
 
     /// Rows came elsewhere than at the ends that the newest mark of a pair knows.

@@ -36,23 +36,12 @@ pub const FILE: &str = "proof";
 pub struct Header {
     /// Whose it is.
     pub run: RunId,
-    /// The last full pass over everything.
-    pub full: FullPass,
+    /// Where both sides stood when the last of them was compared as a whole for the first time.
+    pub position: Position,
     /// Changed rows compared since.
     pub compared: u64,
     /// The pairs; entries name them by their place here.
     pub pairs: Vec<SavedPair>,
-}
-
-/// A full pass over everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FullPass {
-    /// Where both sides stood.
-    pub position: Position,
-    /// Rows it compared.
-    pub rows: u64,
-    /// Pairs it compared.
-    pub tables: u64,
 }
 
 /// A pair when the file was begun.
@@ -62,6 +51,8 @@ pub struct SavedPair {
     pub name: TableName,
     /// What is proven of it holds for a pair of the same shape only; `None`: nothing is.
     pub shape: Option<u64>,
+    /// Rows that it had when all of them were compared.
+    pub rows: u64,
     /// The files of its tables, blue's and green's, when they were looked at last.
     pub files: Option<[Vec<u64>; 2]>,
 }
