@@ -163,7 +163,12 @@ impl Proof {
         named: Option<&Position>,
     ) -> Option<Position> {
         match self.ledger.begins(from, held, named) {
-            Ok(told) => told,
+            Ok(told) => {
+                if self.ledger.has_begun() {
+                    self.keep();
+                }
+                told
+            }
             Err(Behind) => {
                 tracing::warn!(
                     %from,

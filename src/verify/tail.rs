@@ -19,6 +19,8 @@ use cutover_core::{
     },
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Verdict, full::Aligned};
 use crate::transform::Pair;
 
@@ -32,7 +34,7 @@ pub enum Place {
 }
 
 /// Where rows come to in the tables of a pair on one side.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Ends {
     /// Of each table, in the order of the pair.
     coming: Vec<Coming>,
@@ -52,14 +54,14 @@ impl Ends {
 }
 
 /// The ends of a pair's tables when all of its rows were equal.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     blue: Ends,
     green: Ends,
 }
 
 /// What a pair has gained since a place in the stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Growth {
     /// Rows that were inserted.
     pub rows: u64,
@@ -118,6 +120,16 @@ struct Since {
     elsewhere: bool,
     /// `None` while its comparison is under way.
     mark: Option<Arc<Mark>>,
+    /// An earlier process left it, and nobody knows yet from where on the streams tell what came.
+    unsure: bool,
+}
+
+/// What a process leaves of the newest mark of a pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct End {
+    mark: Mark,
+    growth: Growth,
+    scattered: bool,
 }
 
 impl Marks {
@@ -125,7 +137,13 @@ impl Marks {
     pub(super) fn begin(&mut self) -> u64 {
         self.begun += 1;
         let number = self.begun;
-        self.all.push(Since { number, growth: Growth::default(), elsewhere: false, mark: None });
+        self.all.push(Since {
+            number,
+            growth: Growth::default(),
+            elsewhere: false,
+            mark: None,
+            unsure: false,
+        });
         number
     }
 
@@ -157,10 +175,34 @@ impl Marks {
 
     /// The newest mark, if the pair has only grown since.
     pub(super) fn grown(&self) -> Option<Grown> {
-        let newest = self.all.iter().find(|since| since.mark.is_some())?;
+        let newest = self.all.iter().find(|since| since.mark.is_some() && !since.unsure)?;
         let mark = Arc::clone(newest.mark.as_ref()?);
         let Since { growth, elsewhere, .. } = *newest;
         (!growth.otherwise).then_some(Grown { mark, growth, elsewhere })
+    }
+
+    /// What the next process can go on with.
+    pub(super) fn end(&self) -> Option<End> {
+        let Grown { mark, growth, .. } = self.grown()?;
+        Some(End { mark: Mark::clone(&mark), growth, scattered: self.scattered })
+    }
+
+    /// Goes on with what an earlier process left, once [`Marks::sure`] says so.
+    pub(super) fn go_on(&mut self, end: End) {
+        let End { mark, growth, scattered } = end;
+        let mark = Some(Arc::new(mark));
+        self.all.push(Since { number: 0, growth, elsewhere: false, mark, unsure: true });
+        self.scattered = scattered;
+    }
+
+    /// More of what came before this process.
+    pub(super) fn came_before(&mut self, growth: Growth) {
+        self.all.iter_mut().filter(|since| since.unsure).for_each(|s| s.growth.add(growth));
+    }
+
+    /// All of that is known.
+    pub(super) fn sure(&mut self) {
+        self.all.iter_mut().for_each(|since| since.unsure = false);
     }
 
     /// Rows came elsewhere than at the ends that the newest mark knows.

@@ -308,8 +308,12 @@ impl<'a> Story<'a> {
         panic!("no move from {owner} succeeds: {said:#?}");
     }
 
-    /// What an alien hand did is told before a move, or does no harm.
+    /// What an alien hand did is told before a move, or does no harm. A rollback waits for no
+    /// comparison: here it is asked for behind one.
     pub(crate) async fn noticed(&mut self) {
+        while self.unnoticed && self.ready().await["proof"]["full_pass"].is_null() {
+            sleep(LOOK_EVERY).await;
+        }
         if self.unnoticed {
             self.make_move().await;
         }

@@ -67,6 +67,10 @@ async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_m
     for (command, owner) in
         [("switch", Side::Green), ("rollback", Side::Blue), ("switch", Side::Green)]
     {
+        // Another process goes on with what this one knows of its end.
+        run.kill9();
+        run = world.desk.run();
+        run.ready().await;
         world.desk.moves(command).await.exits(0);
         world.only_takes_writes(owner).await;
         world.traffic_flows(&load, Duration::from_secs(20)).await;

@@ -1,11 +1,19 @@
 //! The ledger and its file.
 
-use std::{collections::BTreeSet, io, path::Path, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    sync::atomic::Ordering,
+};
 
 use cutover_core::model::{digest::RowKey, position::Position, side::Side};
 
 use super::{Comparing, Inner, Ledger, keys::Packed};
-use crate::verify::saved::{self, Entry, Header, Saved, Saver};
+use crate::verify::{
+    saved::{self, Came, Entry, Header, Saved, Saver},
+    tail::Growth,
+};
 
 /// Changes were passed that the ledger was not told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +35,13 @@ impl Ledger {
             } else {
                 inner.record_all(i, state.keys, self.budget);
             }
+            if let Some(end) = state.end {
+                inner.pairs[i].marks.go_on(end);
+            }
         }
+        let here = |came: Came| Some(Came { pair: places[came.pair]?, ..came });
+        inner.returning = saved.grown.into_iter().filter_map(here).collect();
+        inner.ends_at = saved.begun;
         for (of, pairs) in saved.unseen {
             let pairs: BTreeSet<usize> = pairs.into_iter().filter_map(|i| places[i]).collect();
             if !pairs.is_empty() {
@@ -128,7 +142,8 @@ impl Ledger {
         named: Option<&Position>,
     ) -> Result<Option<Position>, Behind> {
         let mut inner = self.lock();
-        inner.begun[side.index()] = true;
+        inner.ends_return(side, held);
+        inner.counted[side.index()] = named.cloned();
         let known = inner.passed[side.index()].take();
         let reaches = match (&known, held) {
             // Nothing was told, and nothing is claimed.
@@ -160,6 +175,10 @@ impl Ledger {
     pub fn passed(&self, side: Side, position: &Position) {
         let mut inner = self.lock();
         inner.passed[side.index()] = Some(position.clone());
+        inner.counted[side.index()] = Some(position.clone());
+        for (pair, growth) in std::mem::take(&mut inner.grown[side.index()]) {
+            inner.tell(&Entry::Grown { side, pair: pair as u32, growth });
+        }
         inner.tell(&Entry::Passed { side, position: position.clone() });
         inner.flush();
     }
@@ -169,6 +188,12 @@ impl Inner {
     fn push_all(&self, saver: &mut Saver) -> io::Result<()> {
         for (i, p) in self.pairs.iter().enumerate() {
             let pair = i as u32;
+            let passed = |grown: &BTreeMap<usize, Growth>| !grown.contains_key(&i);
+            if self.grown.iter().all(passed)
+                && let Some(end) = p.marks.end()
+            {
+                saver.push(&Entry::End { pair, end: &serde_json::to_vec(&end)? })?;
+            }
             // A full comparison that comes to no end leaves what was before.
             if p.whole || p.aside.iter().any(|aside| aside.whole) {
                 saver.push(&Entry::Whole { pair })?;
@@ -194,12 +219,49 @@ impl Inner {
                 saver.push(&Entry::Unseen { side, transaction, pair: i as u32 })?;
             }
         }
-        for (side, passed) in [Side::Blue, Side::Green].into_iter().zip(&self.passed) {
-            if let Some(position) = passed.clone() {
-                saver.push(&Entry::Passed { side, position })?;
+        // The first of each side is that of the ends.
+        for positions in [&self.counted, &self.passed] {
+            for (side, position) in [Side::Blue, Side::Green].into_iter().zip(positions) {
+                if let Some(position) = position.clone() {
+                    saver.push(&Entry::Passed { side, position })?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Something happened to a pair.
+    pub(super) fn grows(&mut self, side: Side, pair: usize, growth: Growth) {
+        let p = &mut self.pairs[pair];
+        p.marks.note(growth);
+        if !p.key.is_empty() {
+            return;
+        }
+        if growth.otherwise {
+            self.tell(&Entry::Grown { side, pair: pair as u32, growth });
+        } else {
+            self.grown[side.index()].entry(pair).or_default().add(growth);
+        }
+    }
+
+    /// A stream begins behind `held`: what came before is not told again, and what came behind it is.
+    fn ends_return(&mut self, side: Side, held: Option<&Position>) {
+        let covers =
+            |position: &Position| held.is_some_and(|held| held.covers(position) == Ok(true));
+        let known = self.ends_at[side.index()].take().is_none_or(|at| covers(&at));
+        let came = self.returning.extract_if(.., |came| came.side == side);
+        let came: Vec<Came> = came.filter(|came| covers(&came.before)).collect();
+        for Came { pair, growth, .. } in came {
+            self.pairs[pair].marks.came_before(growth);
+        }
+        if !known {
+            self.pairs.iter_mut().for_each(|p| p.marks.came_before(Growth::UNKNOWN));
+        }
+        self.begun[side.index()] = true;
+        if self.begun == [true, true] {
+            self.pairs.iter_mut().for_each(|p| p.marks.sure());
+            self.owes_saving = true;
+        }
     }
 
     /// Keeps an entry, where there is a file.

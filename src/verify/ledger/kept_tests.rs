@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::{
     Behind, Ledger, Pass,
-    tests::{id, pair, setup},
+    tests::{id, keyless, mark, pair, setup},
 };
 use crate::verify::saved::{self, Header, Saved, SavedPair};
 
@@ -298,6 +298,77 @@ fn what_a_full_pass_found_is_not_forgotten() {
     drop(comparing);
     assert!(save(&ledger, &path, &relation, &BTreeSet::from([5])) && !ledger.wants_saving());
     assert_eq!(left(&path), Some(BTreeSet::from([5])));
+}
+
+/// Rows that came into a table without a key are counted on, from exactly where the stream goes on.
+#[test]
+fn what_a_table_gained_is_known_to_the_next_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(saved::FILE);
+    let begun = || {
+        let (ledger, relation) = keyless();
+        for side in [Side::Blue, Side::Green] {
+            assert!(ledger.begins(side, Some(&at(10)), Some(&at(10))).is_ok());
+        }
+        ledger.restart(&[0]).finished_with(&mark());
+        (ledger, relation)
+    };
+    let gains = |ledger: &Ledger, relation: &Relation, rows: std::ops::Range<u32>| {
+        rows.for_each(|n| ledger.row(Side::Blue, relation, &insert(n), false));
+    };
+    let rows = |ledger: &Ledger| ledger.grown(0).map(|grown| grown.growth.rows);
+    // The next process, where the other side holds all up to there.
+    let next = |held: u64| {
+        let (ledger, relation) = keyless();
+        ledger.go_on(read(&path), &[Some(0)]);
+        assert_eq!(rows(&ledger), None, "nobody knows yet");
+        for (side, held) in [(Side::Green, 10), (Side::Blue, held)] {
+            assert!(ledger.begins(side, Some(&at(held)), Some(&at(held))).is_ok());
+        }
+        (ledger, relation)
+    };
+    let (ledger, relation) = begun();
+    gains(&ledger, &relation, 0..3);
+    ledger.passed(Side::Blue, &at(20));
+    assert!(save(&ledger, &path, &relation, &BTreeSet::new()));
+    for lsn in [30, 40] {
+        gains(&ledger, &relation, 0..2);
+        ledger.passed(Side::Blue, &at(lsn));
+    }
+    // Told, and before no position yet.
+    gains(&ledger, &relation, 0..5);
+    ledger.passed(Side::Green, &at(10));
+    assert_eq!(rows(&ledger), Some(12));
+    for (held, came) in [(40, Some(7)), (30, Some(5)), (20, Some(3)), (15, None)] {
+        let (ledger, relation) = next(held);
+        assert_eq!((rows(&ledger), ledger.whole()), (came, vec![0]), "{held}");
+        gains(&ledger, &relation, 0..1);
+        assert_eq!(rows(&ledger), came.map(|n| n + 1));
+    }
+    // What is told again from there is counted from there, in the process after that as well.
+    let (ledger, relation) = next(30);
+    assert!(save(&ledger, &path, &relation, &BTreeSet::new()));
+    assert_eq!((rows(&next(30).0), rows(&next(20).0)), (Some(5), None));
+    gains(&ledger, &relation, 0..2);
+    ledger.passed(Side::Blue, &at(40));
+    assert_eq!(rows(&next(40).0), Some(7));
+    // In the middle of a transaction nobody knows what was counted.
+    gains(&ledger, &relation, 0..1);
+    assert!(save(&ledger, &path, &relation, &BTreeSet::new()));
+    assert_eq!(rows(&next(40).0), None);
+    // Nor where more happened than rows that came.
+    for happens in [
+        |l: &Ledger, r: &Relation| l.row(Side::Green, r, &insert(1), true),
+        |l: &Ledger, r: &Relation| l.truncated(Side::Blue, r),
+        |l: &Ledger, _: &Relation| l.rewritten(0),
+    ] {
+        let (ledger, relation) = begun();
+        assert!(save(&ledger, &path, &relation, &BTreeSet::new()));
+        assert_eq!(rows(&next(10).0), Some(0));
+        happens(&ledger, &relation);
+        ledger.passed(Side::Blue, &at(20));
+        assert_eq!(rows(&next(20).0), None);
+    }
 }
 
 /// However much of it is left, there is a file that says how far it goes, or none.

@@ -32,7 +32,7 @@ pub use self::{
     kept::Behind,
 };
 use super::{
-    saved::{Entry, Saver},
+    saved::{Came, Entry, Saver},
     tail::{Grown, Growth, Marks},
 };
 use crate::transform::Pair;
@@ -65,6 +65,15 @@ struct Inner {
     changes: u64,
     /// Everything before these positions of blue's and of green's log was told.
     passed: [Option<Position>; 2],
+    /// Up to where of each side it is known what pairs without a key gained; behind the position
+    /// above as long as something is told again.
+    counted: [Option<Position>; 2],
+    /// What they gained since.
+    grown: [BTreeMap<usize, Growth>; 2],
+    /// What pairs gained before this process, until it is known how much of it is not told again.
+    returning: Vec<Came>,
+    /// Positions of both sides as of the ends that an earlier process left.
+    ends_at: [Option<Position>; 2],
     /// Whether the streams from blue and from green have begun.
     begun: [bool; 2],
     /// Comparisons whose result is not known yet.
@@ -260,7 +269,7 @@ impl Ledger {
         let Some(i) = inner.pair(side, relation) else { return };
         inner.changes += 1;
         inner.pairs[i].changed = inner.changes;
-        inner.pairs[i].marks.note(Growth::of(change, foreign));
+        inner.grows(side, i, Growth::of(change, foreign));
         if inner.pairs[i].whole {
             return;
         }
@@ -345,7 +354,7 @@ impl Ledger {
             if !keep {
                 continue;
             }
-            inner.pairs[i].marks.note(changed.growth);
+            inner.grows(side, i, changed.growth);
             if changed.whole {
                 inner.mark_whole(i);
             } else {
@@ -450,7 +459,7 @@ impl Inner {
 
     /// Nobody knows which rows changed, and how.
     fn changed_unseen(&mut self, pair: usize) {
-        self.pairs[pair].marks.note(Growth::UNKNOWN);
+        self.grows(Side::Blue, pair, Growth::UNKNOWN);
         self.mark_whole(pair);
     }
 

@@ -266,13 +266,13 @@ fn truncate_needs_a_full_pass() {
 }
 
 /// A table without a key.
-fn keyless() -> (Ledger, Relation) {
+pub(super) fn keyless() -> (Ledger, Relation) {
     let (_, relation) = setup(0);
     let pair = Pair { keyed: false, ..pair(relation.name.clone()) };
     (Ledger::new(&[pair], 1 << 20), relation)
 }
 
-fn mark() -> Vec<Option<Arc<Mark>>> {
+pub(super) fn mark() -> Vec<Option<Arc<Mark>>> {
     vec![Some(Arc::new(Mark::empty()))]
 }
 

@@ -8,6 +8,8 @@ use std::io::{self, Read};
 
 use cutover_core::model::{event::TransactionId, position::Position, side::Side};
 
+use crate::verify::tail::Growth;
+
 /// Length and checksum.
 pub(super) const PREFIX: usize = 8;
 
@@ -29,6 +31,10 @@ pub(in crate::verify) enum Entry<'a> {
     Ended { side: Side, transaction: TransactionId, committed: bool },
     /// A transaction wrote to a pair where nobody may, and may not be seen yet.
     Unseen { side: Side, transaction: TransactionId, pair: u32 },
+    /// The end of a pair without a key when the file was begun, as JSON.
+    End { pair: u32, end: &'a [u8] },
+    /// What a pair without a key gained before the next position of the side that passes.
+    Grown { side: Side, pair: u32, growth: Growth },
 }
 
 const KEY: u8 = 1;
@@ -39,6 +45,8 @@ const EARLY_WHOLE: u8 = 5;
 const COMMITTED: u8 = 6;
 const ROLLED_BACK: u8 = 7;
 const UNSEEN: u8 = 8;
+const END: u8 = 9;
+const GROWN: u8 = 10;
 
 impl Entry<'_> {
     /// The pair it is about.
@@ -47,7 +55,9 @@ impl Entry<'_> {
             Self::Key { pair, .. }
             | Self::Whole { pair }
             | Self::Early { pair, .. }
-            | Self::Unseen { pair, .. } => Some(pair),
+            | Self::Unseen { pair, .. }
+            | Self::End { pair, .. }
+            | Self::Grown { pair, .. } => Some(pair),
             Self::Passed { .. } | Self::Ended { .. } => None,
         }
     }
@@ -94,6 +104,17 @@ impl Entry<'_> {
                 of(out, UNSEEN, *side, *transaction);
                 number(out, *pair);
             }
+            Self::End { pair, end } => {
+                out.push(END);
+                number(out, *pair);
+                bytes(out, end);
+            }
+            Self::Grown { side, pair, growth: Growth { rows, bytes, otherwise } } => {
+                out.extend_from_slice(&[GROWN, side.index() as u8, u8::from(*otherwise)]);
+                number(out, *pair);
+                out.extend_from_slice(&rows.to_le_bytes());
+                out.extend_from_slice(&bytes.to_le_bytes());
+            }
         }
     }
 }
@@ -123,6 +144,10 @@ impl<'a> Rest<'a> {
 
     fn number(&mut self) -> Option<u32> {
         self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+
+    fn long(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {
@@ -158,6 +183,12 @@ impl<'a> Rest<'a> {
                 transaction: self.number()?,
                 pair: self.number()?,
             },
+            END => Entry::End { pair: self.number()?, end: self.bytes()? },
+            GROWN => {
+                let (side, otherwise) = (self.side()?, self.take(1)?[0] != 0);
+                let (pair, rows, bytes) = (self.number()?, self.long()?, self.long()?);
+                Entry::Grown { side, pair, growth: Growth { rows, bytes, otherwise } }
+            }
             _ => return None,
         })
     }
@@ -237,6 +268,13 @@ mod tests {
             Entry::Ended { side, transaction, committed: true },
             Entry::Ended { side, transaction, committed: false },
             Entry::Unseen { side, transaction, pair: 2 },
+            Entry::End { pair: 4, end: b"{}" },
+            Entry::Grown {
+                side,
+                pair: 4,
+                growth: Growth { rows: 1, bytes: 1 << 40, otherwise: false },
+            },
+            Entry::Grown { side, pair: 4, growth: Growth::UNKNOWN },
         ]
     }
 

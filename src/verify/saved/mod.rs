@@ -26,7 +26,10 @@ use cutover_core::model::{
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::{format::Entry, saver::Saver};
-use super::ledger::keys::{Keys, Packed};
+use super::{
+    ledger::keys::{Keys, Packed},
+    tail::{End, Growth},
+};
 
 /// Its name in the state folder.
 pub const FILE: &str = "proof";
@@ -68,6 +71,19 @@ pub struct Saved {
     pub(super) unseen: BTreeMap<(Side, TransactionId), BTreeSet<usize>>,
     /// Everything up to here is in it, of blue and of green.
     pub(super) passed: [Option<Position>; 2],
+    /// Where that was when the file was begun.
+    pub(super) begun: [Option<Position>; 2],
+    /// What pairs without a key gained since, each with a position that it came before.
+    pub(super) grown: Vec<Came>,
+}
+
+/// What a pair gained before a position.
+#[derive(Debug, Clone)]
+pub(super) struct Came {
+    pub(super) side: Side,
+    pub(super) before: Position,
+    pub(super) pair: usize,
+    pub(super) growth: Growth,
 }
 
 /// What waits for a comparison in one pair.
@@ -75,6 +91,8 @@ pub struct Saved {
 pub(super) struct State {
     pub(super) keys: Keys,
     pub(super) whole: bool,
+    /// Its end when the file was begun, if it has only grown since.
+    pub(super) end: Option<End>,
 }
 
 /// Reads the file of a run, up to where writing it was cut off; `None` without one that can be used.
@@ -121,13 +139,22 @@ struct Fold {
     saved: Saved,
     /// Of transactions in progress: those that do not end here are in the log again.
     early: HashMap<(Side, TransactionId), BTreeMap<usize, State>>,
+    /// What came before the next position of each side.
+    grown: [Vec<(usize, Growth)>; 2],
 }
 
 impl Fold {
     fn new(header: Header) -> Self {
         let pairs = header.pairs.iter().map(|_| State::default()).collect();
-        let saved = Saved { header, pairs, unseen: BTreeMap::new(), passed: [None, None] };
-        Self { saved, early: HashMap::new() }
+        let saved = Saved {
+            header,
+            pairs,
+            unseen: BTreeMap::new(),
+            passed: [None, None],
+            begun: [None, None],
+            grown: Vec::new(),
+        };
+        Self { saved, early: HashMap::new(), grown: Default::default() }
     }
 
     /// Whether the entry makes sense.
@@ -142,6 +169,13 @@ impl Fold {
             }
             Entry::Whole { pair } => self.saved.pairs[pair as usize].whole = true,
             Entry::Passed { side, position } => {
+                let came = std::mem::take(&mut self.grown[side.index()]).into_iter();
+                let before = &position;
+                self.saved.grown.extend(came.map(|(pair, growth)| {
+                    let before = before.clone();
+                    Came { side, before, pair, growth }
+                }));
+                self.saved.begun[side.index()].get_or_insert_with(|| position.clone());
                 self.saved.passed[side.index()] = Some(position);
             }
             Entry::Early { side, transaction, pair, key } => {
@@ -158,6 +192,17 @@ impl Fold {
                     self.saved.pairs[pair].keys.absorb(state.keys);
                     self.saved.pairs[pair].whole |= state.whole;
                 }
+            }
+            Entry::End { pair, end } => {
+                let Ok(end) = serde_json::from_slice(end) else { return false };
+                self.saved.pairs[pair as usize].end = Some(end);
+            }
+            // Whatever it was, it may have been at any time.
+            Entry::Grown { pair, growth, .. } if growth.otherwise => {
+                self.saved.pairs[pair as usize].end = None;
+            }
+            Entry::Grown { side, pair, growth } => {
+                self.grown[side.index()].push((pair as usize, growth));
             }
             Entry::Unseen { side, transaction, pair } => {
                 self.saved.unseen.entry((side, transaction)).or_default().insert(pair as usize);

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Result,
@@ -11,7 +12,7 @@ use super::{
 use crate::model::{digest::RowKey, schema::Table, value::Tuple};
 
 /// A part of a table, in the words of the connector that made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// For example `ctid >= '(0,0)' AND ctid < '(2048,0)'`; empty for the whole table.
     pub condition: String,
@@ -20,8 +21,8 @@ pub struct Range {
 }
 
 /// Where rows of a table are that come after a view of it. The same rows are there whenever one
-/// reads, unless they were changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// reads, unless they were changed; also in another session, as long as the server has the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coming {
     /// Those that come where rows are appended, and few others. Quick to read. A row may come
     /// elsewhere, so whoever relies on it counts.
