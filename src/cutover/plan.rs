@@ -139,7 +139,7 @@ impl Step {
                     .into()
             }
             Self::Counters => {
-                format!("move the sequences of {to} to where they are on {from}, never backwards")
+                format!("move the sequences of {to} to where they are on {from}, never behind what others used")
             }
             Self::Decide => {
                 "write one line into the journal: from here on there is only forward".into()

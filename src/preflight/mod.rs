@@ -17,6 +17,7 @@ mod way_back;
 mod words;
 
 pub use collect::{Inputs, Place, examine};
+pub use counters::stay_ahead;
 pub use report::{Counts, Report};
 pub use types::compare as compare_tables;
 

@@ -202,9 +202,11 @@ impl work::Ready for Live {
         self.measure().await?;
         self.sample().await?;
         let counters = self.ports.side(from).primary.counters(&self.selection).await?;
-        self.ports.side(from.other()).primary.get_ready_to_advance(&counters).await?;
+        let ahead = self.ports.side(from.other()).primary.get_ready_to_advance(&counters).await?;
+        let ahead = preflight::stay_ahead(from.other(), &ahead);
+        let findings = preflight.findings.into_iter().chain(ahead).collect();
         Ok(Readiness {
-            preflight,
+            preflight: preflight::Report::new(Scope::Move, findings),
             lag: self.latest(),
             converge: self.converge(),
             estimate: self.estimate(),

@@ -69,6 +69,12 @@ impl Ended {
         self
     }
 
+    #[track_caller]
+    pub(crate) fn says_not(&self, unwanted: &str) -> &Self {
+        assert!(!self.said.contains(unwanted), "{unwanted:?} is in: {}", self.said);
+        self
+    }
+
     /// Why a move was not made passes by itself: too far behind, an estimate or a pause over the
     /// budget, no answer in time, or the run prepares itself again.
     fn may_pass(&self) -> bool {

@@ -37,6 +37,9 @@ const ONCE: &[(&str, i64)] = &[
     ("owned_late", 1),
 ];
 
+/// The warning of a sequence that stays ahead.
+const AHEAD: &str = "CUT0186";
+
 async fn next(client: &Client, sequence: &str) -> i64 {
     let asked = client.query_one("SELECT nextval($1::text::regclass)", &[&sequence]).await;
     asked.unwrap_or_else(|e| panic!("{sequence}: {e:?}")).get(0)
@@ -114,6 +117,57 @@ async fn no_sequence_hands_out_a_value_twice_or_goes_back_over_three_moves() {
     world.desk.ask(&["finish", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
+}
+
+/// Whoever sets a sequence back wants it there after a move, too, whatever an earlier move left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sequence_that_was_set_back_goes_on_from_there() {
+    let world = World::new().await;
+    let sequences = "CREATE SEQUENCE one; CREATE SEQUENCE down INCREMENT -2; CREATE SEQUENCE begun; \
+                     CREATE TABLE daily (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int); \
+                     INSERT INTO daily (v) SELECT generate_series(1, 40)";
+    let draws =
+        "SELECT nextval('one'), nextval('down'), nextval('begun') FROM generate_series(1, 30)";
+    let back = "SELECT setval('one', 5); SELECT setval('down', -9); ALTER SEQUENCE begun RESTART; \
+                TRUNCATE daily RESTART IDENTITY; INSERT INTO daily (v) VALUES (1)";
+    let owns = world.direct(Side::Blue).await;
+    owns.batch_execute(sequences).await.expect("sequences");
+    owns.batch_execute(draws).await.expect("values");
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.desk.moves("rehearse").await.exits(0).says_not(AHEAD);
+    for (owner, command) in [(Side::Blue, "switch"), (Side::Green, "rollback")] {
+        let owns = world.direct(owner).await;
+        owns.batch_execute(draws).await.expect("values");
+        world.desk.moves("rehearse").await.exits(0).says_not(AHEAD);
+        owns.batch_execute(back).await.expect("they are set back");
+        world.desk.moves(command).await.exits(0).says_not(AHEAD);
+        let takes = world.direct(owner.other()).await;
+        for (name, want) in [("one", 6), ("down", -11), ("begun", 1), ("daily_id_seq", 2)] {
+            assert_eq!(next(&takes, name).await, want, "{name} after {command}");
+        }
+    }
+
+    // Another process does not know that nobody has used them, and says so.
+    let owns = world.direct(Side::Blue).await;
+    owns.batch_execute(draws).await.expect("values");
+    world.desk.moves("rehearse").await.exits(0).says_not(AHEAD);
+    assert!(run.terminate().await.success());
+    run = world.desk.run();
+    run.ready().await;
+    owns.batch_execute("SELECT setval('one', 3)").await.expect("it is set back");
+    world
+        .desk
+        .moves("rehearse")
+        .await
+        .exits(0)
+        .says(AHEAD)
+        .says("public.one")
+        .says_not("public.down");
+    world.direct(Side::Green).await.batch_execute("SELECT setval('one', 1)").await.expect("set");
+    world.desk.moves("switch").await.exits(0).says_not(AHEAD);
+    assert_eq!(next(&world.direct(Side::Green).await, "one").await, 4);
+    world.sides_are_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,4 +31,14 @@ impl Counter {
         };
         ahead || (self.last_value == other.last_value && (self.is_called || !other.is_called))
     }
+
+    /// The value it hands out next, but for its bounds.
+    #[must_use]
+    pub fn next(&self) -> i64 {
+        if self.is_called {
+            self.last_value.saturating_add(self.increment)
+        } else {
+            self.last_value
+        }
+    }
 }

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 use crate::model::{
-    counter::Counter, position::Position, run::RunId, schema::Table, selection::Selection,
+    counter::Counter,
+    position::Position,
+    run::RunId,
+    schema::{Table, TableName},
+    selection::Selection,
 };
 
 /// State of the fence as the database itself says.
@@ -135,12 +139,14 @@ pub trait Primary: Send + Sync {
         Ok(0)
     }
 
-    /// Moves every counter to at least the given state, never backwards, in one round trip.
+    /// Moves every counter to at least the given state, in one round trip. Backwards only where it
+    /// still is as it was last read or set through this port: nobody has used it since.
     async fn advance(&self, counters: &[Counter]) -> Result<()>;
 
-    /// Does ahead what [`Primary::advance`] does before it moves these counters; moves none.
-    async fn get_ready_to_advance(&self, _counters: &[Counter]) -> Result<()> {
-        Ok(())
+    /// Does ahead what [`Primary::advance`] does before it moves these counters; moves none, and
+    /// does not count as reading them. Those that would stay ahead of the given state.
+    async fn get_ready_to_advance(&self, _counters: &[Counter]) -> Result<Vec<TableName>> {
+        Ok(Vec::new())
     }
 
     /// A text that changes when the definition of a table of the run changes (columns, types,

@@ -23,7 +23,11 @@ use std::{
 use async_trait::async_trait;
 use cutover_core::{
     model::{
-        counter::Counter, position::Position, run::RunId, schema::Table, selection::Selection,
+        counter::Counter,
+        position::Position,
+        run::RunId,
+        schema::{Table, TableName},
+        selection::Selection,
     },
     port::{
         Result,
@@ -49,6 +53,8 @@ pub(crate) struct Kept {
     counting: tokio::sync::Mutex<Option<counters::Counting>>,
     /// Which sequences belong to a selection.
     counters: Mutex<Option<counters::Plan>>,
+    /// What sequences held when they were last read or moved.
+    seen: counters::Seen,
 }
 
 #[async_trait]
@@ -116,7 +122,7 @@ impl Primary for Database {
         counters::advance(self, counters).await
     }
 
-    async fn get_ready_to_advance(&self, counters: &[Counter]) -> Result<()> {
+    async fn get_ready_to_advance(&self, counters: &[Counter]) -> Result<Vec<TableName>> {
         counters::get_ready(self, counters).await
     }
 

@@ -1,7 +1,7 @@
 //! Sequences: which, read, and moved.
 
 use cutover_core::{
-    model::{counter::Counter, selection::Selection},
+    model::{counter::Counter, schema::TableName, selection::Selection, side::Side},
     port::primary::Primary,
 };
 
@@ -30,7 +30,7 @@ fn show(counters: &[Counter]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_and_moved_never_backwards() {
+async fn read_and_moved_never_behind_what_others_used() {
     for server in servers().await {
         let selection = only(&["public.*"], &["*.left_out"]);
         let blue = Home::new(server, DDL).await;
@@ -56,6 +56,7 @@ async fn read_and_moved_never_backwards() {
         let counters = blue.db.counters(&selection).await.unwrap();
         assert_eq!(show(&counters), expected);
 
+        green.db.counters(&selection).await.unwrap();
         green
             .root
             .batch_execute(
@@ -64,15 +65,46 @@ async fn read_and_moved_never_backwards() {
             )
             .await
             .unwrap();
-        green.db.counters(&selection).await.unwrap();
-        green.db.warm_up().await.unwrap();
+        let ahead = green.db.get_ready_to_advance(&counters).await.unwrap();
+        let name = |name: &str| TableName::new("public", name);
+        assert_eq!(ahead, [name("down")]);
         for _ in 0..2 {
             green.db.advance(&counters).await.unwrap();
+            let again = green.process(Side::Green);
             let mut expected = expected.map(str::to_owned);
             // It was further already.
             expected[2] = "public.down 96 by -2".to_owned();
-            assert_eq!(show(&green.db.counters(&selection).await.unwrap()), expected);
+            assert_eq!(show(&again.counters(&selection).await.unwrap()), expected);
         }
+
+        // What nobody used since goes back with the other side.
+        blue.root
+            .batch_execute(
+                "SELECT setval('owned_id_seq', 2); ALTER SEQUENCE part_id_seq RESTART; \
+                 SELECT setval('placed', 40, false); SELECT setval('ident_id_seq', 6)",
+            )
+            .await
+            .unwrap();
+        green
+            .root
+            .batch_execute("SELECT nextval('ident_id_seq'), nextval('placed')")
+            .await
+            .unwrap();
+        let counters = blue.db.counters(&selection).await.unwrap();
+        let ahead = green.db.get_ready_to_advance(&counters).await.unwrap();
+        assert_eq!(ahead, [name("down"), name("placed")]);
+        green.db.advance(&counters).await.unwrap();
+        let expected = [
+            "other.used 1 not called by 1",
+            "public.Free one 1 not called by 1",
+            "public.down 96 by -2",
+            "public.ident_id_seq 6 by 5",
+            "public.owned_id_seq 2 by 1",
+            "public.part_id_seq 1 not called by 1",
+            "public.placed 50 by 1",
+            "public.round 1 by 1 cycle",
+        ];
+        assert_eq!(show(&green.db.counters(&selection).await.unwrap()), expected);
         // A sequence that comes and one that goes are noticed.
         green
             .root
@@ -95,7 +127,7 @@ async fn read_and_moved_never_backwards() {
 
         // What a partition's selection reaches.
         let part = green.db.counters(&only(&["public.part_1"], &[])).await.unwrap();
-        assert_eq!(show(&part), ["public.part_id_seq 2 by 1"]);
+        assert_eq!(show(&part), ["public.part_id_seq 1 not called by 1"]);
         assert_eq!(green.db.counters(&only(&["none.*"], &[])).await.unwrap(), []);
     }
 }

@@ -3,8 +3,10 @@
 //! Which belong to a selection is found out ahead; a question about the catalog that travels with
 //! the values says whether it still holds.
 //!
+//! - `seen`: what they held when they were last read or moved.
 //! - `told`: statements about many sequences at once.
 
+mod seen;
 mod told;
 
 use std::sync::PoisonError;
@@ -15,6 +17,7 @@ use cutover_core::{
 };
 use tokio_postgres::{Error, error::SqlState};
 
+pub(super) use seen::Seen;
 pub(super) use told::Counting;
 use told::State;
 
@@ -58,6 +61,7 @@ pub(super) async fn read(db: &Database, selection: &Selection) -> Result<Vec<Cou
                 let mut counters: Vec<Counter> =
                     plan.wanted.iter().zip(states).map(counter).collect();
                 counters.sort_by(|a, b| a.name.cmp(&b.name));
+                db.kept.seen.note(&counters);
                 put_plan(db, plan);
                 *kept = Some(counting);
                 return Ok(counters);
@@ -124,22 +128,31 @@ fn counter((sequence, state): (&Sequence, State)) -> Counter {
     }
 }
 
-/// Moves every sequence to at least the given state.
+/// Moves every sequence to the given state; one that others may have used since only forwards.
 pub(super) async fn advance(db: &Database, counters: &[Counter]) -> Result<()> {
-    set(db, counters, Some).await
+    let seen = db.kept.seen.of(counters);
+    // What an unanswered statement leaves is not known.
+    db.kept.seen.forget(counters);
+    set(db, counters, &seen, Some).await?;
+    db.kept.seen.note(counters);
+    Ok(())
 }
 
-/// Prepares and plans [`advance`] for these sequences; moves none.
-pub(super) async fn get_ready(db: &Database, counters: &[Counter]) -> Result<()> {
+/// Prepares and plans [`advance`] for these sequences; moves none. Those that would stay ahead.
+pub(super) async fn get_ready(db: &Database, counters: &[Counter]) -> Result<Vec<TableName>> {
+    let seen = db.kept.seen.of(counters);
     // Nothing is before or behind an unknown value, and what would be set to it stays.
-    set(db, counters, |_| None).await?;
+    set(db, counters, &seen, |_| None).await?;
     let doing = format!("looking at the sequences of {}", db.side);
     let mut kept = db.kept.counting.lock().await;
-    let counting = session(db, &mut kept).await?;
-    let here = catalog::all_sequences(&counting.warm.session)
+    let mut counting = session(db, &mut kept).await?;
+    let names: Vec<&TableName> = counters.iter().map(|c| &c.name).collect();
+    let (states, here) = counting
+        .read(&names, &catalog::all_statement())
         .await
         .map_err(|e| port_error(doing.as_str(), e))?;
     *kept = Some(counting);
+    let here = catalog::sorted(&here);
     let unlike: Vec<String> = counters
         .iter()
         .filter_map(|c| {
@@ -147,16 +160,27 @@ pub(super) async fn get_ready(db: &Database, counters: &[Counter]) -> Result<()>
             unlike(c, &here[at]).map(|why| format!("{} {why}", c.name))
         })
         .collect();
-    if unlike.is_empty() {
-        return Ok(());
+    if !unlike.is_empty() {
+        return Err(PortError::definite(
+            UNLIKE,
+            doing,
+            unlike.join("; "),
+            "give the sequence the definition that it has on the other side (`\\d name` shows it): \
+             ALTER SEQUENCE ... AS ... INCREMENT BY ... MINVALUE ... MAXVALUE ...",
+        ));
     }
-    Err(PortError::definite(
-        UNLIKE,
-        doing,
-        unlike.join("; "),
-        "give the sequence the definition that it has on the other side (`\\d name` shows it): \
-         ALTER SEQUENCE ... AS ... INCREMENT BY ... MINVALUE ... MAXVALUE ...",
-    ))
+    let stays = |((counter, state), seen): ((&Counter, State), Option<State>)| {
+        (seen != Some(state) && is_ahead(state, counter)).then(|| counter.name.clone())
+    };
+    Ok(counters.iter().zip(states).zip(seen).filter_map(stays).collect())
+}
+
+/// Whether a sequence that holds `state` here would hand out a value that is further than the other
+/// side's next one.
+fn is_ahead(state: State, there: &Counter) -> bool {
+    let State { last_value, is_called } = state;
+    let here = Counter { last_value, is_called, ..there.clone() };
+    !there.cycle && here.covers(there) && here.next() != there.next()
 }
 
 /// Why a sequence of the other side cannot go on as this one.
@@ -172,11 +196,16 @@ fn unlike(counter: &Counter, here: &Sequence) -> Option<String> {
     None
 }
 
-async fn set(db: &Database, counters: &[Counter], value: fn(i64) -> Option<i64>) -> Result<()> {
+async fn set(
+    db: &Database,
+    counters: &[Counter],
+    seen: &[Option<State>],
+    value: fn(i64) -> Option<i64>,
+) -> Result<()> {
     let doing = format!("moving the sequences of {}", db.side);
     let mut kept = db.kept.counting.lock().await;
     let mut counting = session(db, &mut kept).await?;
-    if let Err(e) = counting.advance(counters, value).await {
+    if let Err(e) = counting.advance(counters, seen, value).await {
         return Err(not_moved(&counting.warm, counters, &doing, e).await?);
     }
     *kept = Some(counting);
@@ -206,4 +235,33 @@ async fn not_moved(warm: &Warm, counters: &[Counter], doing: &str, e: Error) -> 
         "create it with the definition it has on the other side, or exclude it from the run",
     )
     .caused_by(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ahead() {
+        let there = |last_value, is_called, increment, cycle| Counter {
+            name: TableName::new("s", "q"),
+            last_value,
+            is_called,
+            increment,
+            cycle,
+        };
+        let here = |last_value, is_called| State { last_value, is_called };
+        for (here, there, want) in [
+            (here(5, true), there(5, true, 1, false), false),
+            (here(5, true), there(6, false, 1, false), false),
+            (here(5, true), there(5, false, 1, false), true),
+            (here(6, true), there(5, true, 1, false), true),
+            (here(6, true), there(5, true, 1, true), false),
+            (here(6, true), there(5, true, -1, false), false),
+            (here(4, false), there(5, true, -1, false), false),
+            (here(3, false), there(5, true, -1, false), true),
+        ] {
+            assert_eq!(is_ahead(here, &there), want, "{here:?} {there:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use cutover_core::model::{counter::Counter, schema::TableName};
 use futures_util::future::{join, join_all, join3};
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, Row, types::ToSql};
 
 use crate::{shelf::Warm, sql};
 
@@ -28,8 +28,8 @@ pub(in crate::primary) struct Counting {
 }
 
 /// What a sequence holds.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct State {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::primary) struct State {
     pub(super) last_value: i64,
     pub(super) is_called: bool,
 }
@@ -86,7 +86,8 @@ impl Counting {
         }
     }
 
-    /// Moves each sequence that is behind its counter. An unknown value moves none.
+    /// Moves each sequence that is behind its counter, or that still holds what was `seen`. An unknown
+    /// value moves none.
     ///
     /// # Errors
     ///
@@ -94,6 +95,7 @@ impl Counting {
     pub(super) async fn advance(
         &mut self,
         counters: &[Counter],
+        seen: &[Option<State>],
         value: fn(i64) -> Option<i64>,
     ) -> Result<(), Error> {
         let names: Vec<&TableName> = counters.iter().map(|c| &c.name).collect();
@@ -101,6 +103,8 @@ impl Counting {
         let values: Vec<Option<i64>> = counters.iter().map(|c| value(c.last_value)).collect();
         let called: Vec<bool> = counters.iter().map(|c| c.is_called).collect();
         let steps: Vec<i64> = counters.iter().map(step).collect();
+        let seen_called: Vec<Option<bool>> = seen.iter().map(|s| s.map(|s| s.is_called)).collect();
+        let seen: Vec<Option<i64>> = seen.iter().map(|s| s.map(|s| s.last_value)).collect();
         let version = self.warm.session.version();
         let advance = self.warm.prepared(&advance(version)).await?;
         loop {
@@ -111,9 +115,13 @@ impl Counting {
             let moves = named.iter().zip(&groups).map(async |(statement, group)| {
                 let values: Vec<Option<i64>> = group.iter().map(|&i| values[i]).collect();
                 let called: Vec<bool> = group.iter().map(|&i| called[i]).collect();
-                session.query(statement, &[&values, &called]).await
+                let seen_called: Vec<_> = group.iter().map(|&i| seen_called[i]).collect();
+                let seen: Vec<_> = group.iter().map(|&i| seen[i]).collect();
+                session.query(statement, &[&values, &called, &seen, &seen_called]).await
             });
-            let told = async { session.query(&advance, &[&texts, &values, &called, &steps]).await };
+            let all: [&(dyn ToSql + Sync); 6] =
+                [&texts, &values, &called, &steps, &seen, &seen_called];
+            let told = async { session.query(&advance, &all).await };
             let (told, moved) = join(told, join_all(moves)).await;
             let told = told?;
             moved.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -166,19 +174,21 @@ fn tell(version: u32) -> String {
     )
 }
 
-/// Moves each of `$1` that is behind `$2` and `$3` by its step `$4`. Answers with those that were
-/// moved, and those that nothing is told about.
+/// Moves each of `$1` that is behind `$2` and `$3` by its step `$4`, or is at `$5` and `$6`. Answers
+/// with those that were moved, and those that nothing is told about.
 fn advance(version: u32) -> String {
     format!(
         "SELECT (n - 1)::int4, last_value IS NOT NULL, \
                 CASE WHEN last_value IS NOT NULL THEN setval(at, value, called) END \
-           FROM (SELECT to_regclass(name) AS at, value, called, step, n \
-                   FROM unnest($1::text[], $2::int8[], $3::bool[], $4::int8[]) WITH ORDINALITY \
-                        AS w(name, value, called, step, n)) w \
+           FROM (SELECT to_regclass(name) AS at, value, called, step, seen, seen_called, n \
+                   FROM unnest($1::text[], $2::int8[], $3::bool[], $4::int8[], $5::int8[], \
+                               $6::bool[]) WITH ORDINALITY \
+                        AS w(name, value, called, step, seen, seen_called, n)) w \
                 LEFT JOIN LATERAL {} s ON true \
           WHERE last_value IS NULL \
-             OR CASE step WHEN 0 THEN (last_value, is_called) IS DISTINCT FROM (value, called) \
-                          WHEN 1 THEN last_value < value ELSE last_value > value END \
+             OR CASE WHEN step = 0 OR (last_value, is_called) = (seen, seen_called) \
+                     THEN (last_value, is_called) IS DISTINCT FROM (value, called) \
+                     WHEN step > 0 THEN last_value < value ELSE last_value > value END \
              OR (last_value = value AND called AND NOT is_called)",
         state(version)
     )
@@ -193,7 +203,7 @@ fn read_named(group: &[usize], names: &[String]) -> String {
     parts.join(" UNION ALL ")
 }
 
-/// Moves each of a group that is behind its place in `$1` and `$2`.
+/// Moves each of a group that is behind its place in `$1` and `$2`, or is at that in `$3` and `$4`.
 fn advance_named(group: &[usize], counters: &[Counter], names: &[String]) -> String {
     let parts: Vec<String> = group
         .iter()
@@ -201,13 +211,15 @@ fn advance_named(group: &[usize], counters: &[Counter], names: &[String]) -> Str
         .map(|(&i, n)| {
             let name = &names[i];
             let (value, called) = (format!("$1[{n}]"), format!("$2[{n}]"));
+            let elsewhere = format!("(last_value, is_called) IS DISTINCT FROM ({value}, {called})");
             let behind = match step(&counters[i]) {
-                0 => format!("(last_value, is_called) IS DISTINCT FROM ({value}, {called})"),
+                0 => elsewhere,
                 step => {
                     let operator = if step < 0 { '>' } else { '<' };
                     format!(
                         "last_value {operator} {value} \
-                         OR (last_value = {value} AND {called} AND NOT is_called)"
+                         OR (last_value = {value} AND {called} AND NOT is_called) \
+                         OR ((last_value, is_called) = ($3[{n}], $4[{n}]) AND {elsewhere})"
                     )
                 }
             };
@@ -218,7 +230,11 @@ fn advance_named(group: &[usize], counters: &[Counter], names: &[String]) -> Str
         })
         .collect();
     // The types of the parameters, said once where nothing is ever read.
-    format!("SELECT ($1::int8[])[0] WHERE ($2::bool[])[0] UNION ALL {}", parts.join(" UNION ALL "))
+    format!(
+        "SELECT ($1::int8[])[0] WHERE ($2::bool[])[0] AND ($3::int8[])[0] = 0 AND ($4::bool[])[0] \
+         UNION ALL {}",
+        parts.join(" UNION ALL ")
+    )
 }
 
 #[cfg(test)]
