@@ -14,6 +14,9 @@ use super::{
     words::{ident, list, number, table as quoted},
 };
 
+/// Another primary key: a copy does not need it.
+pub const OTHER_KEY: &str = "CUT0160";
+
 /// Compares the tables that are moved with those of the same names on the other side. Findings
 /// are about `to`, the side that must be able to take every row of the other.
 ///
@@ -240,7 +243,7 @@ fn compare_key(from: &Table, to: &Table, side: Side, findings: &mut Vec<Finding>
             word(from)
         )
     };
-    findings.push(found("CUT0160", Severity::Error, side, what, remedy));
+    findings.push(found(OTHER_KEY, Severity::Error, side, what, remedy));
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::{
     error::{Exit, Failure},
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
-    stream::Health,
+    stream::{Health, Policy},
     verify::pace,
 };
 
@@ -87,6 +87,8 @@ pub struct Live {
     pub(super) progress: Arc<Progress>,
     pub(super) wishes: Wishes,
     pub(super) told: [bool; 2],
+    /// What happens when definitions change.
+    pub(super) policy: Policy,
     /// Of the owner's definitions, taken before they were compared for a move.
     pub(super) mark: Mutex<Option<String>>,
     pub(super) state_dir: std::path::PathBuf,
@@ -146,6 +148,8 @@ pub struct Parts {
     pub wishes: Wishes,
     /// Whether the streams of blue and of green tell of every change of definitions.
     pub told: [bool; 2],
+    /// What happens when definitions change.
+    pub policy: Policy,
     /// Folder of journals and reports.
     pub state_dir: std::path::PathBuf,
     /// The configuration, which the guard reads as well.
@@ -166,6 +170,7 @@ impl Live {
             progress: parts.progress,
             wishes: parts.wishes,
             told: parts.told,
+            policy: parts.policy,
             mark: Mutex::default(),
             state_dir: parts.state_dir,
             config_file: parts.config_file,

@@ -97,7 +97,8 @@ impl Live {
             return Ok(None);
         }
         if repair && let Some(spoiled) = self.spoiled(owner) {
-            self.copy_again(owner, spoiled, if tables.is_empty() { &[] } else { &chosen }, asked)?;
+            let with = if tables.is_empty() { &[][..] } else { &chosen };
+            self.copy_again(owner, spoiled, with, asked).await?;
             return Ok(None);
         }
         chosen.extend(self.proof.pairs_of(&asked.copied));

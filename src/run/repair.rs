@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use cutover_core::{
     model::{
         digest::RowKey,
-        schema::{Table, TableName},
+        finding::Severity,
+        schema::{Counterparts, Table, TableName},
         side::Side,
     },
     port::{
@@ -17,7 +18,12 @@ use cutover_core::{
 };
 
 use super::{fact::Fact, live::Live, perform::Asked, pipes::Pipes, proof::Proof};
-use crate::{copy::in_order_of, error::Failure, stream::Health};
+use crate::{
+    copy::in_order_of,
+    error::{Exit, Failure},
+    preflight,
+    stream::{Health, Policy},
+};
 
 /// How often a stream that goes on behind a copy is looked at.
 const FOLLOWED_EVERY: Duration = Duration::from_millis(100);
@@ -36,8 +42,9 @@ impl Live {
     ///
     /// # Errors
     ///
-    /// The table was copied again for it already; the journal cannot be written.
-    pub(super) fn copy_again(
+    /// The table was copied again for it already; the other side is not defined so that it could
+    /// take the rows; the journal cannot be written.
+    pub(super) async fn copy_again(
         &self,
         owner: Side,
         spoiled: TableName,
@@ -63,6 +70,7 @@ impl Live {
         tables.sort_unstable();
         tables.dedup();
         tables.retain(|table| !asked.copied.contains(table));
+        self.may_be_copied(owner, &tables).await?;
         self.book.note(Fact::Outdated { from: owner, tables: tables.clone() })?;
         self.pipes.from(owner).look_anew();
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
@@ -75,6 +83,50 @@ impl Live {
         asked.responder.progress(text);
         asked.copied.extend(tables);
         Ok(())
+    }
+
+    /// Whether preparing the streams again would come as far as to the copy of `tables`, and they
+    /// can take it. What is refused here leaves everything as it is; there it would end the process.
+    async fn may_be_copied(
+        &self,
+        owner: Side,
+        tables: &[TableName],
+    ) -> std::result::Result<(), Failure> {
+        let (here, there) = (self.ports.side(owner), self.ports.side(owner.other()));
+        let from = here.source.definitions(&self.selection).await?;
+        let to = there.source.definitions(&self.selection).await?;
+        let now = here.primary.fingerprint(&self.selection).await?;
+        let blue = owner == Side::Blue;
+        // Where no stream tells of them, all changes of blue have to be on green.
+        let all = blue && !self.told[0] && now != *self.book.standing().definitions(owner);
+        let makes = blue && self.policy == Policy::Apply;
+        let targets = Counterparts::new(&to);
+        let looked: Vec<Table> = from
+            .into_iter()
+            .filter(|table| match targets.of(table) {
+                Some(target) => all || (!makes && tables.contains(&target.name)),
+                None => blue && self.policy == Policy::Stop,
+            })
+            .collect();
+        let mut findings = preflight::compare_tables(&looked, &to, owner.other(), false);
+        findings
+            .retain(|f| f.severity == Severity::Error && (all || f.code != preflight::OTHER_KEY));
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let (what, remedies): (Vec<_>, Vec<_>) =
+            findings.into_iter().map(|f| (f.what, f.remedy)).unzip();
+        let other = owner.other();
+        Err(Failure::new(format!(
+            "nothing is copied again while {other} is not defined as {owner} is: {}",
+            what.join("; ")
+        ))
+        .code("CUT0605")
+        .remedy(format!(
+            "make the change on {other}, then `cutover verify --repair` again: {}",
+            remedies.join(" ")
+        ))
+        .exit(Exit::No))
     }
 
     /// Waits until the stream from `owner` has caught up behind a copy, or has stopped at another

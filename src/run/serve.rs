@@ -121,9 +121,15 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     // The command that goes on once the streams flow again.
     let mut asked: Option<Asked> = None;
     loop {
-        let prepared = match prepare(&start, &unfollowed, &mut inbox).await? {
-            Ok(prepared) => prepared,
-            Err(interrupted) => {
+        let prepared = match prepare(&start, &unfollowed, &mut inbox).await {
+            Ok(Ok(prepared)) => prepared,
+            Err(failure) => {
+                if let Some(Asked { responder, .. }) = asked {
+                    responder.done(Answer::failed(failure.clone()));
+                }
+                return Err(failure);
+            }
+            Ok(Err(interrupted)) => {
                 if let Some(asked) = asked {
                     asked.leave();
                 }
@@ -404,6 +410,7 @@ fn connect(
         progress: Arc::clone(&p.progress),
         wishes: start.wishes.clone(),
         told: prepared.told,
+        policy: p.policy,
         state_dir: start.state_dir.clone(),
         config_file: start.config_file.clone(),
     });

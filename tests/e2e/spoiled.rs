@@ -146,6 +146,63 @@ async fn a_repair_ends_with_the_run() {
     world.nothing_is_left().await;
 }
 
+/// Nothing can be copied while the sides are defined otherwise: the command is answered, and the run
+/// goes on as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_waits_for_definitions_that_no_stream_tells_of() {
+    let world = World::new().await;
+    waits_for_definitions(&world, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_waits_for_definitions_that_come_behind_the_row() {
+    let world = World::new().await;
+    for side in [Side::Blue, Side::Green] {
+        let root = world.superuser(side).await;
+        root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");
+    }
+    waits_for_definitions(&world, 1).await;
+}
+
+/// The first `count` alterations wait for the other side.
+async fn waits_for_definitions(world: &World, count: usize) {
+    let mut run = world.desk.run();
+    run.ready().await;
+    let alter = "ALTER TABLE products ADD COLUMN rating integer NOT NULL DEFAULT 3";
+    let elsewhere = "ALTER TABLE receipts ADD COLUMN late integer NOT NULL DEFAULT 7";
+    for (owner, alters) in [(Side::Blue, [alter, elsewhere]), (Side::Green, [alter, elsewhere])] {
+        let alters = alters.map(|text| match owner {
+            Side::Blue => text.to_owned(),
+            Side::Green => text.replace("COLUMN ", "COLUMN also_"),
+        });
+        let case = &CASES[0];
+        case.happens(world, &mut run, owner).await;
+        for alter in &alters[..count] {
+            world.direct(owner).await.batch_execute(alter).await.expect("it is altered");
+        }
+        let other = world.superuser(owner.other()).await;
+        for (n, alter) in alters[..count].iter().enumerate() {
+            // A table that is not copied is in the way only where all are looked at.
+            if n == 0 || owner == Side::Blue {
+                let repair = world.desk.ask(&["verify", "--repair"]).await;
+                repair.exits(1).says("CUT0605").says("has no column");
+                let status = run.streams().await;
+                let stream = if owner == Side::Blue { "forward" } else { "back" };
+                let stopped = &status["streams"][stream]["health"]["stopped"];
+                assert_eq!(stopped["code"], case.code, "{status}");
+            }
+            other.batch_execute(&format!("{PASS}; {alter}")).await.expect("the same");
+        }
+        repaired(world, &[case.name()]).await;
+        run.ready().await;
+        world.desk.moves(if owner == Side::Blue { "switch" } else { "rollback" }).await.exits(0);
+    }
+    world.sides_are_equal().await;
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
+
 /// Rows that break a constraint which is not valid are on both sides, and are copied again as others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_break_a_constraint_that_is_not_valid_are_copied_again() {
