@@ -209,32 +209,65 @@ async fn rows_that_break_a_constraint_that_is_not_valid_are_copied_again() {
     let world = World::new().await;
     let old = "CREATE TABLE old (id int PRIMARY KEY, v int, note text); \
                INSERT INTO old SELECT i, i FROM generate_series(1, 10) i; \
-               ALTER TABLE old ADD CONSTRAINT more CHECK (v > 5) NOT VALID";
-    world.direct(Side::Blue).await.batch_execute(old).await.expect("a table");
+               ALTER TABLE old ADD CONSTRAINT more CHECK (v > 5) NOT VALID; \
+               CREATE DOMAIN amount AS int; \
+               CREATE TABLE typed (id int PRIMARY KEY, v amount, note text); \
+               INSERT INTO typed SELECT i, i FROM generate_series(1, 10) i; \
+               ALTER DOMAIN amount ADD CONSTRAINT more CHECK (VALUE > 5) NOT VALID; \
+               CREATE TABLE parts (id int PRIMARY KEY, v int, note text) PARTITION BY RANGE (id); \
+               CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (20); \
+               INSERT INTO parts SELECT i, i FROM generate_series(1, 10) i; \
+               ALTER TABLE parts ADD CONSTRAINT more CHECK (v > 5) NOT VALID; \
+               CREATE TABLE newer PARTITION OF parts FOR VALUES FROM (20) TO (40); \
+               INSERT INTO parts SELECT i, i FROM generate_series(20, 30) i";
+    world.direct(Side::Blue).await.batch_execute(old).await.expect("tables");
     let mut run = world.desk.run();
     run.ready().await;
     for owner in [Side::Blue, Side::Green] {
         let other = world.superuser(owner.other()).await;
-        let behind = format!("{PASS}; DELETE FROM old WHERE id < 4");
-        other.batch_execute(&behind).await.expect("tampering");
-        world.desk.ask(&["verify", "--repair"]).await.exits(0);
-        world.sides_are_equal().await;
-        let stops = Case {
-            code: "CUT0401",
-            table: "old",
-            behind: "DELETE FROM old WHERE id IN (3, 9)",
-            change: "UPDATE old SET note = 'x' WHERE id = 9",
-        };
-        stops.happens(&world, &mut run, owner).await;
-        repaired(&world, &["public.old".into()]).await;
-        run.ready().await;
+        let cases = [
+            Case {
+                code: "CUT0401",
+                table: "old",
+                behind: "DELETE FROM old WHERE id IN (3, 9)",
+                change: "UPDATE old SET note = 'x' WHERE id = 9",
+            },
+            Case {
+                code: "CUT0401",
+                table: "typed",
+                behind: "DELETE FROM typed WHERE id IN (3, 9)",
+                change: "UPDATE typed SET note = 'x' WHERE id = 9",
+            },
+            Case {
+                code: "CUT0401",
+                table: "part",
+                behind: "DELETE FROM part WHERE id IN (3, 9)",
+                change: "UPDATE parts SET note = 'x' WHERE id = 9",
+            },
+        ];
+        for stops in &cases {
+            let behind = format!("{PASS}; DELETE FROM {} WHERE id < 4", stops.table);
+            other.batch_execute(&behind).await.expect("tampering");
+            world.desk.ask(&["verify", "--repair"]).await.exits(0);
+            world.sides_are_equal().await;
+            stops.happens(&world, &mut run, owner).await;
+            repaired(&world, &[stops.name()]).await;
+            run.ready().await;
+        }
         world.desk.moves(if owner == Side::Blue { "switch" } else { "rollback" }).await.exits(0);
     }
     world.sides_are_equal().await;
     for side in [Side::Blue, Side::Green] {
-        let broken = "UPDATE old SET note = 'y' WHERE id = 3";
-        let error = world.superuser(side).await.batch_execute(&format!("{PASS}; {broken}")).await;
-        assert_eq!(error.expect_err("it is checked").code(), Some(&SqlState::CHECK_VIOLATION));
+        let root = world.superuser(side).await;
+        for table in ["old", "typed", "part"] {
+            let broken = format!("{PASS}; UPDATE {table} SET v = v - 1 WHERE id = 3");
+            let error = root.batch_execute(&broken).await.expect_err("it is checked");
+            assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{table}");
+        }
+        let valid = "SELECT string_agg(conrelid::regclass::text, ', ' ORDER BY 1) \
+                       FROM pg_constraint WHERE conname = 'more' AND convalidated";
+        let valid: String = root.query_one(valid, &[]).await.expect("constraints").get(0);
+        assert_eq!(valid, "newer", "{side}");
     }
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());

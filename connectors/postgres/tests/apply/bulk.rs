@@ -190,6 +190,88 @@ on_each_server! {
         assert_eq!(constraint().await, was);
     }
 
+    /// Defined further up, or with a type.
+    async fn rows_that_break_what_a_table_has_from_elsewhere(server) {
+        for (ddl, late, name, column) in [
+            (
+                "CREATE TABLE p (id int PRIMARY KEY, v int, w int) PARTITION BY RANGE (id);
+                 CREATE TABLE q PARTITION OF p FOR VALUES FROM (0) TO (1000) PARTITION BY RANGE (id);
+                 CREATE TABLE t PARTITION OF q FOR VALUES FROM (0) TO (500);
+                 CREATE TABLE other PARTITION OF q FOR VALUES FROM (500) TO (1000)",
+                "ALTER TABLE ONLY t ADD CONSTRAINT shared CHECK (v > 20) NOT VALID;
+                 ALTER TABLE p ADD CONSTRAINT \"Large\" CHECK (v > 50) NOT VALID;
+                 ALTER TABLE p ADD CONSTRAINT shared CHECK (v > 20) NOT VALID;
+                 COMMENT ON CONSTRAINT \"Large\" ON t IS 'it''s';
+                 COMMENT ON CONSTRAINT \"Large\" ON p IS 'all';
+                 CREATE TABLE valid PARTITION OF p FOR VALUES FROM (1000) TO (1001);
+                 INSERT INTO valid VALUES (1000, 1000)",
+                "t",
+                "v",
+            ),
+            (
+                "CREATE TABLE a (id int, v int); CREATE TABLE b (v int, w int);
+                 CREATE TABLE t (PRIMARY KEY (id)) INHERITS (a, b)",
+                "ALTER TABLE a ADD CONSTRAINT large CHECK (v > 50) NOT VALID;
+                 ALTER TABLE b ADD CONSTRAINT large CHECK (v > 50) NOT VALID;
+                 ALTER TABLE b ADD CONSTRAINT own CHECK (v > 90) NO INHERIT NOT VALID;
+                 ALTER TABLE b ADD CONSTRAINT larger CHECK (v > 60) NOT VALID",
+                "t",
+                "v",
+            ),
+            (
+                "CREATE DOMAIN below AS int; CREATE DOMAIN d AS below;
+                 CREATE TYPE pair AS (one d, two text);
+                 CREATE TABLE t (id int PRIMARY KEY, v d, w int, many d[], pairs pair[])",
+                "ALTER DOMAIN below ADD CONSTRAINT large CHECK (VALUE > 50) NOT VALID;
+                 ALTER DOMAIN d ADD CONSTRAINT \"Larger\" CHECK (VALUE > 60) NOT VALID;
+                 COMMENT ON CONSTRAINT \"Larger\" ON DOMAIN d IS 'it''s'",
+                "t",
+                "v, ARRAY[v], ARRAY[ROW(v, 'x')::pair]",
+            ),
+        ] {
+            let mut world = World::with(server, ddl).await;
+            let columns = if column == "v" { "id, v" } else { "id, v, many, pairs" };
+            let rows = format!(
+                "INSERT INTO {name} ({columns}) SELECT v, {column} FROM generate_series(1, 100) v"
+            );
+            let events = world.changes(&[&rows]).await;
+            let mut writer = world.writer().await;
+            writer.apply(&events).await.unwrap();
+            for schema in ["src", "dst"] {
+                world.define(schema, late).await;
+            }
+            let constraints = async || -> String {
+                let query = "SELECT string_agg(concat_ws(' ', conrelid::regclass, contypid::regtype,
+                                          conname, pg_get_constraintdef(oid), conislocal, coninhcount,
+                                          obj_description(oid, 'pg_constraint')), ', '
+                                      ORDER BY conrelid, contypid, conname)
+                               FROM pg_constraint
+                              WHERE connamespace = 'dst'::regnamespace AND contype = 'c'";
+                world.client.query_one(query, &[]).await.unwrap().get(0)
+            };
+            let was = constraints().await;
+            let table = world.table("dst", name).await;
+            world.meddle("DELETE FROM dst.t WHERE id IN (3, 70)").await;
+            let keys = [RowKey(vec!["3".into()]), RowKey(vec!["70".into()])];
+            let rows = copy_out(&world, &table, false, "id IN (3, 70)").await;
+            writer.replace(&table, &keys, CopyFormat::PostgresText, rows).await.unwrap();
+            world.assert_equal().await;
+            world.green.clear(&world.run, &table).await.unwrap();
+            let load = world.green.load(&world.run).await.unwrap();
+            let (low, high) = (
+                copy_out(&world, &table, true, "id <= 40").await,
+                copy_out(&world, &table, true, "id > 40").await,
+            );
+            let (low, high) = tokio::join!(
+                load.copy(&table, CopyFormat::PostgresBinary, low),
+                load.copy(&table, CopyFormat::PostgresBinary, high),
+            );
+            assert_eq!((low.unwrap(), high.unwrap()), (40, 60));
+            world.assert_equal().await;
+            assert_eq!(constraints().await, was);
+        }
+    }
+
     async fn everything_created_is_removed(server) {
         let world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY)").await;
         let left = async || -> i64 {
