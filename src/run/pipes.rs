@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a position may take to be reached before standing still there is given up.
 const ALIGN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a pipe is waited for that is to flow again.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 /// How long transactions that are open before a comparison are waited for.
 const OPEN_FOR: Duration = Duration::from_secs(5);
 
@@ -126,14 +128,14 @@ impl Pipes {
     pub async fn hold_behind_marker(&self, from: Side, within: Duration) -> Result<Position> {
         let token = self.token();
         let wait = async {
-            let held = self.from(from).hold_at(HoldPoint::Marker(token.clone())).await?;
+            let held = self.from(from).hold_at(HoldPoint::Marker(token.clone()))?;
             let position = self.emit(from, &token).await?;
             held.await.map_err(|e| late(from, e))??;
             Ok(position)
         };
         let result = timeout(within, wait).await.map_err(|e| late(from, e)).flatten();
         if result.is_err() {
-            self.from(from).release().await?;
+            self.go_on(from).await?;
         }
         result
     }
@@ -171,10 +173,10 @@ impl Pipes {
         }
         let work = async {
             // Stand still first: a position taken while the pipe flows may be passed already.
-            let held = pipe.hold_at(HoldPoint::Now).await?;
+            let held = pipe.hold_at(HoldPoint::Now)?;
             timeout(ALIGN_WITHIN, held)
                 .await
-                .map_err(|e| late(owner, e))?
+                .map_err(|_| hangs(owner))?
                 .map_err(|e| late(owner, e))??;
             let source = &self.ports.side(owner).source;
             let (position, snapshot) =
@@ -186,18 +188,26 @@ impl Pipes {
                         e,
                     )
                 })??;
-            let held = pipe.hold_at(HoldPoint::Position(position.clone())).await?;
+            let held = pipe.hold_at(HoldPoint::Position(position.clone()))?;
             // Something behind the position has to arrive, or nobody knows that it was reached.
             self.emit(owner, &self.token()).await?;
             timeout(ALIGN_WITHIN, held)
                 .await
-                .map_err(|e| late(owner, e))?
+                .map_err(|_| hangs(owner))?
                 .map_err(|e| late(owner, e))??;
             then(position, Arc::from(snapshot)).await
         };
         let result = work.await;
-        pipe.release().await?;
+        self.go_on(owner).await?;
         result
+    }
+
+    /// Lets a pipe flow again. One that hangs, in a commit say, hears of it when it goes on.
+    async fn go_on(&self, from: Side) -> Result<()> {
+        match timeout(RELEASED_WITHIN, self.from(from).release()).await {
+            Ok(released) => released,
+            Err(_) => Ok(()),
+        }
     }
 
     /// `owner` owns the writes: its pipe applies, the other one watches. Both flow.
@@ -246,4 +256,17 @@ impl Pipes {
 
 fn late(from: Side, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> PortError {
     PortError::transient(format!("waiting for the stream from {from} to reach a position"), e)
+}
+
+fn hangs(from: Side) -> PortError {
+    let to = from.other();
+    PortError::transient(
+        format!("making the stream from {from} stand still at a position"),
+        format!(
+            "it has not come there within {} s: it is far behind, or a commit on {to} waits (for a \
+             synchronous standby, or for a lock); `cutover status` shows the lag, `cutover check` \
+             what is known of {to}",
+            ALIGN_WITHIN.as_secs()
+        ),
+    )
 }

@@ -108,7 +108,7 @@ pub(super) struct Replace {
 /// Handle of one direction of replication. The task ends when the handle is dropped.
 pub struct Pipe {
     from: Side,
-    control: mpsc::Sender<Control>,
+    control: mpsc::UnboundedSender<Control>,
     pub(super) state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -123,7 +123,8 @@ impl Pipe {
     /// Starts the task. It connects by itself and reports through [`Pipe::view`].
     #[must_use]
     pub fn start(config: PipeConfig, mode: Mode) -> Self {
-        let (control, inbox) = mpsc::channel(16);
+        // Nobody who asks for something waits for a task that hangs in a commit.
+        let (control, inbox) = mpsc::unbounded_channel();
         let state = Arc::new(State::new(mode));
         let from = config.from;
         let worker = Worker {
@@ -169,7 +170,7 @@ impl Pipe {
     /// Transient when the task has ended.
     pub async fn set_mode(&self, mode: Mode) -> Result<()> {
         let (tx, rx) = oneshot::channel();
-        self.tell(Control::Mode(mode, tx)).await?;
+        self.tell(Control::Mode(mode, tx))?;
         rx.await.map_err(|e| gone(self.from, e))
     }
 
@@ -182,7 +183,7 @@ impl Pipe {
     /// Transient when the task has ended, definite when the stream has stopped.
     pub async fn get_ready(&self) -> Result<()> {
         let (tx, rx) = oneshot::channel();
-        self.tell(Control::GetReady(tx)).await?;
+        self.tell(Control::GetReady(tx))?;
         rx.await.map_err(|e| gone(self.from, e))?
     }
 
@@ -191,9 +192,9 @@ impl Pipe {
     /// # Errors
     ///
     /// Transient when the task has ended; the receiver fails when the stream breaks before.
-    pub async fn hold_at(&self, point: HoldPoint) -> Result<oneshot::Receiver<Result<()>>> {
+    pub fn hold_at(&self, point: HoldPoint) -> Result<oneshot::Receiver<Result<()>>> {
         let (tx, rx) = oneshot::channel();
-        self.tell(Control::HoldAt(point, tx)).await?;
+        self.tell(Control::HoldAt(point, tx))?;
         Ok(rx)
     }
 
@@ -204,7 +205,7 @@ impl Pipe {
     /// Transient when the task has ended.
     pub async fn release(&self) -> Result<()> {
         let (tx, rx) = oneshot::channel();
-        self.tell(Control::Release(tx)).await?;
+        self.tell(Control::Release(tx))?;
         rx.await.map_err(|e| gone(self.from, e))
     }
 
@@ -223,12 +224,12 @@ impl Pipe {
         let (reply, rx) = oneshot::channel();
         let (table, keys) = (table.clone(), keys.to_vec());
         let order = Replace { table, keys, format, rows, reply };
-        self.tell(Control::Replace(Box::new(order))).await?;
+        self.tell(Control::Replace(Box::new(order)))?;
         rx.await.map_err(|e| gone(self.from, e))?
     }
 
-    async fn tell(&self, control: Control) -> Result<()> {
-        self.control.send(control).await.map_err(|_| {
+    fn tell(&self, control: Control) -> Result<()> {
+        self.control.send(control).map_err(|_| {
             PortError::transient(
                 format!("talking to the stream from {}", self.from),
                 "its task has ended",
@@ -244,7 +245,7 @@ fn gone(from: Side, e: oneshot::error::RecvError) -> PortError {
 pub(super) struct Worker {
     pub(super) config: PipeConfig,
     pub(super) state: Arc<State>,
-    inbox: mpsc::Receiver<Control>,
+    inbox: mpsc::UnboundedReceiver<Control>,
     hold: Option<HoldPoint>,
     pub(super) held: bool,
     waiting: Option<oneshot::Sender<Result<()>>>,

@@ -1,6 +1,6 @@
 //! A whole migration while clients keep writing: there, back, and there again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::wait_until;
@@ -9,6 +9,9 @@ use crate::{
     program::COMMAND_WITHIN,
     world::{Options, World},
 };
+
+/// Two attempts to stand still, behind others that try the same.
+const COMPARISON_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
@@ -114,4 +117,38 @@ async fn a_target_whose_commits_hang_refuses_the_move_and_says_so() {
     let refused = world.desk.ask(&["rollback"]).await;
     refused.exits(1).says("CUT0205");
     assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
+}
+
+/// Nor does who asked for a comparison: the stream cannot stand still at a position.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_whose_commits_hang_keeps_nobody_waiting_for_a_comparison() {
+    let world = World::new().await;
+    let load = world.load();
+    let mut run = world.desk.run();
+    run.ready().await;
+    let green = world.superuser(Side::Green).await;
+    let standby = async |word: &str| {
+        green.batch_execute(&format!("ALTER SYSTEM {word}")).await.expect("a setting");
+        green.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser may");
+    };
+    standby("SET synchronous_standby_names = 'nobody'").await;
+    let hangs = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    wait_until("a commit to hang", COMMAND_WITHIN, async || {
+        green.query_one(hangs, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await
+    .unwrap();
+    for command in
+        [&["verify"][..], &["verify", "--repair"], &["verify", "--table", "public.accounts"]]
+    {
+        let asked = Instant::now();
+        let verify = world.desk.ask(command).await;
+        verify.exits(3).says("stream from blue").says("a commit on green waits");
+        assert!(asked.elapsed() < COMPARISON_WITHIN, "{:?}: {}", asked.elapsed(), verify.said);
+    }
+    standby("RESET synchronous_standby_names").await;
+    run.ready().await;
+    world.desk.ask(&["verify"]).await.exits(0);
+    world.desk.moves("switch").await.exits(0);
+    world.close_the_books(load, Side::Green).await;
 }

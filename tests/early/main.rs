@@ -281,7 +281,7 @@ async fn in_both_directions_and_not_when_it_only_watches() {
     let size = w.size(Green).await;
     run(&a, &["BEGIN", &rows(20_000, 3_000)]).await;
     w.written(Green, size + 200).await;
-    let held = forward.hold_at(HoldPoint::Now).await.unwrap();
+    let held = forward.hold_at(HoldPoint::Now).unwrap();
     held.await.unwrap().unwrap();
     run(&a, &["COMMIT"]).await;
     assert_eq!(w.number(Green, "SELECT count(*) FROM t").await, 3_100);

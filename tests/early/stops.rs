@@ -68,7 +68,7 @@ async fn what_was_passed_before_a_stop_does_not_come_again() {
             run(&w.blue, &[client]).await;
         } else {
             // In one batch with what stops, as far as that can be had.
-            pipe.hold_at(HoldPoint::Now).await.unwrap().await.unwrap().unwrap();
+            pipe.hold_at(HoldPoint::Now).unwrap().await.unwrap().unwrap();
             run(&w.blue, &[&passed, client]).await;
             pipe.release().await.unwrap();
         }
