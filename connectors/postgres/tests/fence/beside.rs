@@ -88,11 +88,72 @@ const CHANGES: &[(&str, &[&str])] = &[
         &["event trigger ear"],
     ),
     ("CREATE SCHEMA later", &["schema later"]),
+    (
+        "CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq)",
+        &["operator public.===(integer,integer)"],
+    ),
+    (
+        "ALTER OPERATOR === (int, int) SET (RESTRICT = eqsel)",
+        &["operator public.===(integer,integer)"],
+    ),
+    (
+        "CREATE OPERATOR CLASS back FOR TYPE int USING btree AS \
+         OPERATOR 1 >, OPERATOR 3 =, OPERATOR 5 <, FUNCTION 1 btint4cmp(int, int)",
+        &["operator class public.back for btree", "operator family public.back for btree"],
+    ),
+    (
+        "ALTER OPERATOR FAMILY back USING btree ADD OPERATOR 2 >= (int, int)",
+        &["operator family public.back for btree"],
+    ),
+    ("CREATE CAST (mood AS int) WITH INOUT", &["cast of public.mood to integer"]),
+    ("DROP CAST (mood AS int)", &["cast of public.mood to integer"]),
+    ("CREATE COLLATION plain (LOCALE = 'C')", &["collation public.plain"]),
+    ("ALTER COLLATION plain OWNER TO guest", &["collation public.plain"]),
+    (
+        "CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple)",
+        &["text search dictionary public.words"],
+    ),
+    (
+        "ALTER TEXT SEARCH DICTIONARY words (ACCEPT = false)",
+        &["text search dictionary public.words"],
+    ),
+    (
+        "CREATE TEXT SEARCH CONFIGURATION found (COPY = simple)",
+        &["text search configuration public.found"],
+    ),
+    (
+        "ALTER TEXT SEARCH CONFIGURATION found ALTER MAPPING FOR word WITH public.words",
+        &["text search configuration public.found"],
+    ),
+    ("ALTER TABLE t SET (fillfactor = 70)", &["storage parameters on table public.t"]),
+    (
+        "ALTER TABLE t SET (toast.autovacuum_enabled = off)",
+        &["storage parameters on table public.t"],
+    ),
+    ("ALTER TABLE t ALTER note SET STATISTICS 500", &["storage parameters on table public.t"]),
+    ("ALTER TABLE t ALTER note SET STORAGE external", &["storage parameters on table public.t"]),
+    ("ALTER TABLE t ALTER id SET (n_distinct = 5)", &["storage parameters on table public.t"]),
+    ("ALTER TABLE p1 SET (autovacuum_enabled = off)", &["storage parameters on table public.p1"]),
+    ("ALTER INDEX t_pkey SET (fillfactor = 70)", &["storage parameters on index public.t_pkey"]),
+    ("ALTER INDEX t_pkey RESET (fillfactor)", &["storage parameters on index public.t_pkey"]),
+    ("COMMENT ON TABLE t IS 'one'", &["comments on table public.t"]),
+    ("COMMENT ON COLUMN t.note IS 'two'", &["comments on table public.t"]),
+    ("COMMENT ON COLUMN t.note IS 'three'", &["comments on table public.t"]),
+    ("COMMENT ON INDEX t_pkey IS 'four'", &["comments on table public.t"]),
+    ("COMMENT ON CONSTRAINT t_pkey ON t IS 'five'", &["comments on table public.t"]),
+    ("COMMENT ON TRIGGER a ON p IS 'six'", &["comments on table public.p"]),
+    ("COMMENT ON POLICY mine ON t IS 'seven'", &["comments on table public.t"]),
+    ("COMMENT ON VIEW v IS 'eight'", &["comments on view public.v"]),
+    ("COMMENT ON FUNCTION f(int) IS 'nine'", &["comments on function public.f(integer)"]),
+    ("COMMENT ON DOMAIN few IS 'ten'", &["comments on domain public.few"]),
+    ("COMMENT ON SCHEMA later IS 'eleven'", &["comments on schema later"]),
+    ("COMMENT ON TABLE t IS NULL", &["comments on table public.t"]),
     ("DROP FUNCTION atomic()", &["function public.atomic()", "grants on function public.atomic()"]),
     // Of no concern: rows, statistics, what is made anew as it was, our own role, other runs.
     ("INSERT INTO t VALUES (1); REFRESH MATERIALIZED VIEW m; ANALYZE; REINDEX TABLE t", &[]),
     ("CREATE OR REPLACE FUNCTION f(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT 2'", &[]),
     ("GRANT SELECT ON t TO mover", &[]),
+    ("COMMENT ON COLUMN t.note IS 'three'; ALTER TABLE t SET (fillfactor = 70)", &[]),
     ("CREATE SCHEMA cutover_other CREATE VIEW v AS SELECT 1 AS one", &[]),
     ("CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)", &["grants on table public.p2"]),
 ];
@@ -149,11 +210,20 @@ async fn two_versions_say_the_same_of_what_is_plain() {
         let home = Home::new(server, DDL).await;
         let more = "CREATE TRIGGER a BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION touch(); \
                     CREATE INDEX j ON p (at); CREATE TYPE mood AS ENUM ('a'); \
-                    ALTER TABLE t ADD CONSTRAINT once UNIQUE (note)";
+                    ALTER TABLE t ADD CONSTRAINT once UNIQUE (note); \
+                    ALTER TABLE t SET (fillfactor = 70), ALTER note SET STATISTICS 9, \
+                        ALTER note SET STORAGE external; \
+                    COMMENT ON COLUMN t.note IS 'it'; \
+                    CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq); \
+                    CREATE OPERATOR CLASS back FOR TYPE int USING btree AS OPERATOR 1 >, \
+                        OPERATOR 3 =, OPERATOR 5 <, FUNCTION 1 btint4cmp(int, int); \
+                    CREATE CAST (mood AS int) WITH INOUT; \
+                    CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple); \
+                    CREATE TEXT SEARCH CONFIGURATION found (COPY = simple)";
         home.root.batch_execute(more).await.unwrap();
         let mut plain = home.db.beside(&Selection::default()).await.unwrap();
         plain.retain(|name, text| !text.contains('@') && !name.starts_with("extension "));
-        assert!(plain.len() >= 6, "{plain:?}");
+        assert!(plain.len() >= 14, "{plain:?}");
         seen.push(plain);
     }
     assert!(seen.windows(2).all(|two| two[0] == two[1]), "{seen:?}");

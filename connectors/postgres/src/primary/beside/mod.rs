@@ -1,5 +1,5 @@
 //! What is defined beside tables and their columns: functions, triggers, policies, views, grants,
-//! and so on.
+//! operators, storage parameters, comments and so on.
 //!
 //! One query over sets; views in portions, because asking for the text of one locks what it reads.
 //! Reads only what every role may read of the catalog.

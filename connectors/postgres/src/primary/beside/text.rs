@@ -23,6 +23,8 @@ fn owned(owner: &str, acl: &str, kind: &str) -> String {
     format!("concat_ws(' ', pg_get_userbyid({owner}), {})", rights(&unfolded, "NULL"))
 }
 
+const RELATION_KIND: &str = "CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                             WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' ELSE 'table' END";
 const ROUTINE: &str = "CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate'
                        ELSE 'function' END";
 const SIGNATURE: &str = "n.name || '.' || quote_ident(p.proname) || '(' ||
@@ -30,6 +32,8 @@ const SIGNATURE: &str = "n.name || '.' || quote_ident(p.proname) || '(' ||
 const RELATION: &str = "n.name || '.' || quote_ident(c.relname)";
 const TYPE: &str = "n.name || '.' || quote_ident(t.typname)";
 const KIND: &str = "CASE t.typtype WHEN 'd' THEN 'domain' ELSE 'type' END";
+/// The smallest number of an object that the server did not bring.
+const FIRST_OF_USERS: u32 = 16_384;
 /// Types that somebody made by themselves: no row types, no types of arrays.
 const TYPES: &str = "pg_type t JOIN ours n ON n.oid = t.typnamespace
     LEFT JOIN pg_class k ON k.oid = t.typrelid
@@ -102,10 +106,7 @@ fn grants() -> String {
     let of_schema = owned("s.nspowner", "s.nspacl", "'n'");
     let of_default = rights("aclexplode(a.defaclacl) AS e", "NULL");
     format!(
-        "SELECT 'grants on ' || CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN
-              'materialized view' WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table'
-              ELSE 'table' END,
-            'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
+        "SELECT 'grants on ' || {RELATION_KIND}, 'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
             concat_ws(' ', {of_relation}, {of_columns}), true
          FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
@@ -185,9 +186,161 @@ fn others() -> String {
     )
 }
 
+/// What the options of relations, of what they keep out of line, and of columns say, but for one that
+/// servers set by themselves.
+fn storage() -> String {
+    let options = |of: &str| {
+        format!(
+            "(SELECT string_agg(o, ',' ORDER BY o COLLATE \"C\") FROM unnest({of}) AS o
+               WHERE o !~ '^pg_attver=')"
+        )
+    };
+    let (own, toast, column) =
+        (options("c.reloptions"), options("k.reloptions"), options("a.attoptions"));
+    format!(
+        "SELECT 'storage parameters on ' || CASE WHEN c.relkind IN ('i', 'I') THEN 'index'
+              ELSE {RELATION_KIND} END, 'pg_class'::regclass::oid, c.oid,
+            coalesce(i.indrelid, c.oid), {RELATION},
+            concat_ws(' ', {own}, 'toast', {toast}, 'columns', d.list), false
+         FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
+         LEFT JOIN pg_class k ON k.oid = c.reltoastrelid LEFT JOIN pg_index i ON i.indexrelid = c.oid
+         LEFT JOIN LATERAL (
+           SELECT string_agg(concat_ws(' ', quote_ident(s.attname), s.said), ',' ORDER BY s.attnum)
+             FROM (SELECT a.attnum, a.attname,
+                          nullif(concat_ws(' ', nullif(a.attstattarget, -1), {column},
+                                           nullif(a.attcompression, ''),
+                                           nullif(a.attstorage, t.typstorage)), '') AS said
+                     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS s
+            WHERE s.said IS NOT NULL) AS d(list) ON c.relkind IN ('r', 'p', 'm')
+         WHERE c.relkind IN ('r', 'p', 'm', 'i', 'I')
+           AND (c.reloptions IS NOT NULL OR k.reloptions IS NOT NULL OR d.list IS NOT NULL)"
+    )
+}
+
+/// What operators, casts, collations and text search are made of.
+fn tools() -> String {
+    format!(
+        "SELECT 'operator', 'pg_operator'::regclass::oid, o.oid, 0::oid,
+            n.name || '.' || o.oprname || '(' ||
+              CASE o.oprleft WHEN 0 THEN 'none' ELSE format_type(o.oprleft, -1) END || ',' ||
+              CASE o.oprright WHEN 0 THEN 'none' ELSE format_type(o.oprright, -1) END || ')',
+            concat_ws(' ', pg_get_userbyid(o.oprowner), o.oprcode, o.oprrest, o.oprjoin,
+                      o.oprcom::regoperator, o.oprnegate::regoperator, o.oprcanmerge, o.oprcanhash),
+            false
+         FROM pg_operator o JOIN ours n ON n.oid = o.oprnamespace
+         UNION ALL SELECT 'operator class', 'pg_opclass'::regclass, o.oid, 0,
+            n.name || '.' || quote_ident(o.opcname) || ' for ' || m.amname,
+            concat_ws(' ', pg_get_userbyid(o.opcowner), format_type(o.opcintype, -1), o.opcdefault,
+                      format_type(o.opckeytype, -1), quote_ident(f.opfname)), false
+         FROM pg_opclass o JOIN ours n ON n.oid = o.opcnamespace JOIN pg_am m ON m.oid = o.opcmethod
+         JOIN pg_opfamily f ON f.oid = o.opcfamily
+         UNION ALL SELECT 'operator family', 'pg_opfamily'::regclass, f.oid, 0,
+            n.name || '.' || quote_ident(f.opfname) || ' for ' || m.amname,
+            concat_ws(' ', pg_get_userbyid(f.opfowner),
+              (SELECT string_agg(concat_ws(' ', o.amopstrategy, o.amoppurpose,
+                                           o.amopopr::regoperator), ','
+                                 ORDER BY o.amopstrategy, o.amopopr::regoperator::text COLLATE \"C\")
+                 FROM pg_amop o WHERE o.amopfamily = f.oid),
+              (SELECT string_agg(concat_ws(' ', p.amprocnum, format_type(p.amproclefttype, -1),
+                                           format_type(p.amprocrighttype, -1), p.amproc), ','
+                                 ORDER BY p.amprocnum, format_type(p.amproclefttype, -1) COLLATE \"C\",
+                                          format_type(p.amprocrighttype, -1) COLLATE \"C\")
+                 FROM pg_amproc p WHERE p.amprocfamily = f.oid)), false
+         FROM pg_opfamily f JOIN ours n ON n.oid = f.opfnamespace
+         JOIN pg_am m ON m.oid = f.opfmethod
+         UNION ALL SELECT 'cast', 'pg_cast'::regclass, x.oid, 0,
+            'of ' || format_type(x.castsource, -1) || ' to ' || format_type(x.casttarget, -1),
+            concat_ws(' ', x.castcontext, x.castmethod,
+                      CASE WHEN x.castfunc <> 0 THEN x.castfunc::regprocedure END), false
+         FROM pg_cast x WHERE x.oid >= {FIRST_OF_USERS}
+         UNION ALL SELECT 'collation', 'pg_collation'::regclass, l.oid, 0,
+            n.name || '.' || quote_ident(l.collname),
+            concat_ws(' ', pg_get_userbyid(l.collowner), l.collprovider, l.collisdeterministic,
+                      l.collencoding, l.collcollate, l.collctype, to_jsonb(l) ->> 'colllocale',
+                      to_jsonb(l) ->> 'colliculocale', to_jsonb(l) ->> 'collicurules'), true
+         FROM pg_collation l JOIN ours n ON n.oid = l.collnamespace
+         UNION ALL SELECT 'text search configuration', 'pg_ts_config'::regclass, g.oid, 0,
+            n.name || '.' || quote_ident(g.cfgname),
+            concat_ws(' ', pg_get_userbyid(g.cfgowner), p.prsname,
+              (SELECT string_agg(concat_ws(' ', m.maptokentype, m.mapdict::regdictionary), ','
+                                 ORDER BY m.maptokentype, m.mapseqno)
+                 FROM pg_ts_config_map m WHERE m.mapcfg = g.oid)), false
+         FROM pg_ts_config g JOIN ours n ON n.oid = g.cfgnamespace
+         JOIN pg_ts_parser p ON p.oid = g.cfgparser
+         UNION ALL SELECT 'text search dictionary', 'pg_ts_dict'::regclass, d.oid, 0,
+            n.name || '.' || quote_ident(d.dictname),
+            concat_ws(' ', pg_get_userbyid(d.dictowner), t.tmplname, d.dictinitoption), false
+         FROM pg_ts_dict d JOIN ours n ON n.oid = d.dictnamespace
+         JOIN pg_ts_template t ON t.oid = d.dicttemplate"
+    )
+}
+
+/// Comments: those on a relation with all that it consists of together, of which there may be many.
+fn comments() -> String {
+    let of_object = |class: &str, id: &str| {
+        format!(
+            "(SELECT description FROM pg_description
+               WHERE classoid = '{class}'::regclass AND objoid = {id} AND objsubid = 0)"
+        )
+    };
+    let (of_function, of_type, of_schema) = (
+        of_object("pg_proc", "p.oid"),
+        of_object("pg_type", "t.oid"),
+        of_object("pg_namespace", "s.oid"),
+    );
+    format!(
+        "SELECT 'comments on ' || {RELATION_KIND}, 'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
+            string_agg(concat_ws(' ', w.what, quote_literal(d.description)), ','
+                       ORDER BY w.what COLLATE \"C\"), false
+         FROM (SELECT * FROM pg_description WHERE objoid >= {FIRST_OF_USERS}) AS d
+         CROSS JOIN LATERAL (
+           SELECT a.attrelid AS of, 'column ' || quote_ident(a.attname) AS what FROM pg_attribute a
+            WHERE d.classoid = 'pg_class'::regclass AND a.attrelid = d.objoid
+              AND a.attnum = d.objsubid AND d.objsubid > 0 AND NOT a.attisdropped
+           UNION ALL SELECT coalesce(i.indrelid, k.oid),
+                            CASE WHEN i.indrelid <> 0 THEN 'index ' || quote_ident(k.relname) END
+             FROM pg_class k LEFT JOIN pg_index i ON i.indexrelid = k.oid
+            WHERE d.classoid = 'pg_class'::regclass AND d.objsubid = 0 AND k.oid = d.objoid
+           UNION ALL SELECT k.conrelid, 'constraint ' || quote_ident(k.conname) FROM pg_constraint k
+            WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid
+           UNION ALL SELECT g.tgrelid, 'trigger ' || quote_ident(g.tgname) FROM pg_trigger g
+            WHERE d.classoid = 'pg_trigger'::regclass AND g.oid = d.objoid
+              AND g.tgname !~ '^cutover_.*_fence$'
+           UNION ALL SELECT y.polrelid, 'policy ' || quote_ident(y.polname) FROM pg_policy y
+            WHERE d.classoid = 'pg_policy'::regclass AND y.oid = d.objoid
+           UNION ALL SELECT r.ev_class, 'rule ' || quote_ident(r.rulename) FROM pg_rewrite r
+            WHERE d.classoid = 'pg_rewrite'::regclass AND r.oid = d.objoid
+         ) AS w
+         JOIN pg_class c ON c.oid = w.of JOIN ours n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+         GROUP BY c.oid, c.relkind, c.relname, n.name
+         UNION ALL SELECT 'comments on ' || {ROUTINE}, 'pg_proc'::regclass, p.oid, 0, {SIGNATURE},
+            {of_function}, false
+         FROM pg_proc p JOIN ours n ON n.oid = p.pronamespace WHERE {of_function} IS NOT NULL
+         UNION ALL SELECT 'comments on ' || {KIND}, 'pg_type'::regclass, t.oid, 0, {TYPE},
+            {of_type}, false
+         FROM {TYPES} AND {of_type} IS NOT NULL
+         UNION ALL SELECT 'comments on schema', 'pg_namespace'::regclass, s.oid, 0, n.name,
+            {of_schema}, false
+         FROM pg_namespace s JOIN ours n ON n.oid = s.oid WHERE {of_schema} IS NOT NULL"
+    )
+}
+
 /// Everything but views, in the schemas `$1`.
 pub(super) fn objects() -> String {
-    let parts = [functions(), triggers(), policies(), rules(), grants(), of_tables(), others()];
+    let parts = [
+        functions(),
+        triggers(),
+        policies(),
+        rules(),
+        grants(),
+        of_tables(),
+        others(),
+        storage(),
+        tools(),
+        comments(),
+    ];
     around(&parts.join("\nUNION ALL "), "")
 }
 
