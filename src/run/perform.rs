@@ -13,11 +13,14 @@ use super::{
 };
 use crate::{
     error::{Exit, Failure},
-    verify::{PassReport, Verdict},
+    verify::{PassReport, TableReport, Verdict},
 };
 
 /// How often whoever waits for a comparison is told how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Keys of differing rows that an answer has, per table.
+const KEYS_TOLD: usize = 1000;
 
 /// A command that somebody waits for, and what it has done so far.
 #[derive(Debug)]
@@ -141,9 +144,18 @@ impl Live {
             "copied_again": copied,
             "repaired": repaired,
             "took_ms": report.took_ms,
-            "tables": report.clone().without_keys().tables,
+            "tables": self.with_keys(&report, &chosen),
         });
         Ok(Some(Answer::new(exit, value, text)))
+    }
+
+    /// What was found of each table, with the keys of the first rows that differ where rows have one.
+    fn with_keys(&self, report: &PassReport, chosen: &[usize]) -> Vec<TableReport> {
+        let mut tables = report.tables.clone();
+        for (table, &i) in tables.iter_mut().zip(chosen) {
+            table.differences.truncate(if self.proof.pairs[i].keyed { KEYS_TOLD } else { 0 });
+        }
+        tables
     }
 
     /// Compares every row, for as long as somebody waits for it.

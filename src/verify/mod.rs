@@ -113,13 +113,6 @@ impl PassReport {
     pub fn different(&self) -> u64 {
         self.tables.iter().map(|t| t.different).sum()
     }
-
-    /// The same without keys.
-    #[must_use]
-    pub fn without_keys(mut self) -> Self {
-        self.tables.iter_mut().for_each(|t| t.differences.clear());
-        self
-    }
 }
 
 /// Proof that green equals blue at the position of a move.

@@ -210,3 +210,49 @@ async fn a_row_that_cannot_be_seen_yet_is_not_taken_for_equal() {
     world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
 }
+
+/// The server checks nothing that is deferrable for rows that replication writes: two rows may have
+/// what only one could have, and the comparison names the one too many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_double_that_no_deferrable_constraint_refuses_is_named() {
+    let world = World::new().await;
+    let tables = "CREATE TABLE ranks (id int PRIMARY KEY, place int UNIQUE DEFERRABLE); \
+        CREATE TABLE late (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text); \
+        ALTER TABLE late REPLICA IDENTITY FULL; \
+        CREATE TABLE booked (id int PRIMARY KEY, during int4range, \
+                             EXCLUDE USING gist (during WITH &&) DEFERRABLE); \
+        INSERT INTO ranks SELECT i, i FROM generate_series(1, 20) i; \
+        INSERT INTO late SELECT i, 'v' FROM generate_series(1, 20) i; \
+        INSERT INTO booked SELECT i, int4range(i * 10, i * 10 + 5) FROM generate_series(1, 20) i";
+    world.direct(Side::Blue).await.batch_execute(tables).await.expect("tables");
+    let mut run = world.desk.run();
+    run.ready().await;
+    for owner in [Side::Blue, Side::Green] {
+        let from = if owner == Side::Blue { 30 } else { 40 };
+        for (table, behind, write, key) in [
+            ("ranks", format!("(99, {from})"), format!("({from}, {from})"), "99".to_owned()),
+            ("late", format!("({from}, 'x')"), format!("({from}, 'y')"), from.to_string()),
+            (
+                "booked",
+                format!("(99, '[{from}00,{from}09]'::int4range)"),
+                format!("({from}, '[{from}05,{from}15]'::int4range)"),
+                "99".to_owned(),
+            ),
+        ] {
+            let insert = |row: &str| format!("INSERT INTO {table} VALUES {row}");
+            let other = world.superuser(owner.other()).await;
+            other.batch_execute(&format!("{PASS}; {}", insert(&behind))).await.expect("tampering");
+            world.direct(owner).await.batch_execute(&insert(&write)).await.expect("a row");
+            let name = format!("public.{table}");
+            let verify = world.desk.ask(&["verify", "--table", &name]).await;
+            verify.exits(1);
+            assert_eq!(verify.value["different"], 1, "{}", verify.said);
+            let named = verify.value["tables"][0]["differences"].to_string();
+            assert!(named.contains(&format!("\"{key}\"")), "{table}: {named}");
+            world.desk.ask(&["verify", "--repair"]).await.exits(0);
+            run.ready().await;
+        }
+        world.desk.moves(if owner == Side::Blue { "switch" } else { "rollback" }).await.exits(0);
+    }
+    world.sides_are_equal().await;
+}
