@@ -149,6 +149,8 @@ async fn what_else_a_database_has() {
         assert!(inventory.available_extensions.contains(&"citext".to_owned()));
         assert_eq!(inventory.needed_roles, ["app", "reader"]);
         assert_eq!(inventory.owners, ["app"]);
+        assert_eq!(inventory.schema_owners.get("public").map(String::as_str), Some("app"));
+        assert_eq!(inventory.forced, []);
         assert!(inventory.roles.contains(&"mover".to_owned()));
         assert_eq!(inventory.types, ["public.short"], "no row types, none of an extension");
         assert!(inventory.collations.contains(&"public.german".to_owned()));

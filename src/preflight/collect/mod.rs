@@ -73,13 +73,16 @@ pub struct Inputs {
 pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
     let (blue_facts, green_facts) =
         tokio::join!(facts(&inputs.blue, inputs, scope), facts(&inputs.green, inputs, scope));
+    let beside_tables = blue_facts.inventory.as_ref().cloned().unwrap_or_default();
     let question = |side| Question {
         run: inputs.run.clone(),
         side,
         scope,
         selection: inputs.selection.clone(),
         tables: blue_facts.tables.as_ref().cloned().unwrap_or_default(),
-        owners: blue_facts.inventory.as_ref().map(|i| i.owners.clone()).unwrap_or_default(),
+        owners: beside_tables.owners.clone(),
+        schema_owners: beside_tables.schema_owners.clone(),
+        forced: beside_tables.forced.clone(),
         owns_writes: inputs.owner == side,
         resuming: inputs.resuming,
         copies_schema: inputs.copies_schema,

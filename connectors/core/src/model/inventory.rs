@@ -39,6 +39,10 @@ pub struct Inventory {
     pub needed_roles: Vec<String>,
     /// Roles that own a selected table, so that creating it elsewhere means acting as them.
     pub owners: Vec<String>,
+    /// Owners of the selected schemas, by schema.
+    pub schema_owners: BTreeMap<String, String>,
+    /// Selected tables with row-level security that is forced on their owner.
+    pub forced: Vec<TableName>,
     /// All roles.
     pub roles: Vec<String>,
     /// Names of user-defined types in selected schemas, schema-qualified.

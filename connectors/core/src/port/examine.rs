@@ -1,12 +1,14 @@
 //! The port behind preflight.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::Result;
 use crate::model::{
     finding::{Finding, Scope},
     run::RunId,
-    schema::Table,
+    schema::{Table, TableName},
     selection::Selection,
     side::Side,
 };
@@ -26,6 +28,10 @@ pub struct Question {
     pub tables: Vec<Table>,
     /// Roles that own those tables on blue (empty when blue could not be read).
     pub owners: Vec<String>,
+    /// Owners of the schemas that the schema copy makes, as on blue, by schema.
+    pub schema_owners: BTreeMap<String, String>,
+    /// Those tables on which row-level security is forced on blue, also for their owners.
+    pub forced: Vec<TableName>,
     /// Whether clients' writes belong to this side now.
     pub owns_writes: bool,
     /// Whether the run has begun already, so that its own objects are expected.

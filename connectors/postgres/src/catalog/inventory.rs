@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cutover_core::{
-    model::{inventory::Inventory, selection::Selection},
+    model::{inventory::Inventory, schema::TableName, selection::Selection},
     port::Result,
 };
 use tokio_postgres::{Error, types::ToSql};
@@ -37,6 +37,11 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
             texts(session, "SELECT DISTINCT name::text FROM pg_available_extensions", &[]).await?;
         inventory.needed_roles = texts(session, &needed_roles(), &[&schemas]).await?;
         inventory.owners = texts(session, OWNERS, &[&table_schemas, &table_names]).await?;
+        inventory.schema_owners = pairs_of(session, SCHEMA_OWNERS, &[&schemas]).await?;
+        inventory.forced = {
+            let rows = session.query(FORCED, &[&table_schemas, &table_names]).await?;
+            rows.iter().map(|r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1))).collect()
+        };
         inventory.roles = texts(session, "SELECT rolname::text FROM pg_roles", &[]).await?;
         inventory.types = texts(session, &types(), &[&schemas]).await?;
         inventory.collations = texts(session, COLLATIONS, &[]).await?;
@@ -95,7 +100,15 @@ async fn pairs(
     session: &Session,
     sql: &str,
 ) -> std::result::Result<BTreeMap<String, String>, Error> {
-    let rows = session.query(sql, &[]).await?;
+    pairs_of(session, sql, &[]).await
+}
+
+async fn pairs_of(
+    session: &Session,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> std::result::Result<BTreeMap<String, String>, Error> {
+    let rows = session.query(sql, parameters).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
@@ -183,6 +196,14 @@ const OWNERS: &str = "SELECT r.rolname::text FROM unnest($1::text[], $2::text[])
                       JOIN pg_namespace n ON n.nspname = w.s \
                       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t \
                       JOIN pg_roles r ON r.oid = c.relowner";
+
+const SCHEMA_OWNERS: &str = "SELECT n.nspname::text, r.rolname::text FROM pg_namespace n \
+                             JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = ANY ($1)";
+
+const FORCED: &str = "SELECT w.s, w.t FROM unnest($1::text[], $2::text[]) w(s, t) \
+                      JOIN pg_namespace n ON n.nspname = w.s \
+                      JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t \
+                      WHERE c.relrowsecurity AND c.relforcerowsecurity ORDER BY 1, 2";
 
 const COLLATIONS: &str = "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname) \
                           FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace \

@@ -29,6 +29,8 @@ pub(super) struct Role {
     pub(super) name: String,
     pub(super) superuser: bool,
     pub(super) replication: bool,
+    /// Whether no policy restricts it.
+    pub(super) bypasses: bool,
     /// Connections it may have; `None` without a limit of its own.
     pub(super) connections: Option<u32>,
     pub(super) database: String,
@@ -127,7 +129,7 @@ async fn role(session: &Session) -> Result<Role, Error> {
     let row = session
         .query_one(
             "SELECT rolname::text, rolsuper, rolreplication, rolconnlimit, \
-                    current_database()::text \
+                    current_database()::text, rolsuper OR rolbypassrls \
              FROM pg_roles WHERE rolname = current_user",
             &[],
         )
@@ -138,6 +140,7 @@ async fn role(session: &Session) -> Result<Role, Error> {
         replication: row.get(2),
         connections: u32::try_from(row.get::<_, i32>(3)).ok(),
         database: row.get(4),
+        bypasses: row.get(5),
     })
 }
 

@@ -382,8 +382,8 @@ pub(super) fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> Por
             | &SqlState::DUPLICATE_FUNCTION,
         ) => "green must be empty: drop the object there, or use `schema: provided`",
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            "make our role a member of the owner (GRANT owner TO role), and let the owner create \
-             in the schema (GRANT CREATE ON SCHEMA ... TO owner)"
+            "make our role a member of the owner (GRANT owner TO role), and let both create in the \
+             schema (GRANT USAGE, CREATE ON SCHEMA ... TO role, owner)"
         }
         Some(&SqlState::UNDEFINED_OBJECT) => {
             "create what is missing on green (roles: CREATE ROLE ...; extensions: install their \

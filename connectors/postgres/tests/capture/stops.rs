@@ -126,6 +126,8 @@ async fn move_stops(w: &World) -> Vec<String> {
         selection: Selection::default(),
         tables: w.tables().await,
         owners: Vec::new(),
+        schema_owners: Default::default(),
+        forced: Vec::new(),
         owns_writes: true,
         resuming: true,
         copies_schema: true,

@@ -128,6 +128,8 @@ async fn examined(database: &Database, tables: &[Table], resuming: bool) {
             selection: selection(),
             tables: tables.to_vec(),
             owners: vec!["shop_owner".into()],
+            schema_owners: Default::default(),
+            forced: Vec::new(),
             owns_writes: database.side() == Side::Blue,
             resuming,
             copies_schema: true,

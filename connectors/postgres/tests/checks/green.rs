@@ -2,10 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use cutover_core::{model::side::Side, port::examine::Examine};
+use cutover_core::{
+    model::{
+        finding::Finding,
+        schema::{Table, TableName},
+        side::Side,
+    },
+    port::examine::Examine,
+};
 use cutover_sandbox::{PgOptions, find_postgres, wait_until};
 
-use crate::place::{PATIENCE, Place, codes, pastable};
+use crate::place::{PATIENCE, Place, codes, errors, pastable};
 
 /// Everything that can be wrong with a database that is about to receive rows. Its tables have
 /// been made by the user's own migrations.
@@ -106,5 +113,50 @@ async fn a_green_with_everything_wrong_says_so_at_once_and_the_remedies_help() {
         })
         .await
         .unwrap();
+    }
+}
+
+/// What blue has and the schema copy will make here: its rights are missing before the copy fails.
+#[tokio::test]
+async fn what_the_copy_will_make_here_is_looked_at_before() {
+    for install in find_postgres() {
+        let place = Place::start(&install, PgOptions::new()).await;
+        place
+            .sql(
+                "CREATE SCHEMA app AUTHORIZATION app;
+                 CREATE TABLE app.fine (id int PRIMARY KEY);
+                 CREATE SCHEMA half;
+                 GRANT CREATE ON SCHEMA half TO \"Mover\"",
+            )
+            .await;
+        place.hand_over().await;
+        let mut tables = place.tables().await;
+        let later = Table { name: TableName::new("half", "later"), ..tables[0].clone() };
+        tables.push(later);
+        let mut question = place.question(Side::Green, tables);
+        let root = place.server.user().to_owned();
+        for (schema, owner) in [("app", "app"), ("Of Root", root.as_str()), ("mine", "Mover")] {
+            question.schema_owners.insert(schema.into(), owner.into());
+        }
+        question.forced.push(TableName::new("half", "later"));
+        let database = place.as_mover(Side::Green);
+        let findings = database.examine(&question).await.unwrap();
+        let says = |code: &str, what: &str| {
+            let found = findings.iter().filter(|f| f.code == code);
+            assert!(found.clone().any(|f| f.what.contains(what)), "{code} {what}: {findings:#?}");
+        };
+        says("CUT0117", &format!("{root} (owns 1 schema on blue: Of Root)"));
+        says("CUT0119", "lacks USAGE on 2 schemas: app, half");
+        says("CUT0124", "on 1 table: half.later");
+        for finding in findings.iter().filter(|f| pastable(f)) {
+            place.follow(finding).await;
+        }
+        let findings = database.examine(&question).await.unwrap();
+        assert_eq!(errors(&findings), Vec::<&Finding>::new(), "{}", install.major);
+        // Once the run has made its tables, they themselves are looked at.
+        place.sql("ALTER ROLE \"Mover\" NOBYPASSRLS").await;
+        question.resuming = true;
+        let findings = database.examine(&question).await.unwrap();
+        assert!(!codes(&findings).contains("CUT0124"), "{findings:#?}");
     }
 }

@@ -129,6 +129,8 @@ impl Place {
             selection: Selection { include: vec!["app.*".into()], exclude: Vec::new() },
             tables,
             owners: vec!["app".into()],
+            schema_owners: Default::default(),
+            forced: Vec::new(),
             owns_writes: side == Side::Blue,
             resuming: false,
             copies_schema: true,

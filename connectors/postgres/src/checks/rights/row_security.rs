@@ -1,13 +1,28 @@
 //! Policies that would hide rows from us.
 
+use std::collections::BTreeSet;
+
+use cutover_core::model::schema::TableName;
+
 use super::super::{Answer, facts::Context, facts::Relation, found::*};
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    Ok(judge(context.relations.iter(), &context.me()))
+    let question = context.question;
+    // The schema copy makes tables here that restrict us as on blue.
+    let makes = !question.owns_writes && question.copies_schema && !question.resuming;
+    let later: &[TableName] =
+        if makes && !context.role.bypasses { &question.forced } else { Default::default() };
+    Ok(judge(context.relations.iter(), later, &context.me()))
 }
 
-fn judge<'a>(relations: impl Iterator<Item = &'a Relation>, me: &str) -> Vec<Found> {
-    let hidden: Vec<_> = relations.filter(|r| r.touched && r.restricted).map(|r| &r.name).collect();
+fn judge<'a>(
+    relations: impl Iterator<Item = &'a Relation>,
+    later: &'a [TableName],
+    me: &str,
+) -> Vec<Found> {
+    let restricted = relations.filter(|r| r.touched && r.restricted).map(|r| &r.name);
+    let hidden: BTreeSet<&TableName> = restricted.chain(later).collect();
+    let hidden: Vec<&TableName> = hidden.into_iter().collect();
     if hidden.is_empty() {
         return Vec::new();
     }
@@ -30,8 +45,11 @@ mod tests {
     fn only_tables_of_the_run() {
         let restricted =
             |name: &str, touched| Relation { restricted: true, touched, ..relation(name) };
-        assert!(judge([relation("a"), restricted("b", false)].iter(), "\"c\"").is_empty());
-        let found = judge([restricted("a", true), restricted("b", false)].iter(), "\"c\"");
+        assert!(judge([relation("a"), restricted("b", false)].iter(), &[], "\"c\"").is_empty());
+        let found = judge([restricted("a", true), restricted("b", false)].iter(), &[], "\"c\"");
         assert!(found[0].what.ends_with("on 1 table: app.a"), "{}", found[0].what);
+        let later = [TableName::new("app", "a"), TableName::new("app", "l")];
+        let found = judge([restricted("a", true)].iter(), &later, "\"c\"");
+        assert!(found[0].what.ends_with("on 2 tables: app.a, app.l"), "{}", found[0].what);
     }
 }

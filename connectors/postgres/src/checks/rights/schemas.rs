@@ -6,11 +6,11 @@ use super::super::{Answer, facts::Context, found::*};
 use crate::sql;
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    let hidden: BTreeSet<&str> = context
+    let mut hidden: BTreeSet<String> = context
         .relations
         .iter()
         .filter(|r| r.touched && r.hidden_schema)
-        .map(|r| r.name.schema.as_str())
+        .map(|r| r.name.schema.clone())
         .collect();
     let mut closed = Vec::new();
     let mut barred = Vec::new();
@@ -26,12 +26,15 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
         let rows = context
             .session
             .query(
-                "SELECT n.nspname::text FROM pg_namespace n WHERE n.nspname = ANY ($1) \
-                 AND NOT has_schema_privilege(n.oid, 'CREATE') ORDER BY 1",
+                "SELECT n.nspname::text, has_schema_privilege(n.oid, 'CREATE'), \
+                        has_schema_privilege(n.oid, 'USAGE') \
+                 FROM pg_namespace n WHERE n.nspname = ANY ($1) ORDER BY 1",
                 &[&wanted],
             )
             .await?;
-        closed.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        let without = |right: usize| rows.iter().filter(move |row| !row.get::<_, bool>(right));
+        closed.extend(without(1).map(|row| row.get::<_, String>(0)));
+        hidden.extend(without(2).map(|row| row.get::<_, String>(0)));
         // A table can only be given to a role that could have made it. One that does not exist
         // yet will have the rights of everybody.
         let rows = context
@@ -52,7 +55,7 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
             exists: row.get(2),
         }));
     }
-    let hidden: Vec<String> = hidden.into_iter().map(str::to_owned).collect();
+    let hidden: Vec<String> = hidden.into_iter().collect();
     Ok(judge(&hidden, &closed, &barred, &context.me()))
 }
 
