@@ -523,6 +523,29 @@ fn warnings(details: &Details) -> String {
     findings
         .iter()
         .filter(|f| f.severity == Severity::Warning)
-        .map(|f| format!("\nwarning  {} {}: {}\n         {}", f.code, f.place, f.what, f.remedy))
+        .map(|f| {
+            let remedy = f.remedy.replace('\n', "\n         ");
+            format!("\nwarning  {} {}: {}\n         {remedy}", f.code, f.place, f.what)
+        })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_a_remedy_stands_below_its_warning() {
+        let finding = json!({ "code": "CUT0127", "severity": "warning", "place": "blue",
+                              "what": "so it is", "remedy": "first;\nsecond;" });
+        let note = json!({ "code": "CUT0135", "severity": "info", "place": "blue", "what": "",
+                           "remedy": "" });
+        let serde_json::Value::Object(details) = json!({ "findings": [finding, note] }) else {
+            unreachable!("it is one")
+        };
+        assert_eq!(
+            warnings(&details),
+            "\nwarning  CUT0127 blue: so it is\n         first;\n         second;"
+        );
+    }
 }
