@@ -86,7 +86,8 @@ pub(super) fn may_end(start: &Start, finish: bool) -> Result<(), Failure> {
 
 fn removed_answer(run: &RunId, owner: Side, finish: bool) -> Answer {
     let mut text = format!("nothing of run {run} is left on the servers; {owner} owns the writes");
-    if !finish {
+    // A run can be finished after its rollback as well.
+    if !finish || owner == Side::Blue {
         text.push_str(
             ". Definitions and rows that were copied to green stay there: make its database anew \
              before another run",
@@ -124,5 +125,19 @@ pub(super) async fn remove(
             }
             Err(failure)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_on_green_is_said_wherever_nobody_uses_it() {
+        let run = RunId::new("r").expect("a name");
+        let says = |owner, finish| removed_answer(&run, owner, finish).text.contains("stay there");
+        assert!(says(Side::Blue, false));
+        assert!(says(Side::Blue, true), "after a rollback");
+        assert!(!says(Side::Green, true));
     }
 }
