@@ -212,6 +212,31 @@ async fn a_selection_and_what_leads_out_of_it() {
     assert_eq!(tables[1].primary_key, ["id", "at"]);
 }
 
+/// Ordinary roles can make no foreign server: what an administrator made before is taken as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_servers_that_are_there_stay_as_they_are() {
+    let servers = "CREATE FOREIGN DATA WRAPPER far; CREATE SERVER \"S one\" FOREIGN DATA WRAPPER far; \
+                   CREATE USER MAPPING FOR PUBLIC SERVER \"S one\"; \
+                   CREATE USER MAPPING FOR app SERVER \"S one\"; \
+                   GRANT USAGE ON FOREIGN SERVER \"S one\" TO app; \
+                   COMMENT ON SERVER \"S one\" IS 'far away'";
+    for (blue_server, green_server) in pairs().await {
+        let blue = Home::new(blue_server, "CREATE TABLE near (id int PRIMARY KEY)").await;
+        let green = Home::new(green_server, "SELECT 1").await;
+        let table = "SET ROLE app; CREATE FOREIGN TABLE away (id int) SERVER \"S one\"";
+        blue.root.batch_execute(&format!("{servers}; {table}")).await.unwrap();
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        let e = copy.before_rows(&Selection::default()).await.unwrap_err();
+        assert_eq!(e.code(), Some("CUT0305"), "{e}");
+        green.root.batch_execute(servers).await.unwrap();
+        copy.before_rows(&Selection::default()).await.unwrap();
+        copy.after_rows(&Selection::default(), 2, true, false).await.unwrap();
+        let there = "SELECT 'away'::regclass::text";
+        let there: String = green.root.query_one(there, &[]).await.unwrap().get(0);
+        assert_eq!(there, "away");
+    }
+}
+
 async fn keys(client: &Client) -> Vec<String> {
     let query = "SELECT concat_ws(' ', conrelid::regclass, pg_get_constraintdef(oid), convalidated) \
                  FROM pg_constraint WHERE contype = 'f' ORDER BY 1";

@@ -344,8 +344,27 @@ async fn open_entries<'a>(
         .iter()
         .map(|row| row.get(0))
         .collect();
-    Ok(entries.iter().filter(|e| !e.is_schema() && !done.contains(&e.mark(section))).collect())
+    let given: HashSet<String> = green
+        .query(GIVEN, &[])
+        .await
+        .map_err(|e| port_error(format!("reading the foreign servers of {}", db.side), e))?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let open =
+        |e: &&Entry| !e.is_schema() && !done.contains(&e.mark(section)) && !e.about_servers(&given);
+    Ok(entries.iter().filter(open).collect())
 }
+
+/// What there is of foreign servers, by the tags of a dump; what others own there with its grants.
+/// Ordinary roles may make none of it, so it may be there before us.
+const GIVEN: &str = "
+    SELECT 'SERVER ' || srvname FROM pg_foreign_server
+    UNION ALL SELECT 'FOREIGN DATA WRAPPER ' || fdwname FROM pg_foreign_data_wrapper
+    UNION ALL SELECT 'USER MAPPING ' || usename || ' SERVER ' || srvname FROM pg_user_mappings
+    UNION ALL SELECT 'FOREIGN SERVER ' || name
+      FROM pg_foreign_server CROSS JOIN unnest(ARRAY[srvname, quote_ident(srvname)]) AS name
+     WHERE NOT pg_has_role(srvowner, 'USAGE')";
 
 /// Something that the entry needs does not exist (yet).
 fn is_too_early(e: &tokio_postgres::Error) -> bool {

@@ -1,6 +1,6 @@
 //! The script that `pg_dump` writes, as entries. Pure.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use cutover_core::model::schema::TableName;
 
@@ -123,6 +123,21 @@ impl Entry {
     /// Whether it compares rows of two tables.
     pub(super) fn is_foreign_key(&self) -> bool {
         self.kind == "FK CONSTRAINT"
+    }
+
+    /// Whether it is about a foreign server, and among `given`.
+    pub(super) fn about_servers(&self, given: &HashSet<String>) -> bool {
+        match self.kind.as_str() {
+            "SERVER" | "FOREIGN DATA WRAPPER" => {
+                given.contains(&format!("{} {}", self.kind, self.name))
+            }
+            // A comment calls it otherwise than a grant.
+            "USER MAPPING" | "ACL" | "COMMENT" => match self.name.strip_prefix("SERVER ") {
+                Some(server) => given.contains(&format!("FOREIGN SERVER {server}")),
+                None => given.contains(&self.name),
+            },
+            _ => false,
+        }
     }
 
     /// Whether `schemas` makes it.

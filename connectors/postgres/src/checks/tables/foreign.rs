@@ -18,8 +18,9 @@ fn judge(names: &[String]) -> Vec<Found> {
             number(names.len(), "foreign table"),
             list(names)
         ),
-        "make sure that green's server reaches the same foreign servers and has their user \
-         mappings, or exclude these tables under `tables`",
+        "make sure that green's server reaches the same foreign servers; create them and their \
+         user mappings there before the run, unless our role owns them (what is there is left as it \
+         is), or exclude these tables under `tables`",
     )]
 }
 
