@@ -81,6 +81,7 @@ pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
         selection: inputs.selection.clone(),
         tables: blue_facts.tables.as_ref().cloned().unwrap_or_default(),
         owners: beside_tables.owners.clone(),
+        owned_in: beside_tables.owned_in.clone(),
         schema_owners: beside_tables.schema_owners.clone(),
         forced: beside_tables.forced.clone(),
         owns_writes: inputs.owner == side,

@@ -39,6 +39,8 @@ pub struct Inventory {
     pub needed_roles: Vec<String>,
     /// Roles that own a selected table, so that creating it elsewhere means acting as them.
     pub owners: Vec<String>,
+    /// Schemas with the roles that own a selected table in them.
+    pub owned_in: Vec<(String, String)>,
     /// Owners of the selected schemas, by schema.
     pub schema_owners: BTreeMap<String, String>,
     /// Selected tables with row-level security that is forced on their owner.

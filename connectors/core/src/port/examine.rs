@@ -28,6 +28,8 @@ pub struct Question {
     pub tables: Vec<Table>,
     /// Roles that own those tables on blue (empty when blue could not be read).
     pub owners: Vec<String>,
+    /// Schemas of those tables, each with a role that owns some in it on blue.
+    pub owned_in: Vec<(String, String)>,
     /// Owners of the schemas that the schema copy makes, as on blue, by schema.
     pub schema_owners: BTreeMap<String, String>,
     /// Those tables on which row-level security is forced on blue, also for their owners.

@@ -37,6 +37,8 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
             texts(session, "SELECT DISTINCT name::text FROM pg_available_extensions", &[]).await?;
         inventory.needed_roles = texts(session, &needed_roles(), &[&schemas]).await?;
         inventory.owners = texts(session, OWNERS, &[&table_schemas, &table_names]).await?;
+        let owned = session.query(OWNED_IN, &[&table_schemas, &table_names]).await?;
+        inventory.owned_in = owned.iter().map(|row| (row.get(0), row.get(1))).collect();
         inventory.schema_owners = pairs_of(session, SCHEMA_OWNERS, &[&schemas]).await?;
         inventory.forced = {
             let rows = session.query(FORCED, &[&table_schemas, &table_names]).await?;
@@ -196,6 +198,12 @@ const OWNERS: &str = "SELECT r.rolname::text FROM unnest($1::text[], $2::text[])
                       JOIN pg_namespace n ON n.nspname = w.s \
                       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t \
                       JOIN pg_roles r ON r.oid = c.relowner";
+
+const OWNED_IN: &str = "SELECT DISTINCT w.s, r.rolname::text \
+                        FROM unnest($1::text[], $2::text[]) w(s, t) \
+                        JOIN pg_namespace n ON n.nspname = w.s \
+                        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.t \
+                        JOIN pg_roles r ON r.oid = c.relowner ORDER BY 1, 2";
 
 const SCHEMA_OWNERS: &str = "SELECT n.nspname::text, r.rolname::text FROM pg_namespace n \
                              JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = ANY ($1)";

@@ -126,6 +126,7 @@ async fn move_stops(w: &World) -> Vec<String> {
         selection: Selection::default(),
         tables: w.tables().await,
         owners: Vec::new(),
+        owned_in: Vec::new(),
         schema_owners: Default::default(),
         forced: Vec::new(),
         owns_writes: true,

@@ -82,6 +82,7 @@ async fn a_green_with_everything_wrong_says_so_at_once_and_the_remedies_help() {
         }
         let mut question = place.question(Side::Green, tables);
         question.owners.push("Not Here".into());
+        question.owned_in.push(("app".into(), "Not Here".into()));
         let findings = database.examine(&question).await.unwrap();
         // Rows of tables we may not read and sessions we may not see are unknown: that is what the
         // lacking rights say.
@@ -138,6 +139,9 @@ async fn what_the_copy_will_make_here_is_looked_at_before() {
         for (schema, owner) in [("app", "app"), ("Of Root", root.as_str()), ("mine", "Mover")] {
             question.schema_owners.insert(schema.into(), owner.into());
         }
+        question.owned_in = [("app", "app"), ("half", "app"), ("new", "app")]
+            .map(|(s, o)| (s.into(), o.into()))
+            .into();
         question.forced.push(TableName::new("half", "later"));
         let database = place.as_mover(Side::Green);
         let findings = database.examine(&question).await.unwrap();
@@ -147,6 +151,7 @@ async fn what_the_copy_will_make_here_is_looked_at_before() {
         };
         says("CUT0117", &format!("{root} (owns 1 schema on blue: Of Root)"));
         says("CUT0119", "lacks USAGE on 2 schemas: app, half");
+        says("CUT0119", "may not make some in their schema: app in half");
         says("CUT0124", "on 1 table: half.later");
         for finding in findings.iter().filter(|f| pastable(f)) {
             place.follow(finding).await;

@@ -129,6 +129,7 @@ impl Place {
             selection: Selection { include: vec!["app.*".into()], exclude: Vec::new() },
             tables,
             owners: vec!["app".into()],
+            owned_in: Vec::new(),
             schema_owners: Default::default(),
             forced: Vec::new(),
             owns_writes: side == Side::Blue,

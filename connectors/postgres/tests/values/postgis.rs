@@ -111,6 +111,7 @@ async fn geometry_travels_where_postgis_is_installed() {
             selection: Selection::default(),
             tables: pair.blue.tables().await,
             owners: Vec::new(),
+            owned_in: Vec::new(),
             schema_owners: Default::default(),
             forced: Vec::new(),
             owns_writes: true,

@@ -35,18 +35,22 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
         let without = |right: usize| rows.iter().filter(move |row| !row.get::<_, bool>(right));
         closed.extend(without(1).map(|row| row.get::<_, String>(0)));
         hidden.extend(without(2).map(|row| row.get::<_, String>(0)));
-        // A table can only be given to a role that could have made it. One that does not exist
-        // yet will have the rights of everybody.
+        // A table can only be given to a role that could have made it, but by a superuser. One that
+        // does not exist yet will have the rights of everybody.
+        let owned = if context.role.superuser { &[][..] } else { &question.owned_in };
+        let (schemas, owners): (Vec<&str>, Vec<&str>) =
+            owned.iter().map(|(schema, owner)| (schema.as_str(), owner.as_str())).unzip();
         let rows = context
             .session
             .query(
                 "SELECT n.nspname::text, w.name, r.oid IS NOT NULL \
-                 FROM pg_namespace n CROSS JOIN unnest($2::text[]) w(name) \
+                 FROM unnest($1::text[], $2::text[]) w(schema, name) \
+                 JOIN pg_namespace n ON n.nspname = w.schema \
                  LEFT JOIN pg_roles r ON r.rolname = w.name \
-                 WHERE n.nspname = ANY ($1) AND NOT CASE WHEN r.oid IS NULL \
+                 WHERE NOT CASE WHEN r.oid IS NULL \
                      THEN has_schema_privilege('public'::name, n.oid, 'CREATE') \
                      ELSE has_schema_privilege(r.oid, n.oid, 'CREATE') END ORDER BY 1, 2",
-                &[&wanted, &question.owners],
+                &[&schemas, &owners],
             )
             .await?;
         barred.extend(rows.iter().map(|row| Barred {
@@ -92,11 +96,10 @@ fn judge(hidden: &[String], closed: &[String], barred: &[Barred], me: &str) -> V
             let (schema, owner) = (sql::ident(&b.schema), sql::ident(&b.owner));
             format!("GRANT CREATE ON SCHEMA {schema} TO {owner};{hint}")
         };
-        // Who owns tables in which of the schemas is not known here.
-        found.push(warning(
+        found.push(error(
             "CUT0119",
             format!(
-                "owners on blue may not own new tables here, if they have some in these schemas: {}",
+                "tables cannot be given to owners who may not make some in their schema: {}",
                 list(barred.iter().map(|b| format!("{} in {}", b.owner, b.schema)))
             ),
             lines(barred.iter().map(grant)),
