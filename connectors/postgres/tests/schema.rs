@@ -231,9 +231,7 @@ async fn foreign_servers_that_are_there_stay_as_they_are() {
         green.root.batch_execute(servers).await.unwrap();
         copy.before_rows(&Selection::default()).await.unwrap();
         copy.after_rows(&Selection::default(), 2, true, false).await.unwrap();
-        let there = "SELECT 'away'::regclass::text";
-        let there: String = green.root.query_one(there, &[]).await.unwrap().get(0);
-        assert_eq!(there, "away");
+        green.root.batch_execute("SELECT 'away'::regclass").await.unwrap();
     }
 }
 
