@@ -221,13 +221,17 @@ impl Live {
         if self.owner() == Side::Green {
             return None;
         }
+        let failed = || match &self.state().uncompared_for {
+            Some(why) => format!("; the last one failed, and it is tried again: {why}"),
+            None => String::new(),
+        };
         if !self.proof.passed() {
-            return Some(self.proof.unpassed_so_far());
+            return Some(self.proof.unpassed_so_far() + &failed());
         }
         if let Some(table) = self.proof.unread(self.owner()).first() {
             let why = "waits for a full comparison, and is too large for one within half of \
                        `move.pause_budget`";
-            return Some(format!("{table} {why}"));
+            return Some(format!("{table} {why}{}", failed()));
         }
         let pending = self.proof.view().pending;
         (pending > LEFT_FOR_THE_FENCE)

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     cutover::ground::live::unfollowed,
-    error::{Exit, Failure},
+    error::{Exit, Explain as _, Failure},
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
     stream::{Health, Policy},
@@ -113,6 +113,8 @@ pub(super) struct State {
     samples: Samples,
     measured: Measured,
     whole_again: Option<Instant>,
+    /// Why the last comparison of every row, or of tables as a whole, came to no end.
+    pub(super) uncompared_for: Option<String>,
     /// When definitions are looked at again, and sequences counted.
     definitions_due: Option<Instant>,
     sequences_due: Option<Instant>,
@@ -188,6 +190,7 @@ impl Live {
                 samples: Samples::new(SAMPLES_SECONDS),
                 measured: Measured::default(),
                 whole_again: None,
+                uncompared_for: None,
                 definitions_due: None,
                 sequences_due: None,
                 applied: None,
@@ -537,7 +540,9 @@ impl Live {
         };
         if !chosen.is_empty() {
             let began = Instant::now();
-            self.compare_whole(owner, chosen, again).await?;
+            let compared = self.compare_whole(owner, chosen, again).await;
+            self.state().uncompared_for = compared.as_ref().err().map(|e| e.headline());
+            compared?;
             let rest = pace::rest_of_passes(began.elapsed());
             self.state().whole_again = Some(Instant::now() + rest);
         }

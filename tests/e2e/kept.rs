@@ -162,3 +162,29 @@ async fn a_table_that_is_altered_is_compared_and_no_other() {
     world.desk.moves("switch").await.exits(0);
     world.close_the_books(load, Side::Green).await;
 }
+
+/// A comparison that fails again and again says so where somebody looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_nothing_is_proven_is_in_the_status() {
+    let world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    run.kill9();
+    std::fs::remove_file(world.desk.state(FILE)).expect("the file");
+    let green = world.superuser(Side::Green).await;
+    let forced = "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY";
+    green.batch_execute(forced).await.expect("row-level security");
+    let mut run = world.desk.run();
+    run.status("the reason", COMMAND_WITHIN, |status| {
+        let why = status["ready"]["why"].as_str().unwrap_or_default();
+        why.contains("no full comparison has finished yet; the last one failed")
+            && why.contains("products")
+    })
+    .await;
+    world.desk.ask(&["switch"]).await.exits(1).says("the last one failed");
+    let free = "ALTER TABLE products DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY";
+    green.batch_execute(free).await.expect("none");
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    world.sides_are_equal().await;
+}
