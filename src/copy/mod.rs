@@ -242,7 +242,7 @@ impl Shared {
         });
         // The source's order of columns is what travels.
         let target = in_order_of(source, &job.target);
-        let rows = self.load.copy(&target, format, rows).await?;
+        let rows = self.load.copy(&target, format, rows, None).await?;
         self.watch.rows(&job.target.name, rows);
         if self.left[piece.job].fetch_sub(1, Ordering::AcqRel) == 1 {
             lock(&self.committed).push(piece.job);

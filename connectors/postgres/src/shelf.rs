@@ -25,6 +25,8 @@ pub(crate) struct Warm {
     pub(crate) held: HashMap<TableName, bool>,
     /// How often it has read something.
     pub(crate) reads: usize,
+    /// The transaction that is open prefers an index to reading a whole table.
+    pub(crate) by_index: bool,
     statements: HashMap<String, Statement>,
 }
 
@@ -67,7 +69,8 @@ pub(crate) struct KeyPart {
 
 impl Warm {
     pub(crate) fn new(session: Session) -> Self {
-        Self { session, held: HashMap::new(), reads: 0, statements: HashMap::new() }
+        let (held, statements) = (HashMap::new(), HashMap::new());
+        Self { session, held, reads: 0, by_index: false, statements }
     }
 
     /// The statement, prepared once per session.

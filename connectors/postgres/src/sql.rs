@@ -77,7 +77,7 @@ impl Names {
         format!("{}/early", self.base)
     }
 
-    /// The schema with the progress table and the fence's function, unquoted.
+    /// The schema with our tables and the fence's function, unquoted.
     #[must_use]
     pub fn schema(&self) -> &str {
         &self.base
@@ -87,6 +87,12 @@ impl Names {
     #[must_use]
     pub fn progress(&self) -> String {
         format!("{}.progress", ident(&self.base))
+    }
+
+    /// The parts of tables that were copied, a row for each.
+    #[must_use]
+    pub fn parts(&self) -> String {
+        format!("{}.parts", ident(&self.base))
     }
 
     /// Name of the fence's triggers and of its function.

@@ -9,6 +9,8 @@ mod changes;
 mod crash;
 #[path = "apply/early.rs"]
 mod early;
+#[path = "apply/parts.rs"]
+mod parts;
 #[path = "apply/refusals.rs"]
 mod refusals;
 #[path = "apply/types.rs"]

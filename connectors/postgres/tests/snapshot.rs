@@ -3,5 +3,7 @@
 #[path = "snapshot/digests.rs"]
 mod digests;
 mod home;
+#[path = "snapshot/keyed.rs"]
+mod keyed;
 #[path = "snapshot/rows.rs"]
 mod rows;

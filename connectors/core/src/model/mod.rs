@@ -6,6 +6,7 @@ pub mod event;
 pub mod finding;
 pub mod inventory;
 pub mod position;
+pub mod ranges;
 pub mod run;
 pub mod schema;
 pub mod selection;

@@ -9,7 +9,7 @@ use super::{
     answers::{even, only},
     reader::RowReader,
 };
-use crate::model::{digest::RowKey, schema::Table, value::Tuple};
+use crate::model::{digest::RowKey, ranges::KeyRanges, schema::Table, value::Tuple};
 
 /// A part of a table, in the words of the connector that made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,17 @@ pub struct Coming {
     pub end: Range,
     /// All of them, and few others. As slow as looking at every row.
     pub anywhere: Range,
+}
+
+/// What makes ranges of a table's key possible that are read under several snapshots: nothing but its
+/// key says that two of its rows cannot be there together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyed {
+    /// The only column of its key, of whole numbers.
+    pub column: String,
+    /// Another text once a column of the table was altered: its rows may be others then, without a
+    /// word in the stream.
+    pub definition: String,
 }
 
 /// How rows of a copy travel.
@@ -54,6 +65,7 @@ pub enum CopyChunk {
 /// What is being done when an answer is missing.
 const MEASURING: &str = "measuring the size";
 const ENDS: &str = "looking for the end";
+const KEYS: &str = "looking at the keys";
 
 /// A consistent view of a database, shared by all workers that read under it.
 ///
@@ -99,6 +111,38 @@ pub trait Snapshot: RowReader {
     /// The connector's part of [`Snapshot::coming`], which counts the answers: call that.
     async fn coming_of(&self, tables: &[&Table]) -> Result<Vec<Option<Coming>>> {
         Ok(vec![None; tables.len()])
+    }
+
+    /// Whether ranges of their keys can be read under several snapshots; `None` where not.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a table has no answer.
+    async fn keyed(&self, tables: &[&Table]) -> Result<Vec<Option<Keyed>>> {
+        let all = self.keyed_of(tables).await?;
+        even(KEYS, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`Snapshot::keyed`], which counts the answers: call that.
+    async fn keyed_of(&self, tables: &[&Table]) -> Result<Vec<Option<Keyed>>> {
+        Ok(vec![None; tables.len()])
+    }
+
+    /// Cuts a table into ranges of its key, of about `target_bytes` each and 4096 at most. `None`
+    /// where its rows do not lie in the order of the key: every range would be all over the table.
+    async fn by_key(
+        &self,
+        _table: &Table,
+        _column: &str,
+        _target_bytes: u64,
+    ) -> Result<Option<KeyRanges>> {
+        Ok(None)
+    }
+
+    /// Range `number` of a key. Only asked for tables that were cut so.
+    fn key_range(&self, _ranges: &KeyRanges, _number: usize) -> Option<Range> {
+        None
     }
 
     /// The range of exactly the rows with these keys (in the order of [`Table::key`]), for repair.

@@ -35,6 +35,24 @@ pub struct Born {
     pub since: String,
 }
 
+/// A range of a table's key that was copied as of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its number.
+    pub number: u32,
+    /// Which transactions it contains: [`crate::port::copy::Snapshot::visible`].
+    pub snapshot: String,
+}
+
+/// A part that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartThere {
+    /// Which.
+    pub part: Part,
+    /// How many rows were written.
+    pub rows: u64,
+}
+
 /// What a change of definitions on the source means for a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Redefined {
@@ -102,6 +120,18 @@ pub trait Sink: Send + Sync {
     /// says were not finished, and only on the side that does not own the writes.
     async fn clear(&self, run: &RunId, table: &Table) -> Result<()>;
 
+    /// Whether parts of this table may be copied under several snapshots: nothing here but its key,
+    /// `column`, says that two of its rows cannot be there together.
+    async fn takes_parts(&self, _table: &Table, _column: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// The parts of a table that are there, exactly: whoever wrote some before has ended. None of
+    /// a table that was emptied or made anew since.
+    async fn parts(&self, _run: &RunId, _table: &Table) -> Result<Vec<PartThere>> {
+        Ok(Vec::new())
+    }
+
     /// Opens a bulk load.
     async fn load(&self, run: &RunId) -> Result<Box<dyn Load>>;
 
@@ -114,7 +144,7 @@ pub trait Sink: Send + Sync {
         rows: Box<dyn CopyStream>,
     ) -> Result<u64> {
         let load = self.load(run).await?;
-        let written = load.copy(table, format, rows).await?;
+        let written = load.copy(table, format, rows, None).await?;
         load.flush().await?;
         Ok(written)
     }
@@ -141,12 +171,14 @@ pub trait Sink: Send + Sync {
 #[async_trait]
 pub trait Load: Send + Sync {
     /// Writes rows in one transaction and returns their number. When it fails nothing was written.
-    /// They are committed, but durable only after [`Load::flush`].
+    /// They are committed, but durable only after [`Load::flush`]. With `part`, that it is there is
+    /// part of the transaction: [`Sink::parts`].
     async fn copy(
         &self,
         table: &Table,
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
+        part: Option<&Part>,
     ) -> Result<u64>;
 
     /// Makes durable whatever was written to the target before this call. Returns a place in the

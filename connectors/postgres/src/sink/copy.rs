@@ -20,7 +20,7 @@ use cutover_core::{
     port::{
         PortError, Result,
         copy::{CopyChunk, CopyFormat, CopyStream},
-        sink::Load,
+        sink::{Load, Part},
     },
 };
 use futures_util::SinkExt;
@@ -28,6 +28,7 @@ use tokio_postgres::{Client, error::SqlState};
 
 use super::{
     encode::CopyText,
+    parts,
     refusal::{self, is_state},
     statement, unproven,
 };
@@ -35,7 +36,7 @@ use crate::{
     connect::{Session, is_about_encoding, port_error},
     database::Database,
     source::place,
-    sql,
+    sql::{self, Names},
 };
 
 /// Bytes gathered before they are handed to the driver. Sources send a row at a time.
@@ -98,6 +99,7 @@ impl Copiers {
 /// A bulk load. Its commits wait for no disk; a flush waits for all of them at once.
 pub(super) struct BulkLoad {
     database: Database,
+    names: Names,
     /// Open since before the first commit of the load. When the server fails it forgets commits
     /// that are not on its disk, and ends every session: while this one lives, none is forgotten.
     witness: Session,
@@ -106,14 +108,14 @@ pub(super) struct BulkLoad {
 }
 
 impl BulkLoad {
-    pub(super) async fn new(database: &Database) -> Result<Self> {
+    pub(super) async fn new(database: &Database, names: Names) -> Result<Self> {
         let witness = database.session("flush").await?;
         let unproven = unproven::tables(&witness, database.side().as_str()).await?;
         witness
             .batch_execute("SET synchronous_commit = on")
             .await
             .map_err(|e| port_error(format!("opening a copy on {}", database.side()), e))?;
-        Ok(Self { database: database.clone(), witness, unproven })
+        Ok(Self { database: database.clone(), names, witness, unproven })
     }
 }
 
@@ -124,23 +126,32 @@ impl Load for BulkLoad {
         table: &Table,
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
+        part: Option<&Part>,
     ) -> Result<u64> {
         let (database, at) = (&self.database, self.database.side().to_string());
         let session = database.copiers.take(database).await?;
-        let written = if self.unproven.contains(&table.name) {
-            let run = async |text: &str| {
-                let done = session.batch_execute(text).await;
-                done.map_err(|e| copy_error(&at, &table.name, e))
-            };
-            run("BEGIN").await?;
-            let away = unproven::set_aside(&session, &at, &table.name).await?;
-            let written = copy_rows(&session, &at, table, format, rows).await?;
-            away.put_back(&session, &at, &table.name).await?;
-            run("COMMIT").await?;
-            written
-        } else {
-            copy_rows(&session, &at, table, format, rows).await?
+        let unproven = self.unproven.contains(&table.name);
+        let run = async |text: &str| {
+            let done = session.batch_execute(text).await;
+            done.map_err(|e| copy_error(&at, &table.name, e))
         };
+        if unproven || part.is_some() {
+            run("BEGIN").await?;
+        }
+        let away = match unproven {
+            true => Some(unproven::set_aside(&session, &at, &table.name).await?),
+            false => None,
+        };
+        let written = copy_rows(&session, &at, table, format, rows).await?;
+        if let Some(away) = away {
+            away.put_back(&session, &at, &table.name).await?;
+        }
+        if let Some(part) = part {
+            parts::note(&session, &at, &self.names, &table.name, part, written).await?;
+        }
+        if unproven || part.is_some() {
+            run("COMMIT").await?;
+        }
         // A session of a failed copy is not used again.
         database.copiers.give(session);
         Ok(written)
@@ -266,9 +277,11 @@ impl Piece {
 /// table points at (`schema: provided`) cannot be truncated alone, and truncating the other one
 /// as well would throw away a finished copy: there the rows are deleted, with foreign keys quiet,
 /// and their room is given back.
-pub(super) async fn clear(database: &Database, table: &TableName) -> Result<()> {
+pub(super) async fn clear(database: &Database, names: &Names, table: &TableName) -> Result<()> {
     let session = database.copiers.take(database).await?;
-    empty(&session, &database.side().to_string(), table, Room::GiveBack).await?;
+    let at = database.side().to_string();
+    parts::forget(&session, &at, names, table).await?;
+    empty(&session, &at, table, Room::GiveBack).await?;
     database.copiers.give(session);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The target role: rows of the initial copy, and changes with progress in the same transaction.
 //!
-//! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk. `unproven`:
-//!   constraints that such rows may break.
+//! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk. `parts`: which
+//!   parts of a table are there. `unproven`: constraints that such rows may break.
 //! - `batch`, `shape`, `reduce`, `set`, `statement`, `encode`: pure; events to statements.
 //! - `writer`, `attempt`: one transaction per call. `rows`: the ordered row path behind it.
 //! - `early`: the second writer, for a transaction that is still in progress on the source.
@@ -15,6 +15,7 @@ mod cache;
 mod copy;
 mod early;
 mod encode;
+mod parts;
 mod pipeline;
 mod reduce;
 mod refusal;
@@ -36,7 +37,7 @@ use cutover_core::{
     port::{
         PortError, Result,
         copy::CopyFormat,
-        sink::{Lease, Load, Route, Sink, SinkWriter},
+        sink::{Lease, Load, PartThere, Route, Sink, SinkWriter},
     },
 };
 use tokio::time::timeout;
@@ -65,12 +66,27 @@ impl Sink for Database {
         &[CopyFormat::PostgresBinary, CopyFormat::PostgresText, CopyFormat::Rows]
     }
 
-    async fn clear(&self, _: &RunId, table: &Table) -> Result<()> {
-        copy::clear(self, &table.name).await
+    async fn clear(&self, run: &RunId, table: &Table) -> Result<()> {
+        copy::clear(self, &Names::of(run), &table.name).await
     }
 
-    async fn load(&self, _: &RunId) -> Result<Box<dyn Load>> {
-        Ok(Box::new(copy::BulkLoad::new(self).await?))
+    async fn takes_parts(&self, table: &Table, column: &str) -> Result<bool> {
+        let warm = self.errand().await?;
+        let takes = parts::takes(&warm.session, self.side.as_str(), &table.name, column).await?;
+        self.put_back(warm);
+        Ok(takes)
+    }
+
+    async fn parts(&self, run: &RunId, table: &Table) -> Result<Vec<PartThere>> {
+        let warm = self.errand().await?;
+        let (at, names) = (self.side.as_str(), Names::of(run));
+        let there = parts::there(&warm.session, at, &names, &table.name).await?;
+        self.put_back(warm);
+        Ok(there)
+    }
+
+    async fn load(&self, run: &RunId) -> Result<Box<dyn Load>> {
+        Ok(Box::new(copy::BulkLoad::new(self, Names::of(run)).await?))
     }
 
     async fn writer(&self, run: &RunId, routes: &[Route]) -> Result<Box<dyn SinkWriter>> {

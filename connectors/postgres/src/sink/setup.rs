@@ -1,5 +1,5 @@
-//! What the sink keeps on the server: its schema with the progress table, and the replication
-//! origin. Also who may use them.
+//! What the sink keeps on the server: its schema with the progress table and that of copied parts, and
+//! the replication origin. Also who may use them.
 
 use std::time::Duration;
 
@@ -10,7 +10,10 @@ use cutover_core::{
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, error::SqlState};
 
-use super::refusal::{self, is_state};
+use super::{
+    parts,
+    refusal::{self, is_state},
+};
 use crate::{
     connect::{Session, port_error},
     sql::{self, Names},
@@ -38,7 +41,7 @@ const WRITER_SETTINGS: &str = "
     SET jit = off;
     SET work_mem = '32MB'";
 
-/// Creates schema, progress table and origins. Idempotent.
+/// Creates schema, tables and origins. Idempotent.
 pub(super) async fn create(session: &Session, at: &str, names: &Names) -> Result<()> {
     let doing = || format!("preparing {at} to receive changes");
     let sql = format!(
@@ -48,9 +51,11 @@ pub(super) async fn create(session: &Session, at: &str, names: &Names) -> Result
              format integer NOT NULL,
              position text,
              updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp());
-         INSERT INTO {progress} (format) VALUES ({FORMAT}) ON CONFLICT DO NOTHING",
+         INSERT INTO {progress} (format) VALUES ({FORMAT}) ON CONFLICT DO NOTHING;
+         {parts}",
         schema = sql::ident(names.schema()),
         progress = names.progress(),
+        parts = parts::create(names),
     );
     session.batch_execute(&sql).await.map_err(|e| port_error(doing(), e))?;
     for origin in [names.origin(), &names.early_origin()] {
@@ -87,8 +92,8 @@ pub(super) async fn remove(session: &Session, at: &str, names: &Names) -> Result
         }
     }
     // DROP TABLE IF EXISTS also forgives a missing schema.
-    let table = format!("DROP TABLE IF EXISTS {}", names.progress());
-    session.batch_execute(&table).await.map_err(|e| port_error(doing(), e))?;
+    let tables = format!("DROP TABLE IF EXISTS {}, {}", names.progress(), names.parts());
+    session.batch_execute(&tables).await.map_err(|e| port_error(doing(), e))?;
     let schema = format!("DROP SCHEMA IF EXISTS {}", sql::ident(names.schema()));
     match session.batch_execute(&schema).await {
         Ok(()) => Ok(()),

@@ -5,6 +5,7 @@
 
 mod digest;
 mod hold;
+mod keyed;
 mod live;
 mod range;
 mod stream;
@@ -15,11 +16,12 @@ use async_trait::async_trait;
 use cutover_core::{
     model::{
         digest::{Digest, RowDigest, RowKey},
+        ranges::KeyRanges,
         schema::Table,
     },
     port::{
         Result,
-        copy::{Coming, CopyFormat, CopyStream, Range, Snapshot},
+        copy::{Coming, CopyFormat, CopyStream, Keyed, Range, Snapshot},
         error::PortError,
         reader::{Lookup, Part, RowReader},
     },
@@ -123,6 +125,7 @@ impl View {
             .batch_execute(&format!("COMMIT; {}", self.begin()))
             .await
             .map_err(|e| self.not_joined("joining a snapshot again", e))?;
+        warm.by_index = false;
         warm.held.clear();
         warm.reads = 0;
         Ok(())
@@ -216,6 +219,23 @@ impl Snapshot for PgSnapshot {
         Ok(measured.into_iter().map(|m| range::coming(m?.pages?, &self.visible)).collect())
     }
 
+    async fn keyed_of(&self, tables: &[&Table]) -> Result<Vec<Option<Keyed>>> {
+        self.view.keyed(tables).await
+    }
+
+    async fn by_key(
+        &self,
+        table: &Table,
+        column: &str,
+        target_bytes: u64,
+    ) -> Result<Option<KeyRanges>> {
+        self.view.by_key(table, column, target_bytes).await
+    }
+
+    fn key_range(&self, ranges: &KeyRanges, number: usize) -> Option<Range> {
+        Some(keyed::range(ranges, number))
+    }
+
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {
         let warm = self.view.session().await?;
         let parts = match table.key() {
@@ -249,7 +269,14 @@ impl Snapshot for PgSnapshot {
                 ));
             }
         };
-        let warm = self.view.holding(&[(table, range::is_place(range))]).await?;
+        let mut warm = self.view.holding(&[(table, range::is_place(range))]).await?;
+        let by_index = keyed::is_by_key(range);
+        if by_index != warm.by_index {
+            // A table that was never analysed would be read as a whole for each of its ranges.
+            let set = format!("SET LOCAL enable_seqscan = {}", if by_index { "off" } else { "on" });
+            warm.session.batch_execute(&set).await.map_err(|e| port_error(doing.as_str(), e))?;
+            warm.by_index = by_index;
+        }
         let statement = stream::copy_statement(table, range, options);
         let rows = warm.session.copy_out(&statement).await.map_err(|e| match e.code() {
             // Whoever looks again finds what there is by now.

@@ -7,7 +7,7 @@ use crate::sql;
 
 /// Tables and sequences of a schema with such a name that no run has made.
 pub(in super::super) const NOT_OURS: &str = "c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' \
-     AND c.relname NOT IN ('progress', 'fence', 'fenced', 'schema_done')";
+     AND c.relname NOT IN ('progress', 'parts', 'fence', 'fenced', 'schema_done')";
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     let query = format!(
