@@ -138,11 +138,9 @@ impl Rate {
 
 /// Part of a table that is done, in `STEPS`: by rows where their number is known, else by size.
 fn steps(t: &TableProgress) -> u64 {
-    let (done, all) = if t.estimated_rows > 0 && t.rows > 0 {
-        (t.rows, t.estimated_rows)
-    } else {
-        (t.bytes, t.size)
-    };
+    let rows = t.rows + t.kept.map_or(0, |kept| kept.rows);
+    let (done, all) =
+        if t.estimated_rows > 0 && rows > 0 { (rows, t.estimated_rows) } else { (t.bytes, t.size) };
     // An estimate can be too small; a bar that is full before its end says nothing.
     (done.saturating_mul(STEPS) / all.max(1)).min(STEPS - 1)
 }
@@ -214,6 +212,7 @@ mod tests {
             estimated_rows,
             bytes,
             size,
+            kept: None,
         }
     }
 

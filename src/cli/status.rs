@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cutover::{
     config::units::{human_duration, human_size},
     error::{Exit, Failure},
-    observe::progress::{CopyProgress, CopySum, TableProgress, TableState},
+    observe::progress::{CopyProgress, CopySum, Kept, TableProgress, TableState},
     run::{
         book::Book,
         command::Request,
@@ -269,9 +269,10 @@ fn copy(copy: &CopyProgress, p: Printer) -> Vec<String> {
                 TableState::Waiting => "waiting",
                 TableState::Done => "done",
             };
+            let kept = |k: Kept| format!("{state}, {} of {} ranges kept", k.ranges, k.of);
             vec![
                 format!("  {}", t.table),
-                state.to_owned(),
+                t.kept.map_or_else(|| state.to_owned(), kept),
                 thousands(t.rows),
                 format!("of about {}", thousands(t.estimated_rows.max(t.rows))),
                 human_size(t.bytes),
@@ -383,6 +384,7 @@ mod tests {
             estimated_rows: 2_000_000,
             bytes: rows * 100,
             size: 1 << 30,
+            kept: (rows == 500_000).then_some(Kept { ranges: 3, of: 64, rows: 90_000 }),
         };
         let mut status = status();
         status.copy = CopyProgress {
@@ -400,9 +402,9 @@ mod tests {
         let p = Printer::new(false, Color::Never);
         insta::assert_snapshot!(copy(&status.copy, p).join("\n"), @r"
         copy     1 of 3 tables, 2,500,001 rows, 238 MiB, 49.6 MiB/s, to go: 7.0 s
-          public.under_way  copying    500,000  of about 2,000,000  47.7 MiB
-          public.later      waiting          0  of about 2,000,000       0 B
-          public.done       done     2,000,001  of about 2,000,001   191 MiB
+          public.under_way  copying, 3 of 64 ranges kept    500,000  of about 2,000,000  47.7 MiB
+          public.later      waiting                               0  of about 2,000,000       0 B
+          public.done       done                          2,000,001  of about 2,000,001   191 MiB
         ");
         assert_eq!(seconds(f64::INFINITY), "unknown");
     }

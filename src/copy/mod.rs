@@ -6,11 +6,14 @@
 //! target and is never tried twice, since a lost answer to its commit would leave its rows there
 //! twice; what was not finished is emptied and copied again as a whole, under a later snapshot
 //! (`stream::handover` joins the two).
+//!
+//! Of a large table ranges of its key are copied where it has such ([`InRanges`]), and the target
+//! knows which are there, exactly: those stay, and only the others are copied again.
 
 mod rate;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -22,13 +25,13 @@ use async_trait::async_trait;
 use cutover_core::{
     model::{
         position::Position,
-        run::RunId,
+        ranges::KeyRanges,
         schema::{Table, TableName},
     },
     port::{
         PortError, Result,
         copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
-        sink::{Load, Route, Sink},
+        sink::{Load, Part, Route, Sink},
     },
 };
 use tokio::task::JoinSet;
@@ -65,6 +68,32 @@ pub fn jobs(routes: &[Route], sources: &[Table]) -> Vec<Job> {
         jobs[place].sources.push((*source).clone());
     }
     jobs
+}
+
+/// A job whose only source is cut into ranges of its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InRanges {
+    /// The ranges.
+    pub ranges: KeyRanges,
+    /// Those that are there, and what each of them contains.
+    pub kept: BTreeMap<usize, String>,
+}
+
+impl InRanges {
+    /// What each range contains once all the others are copied under this snapshot; those beside
+    /// each other that contain the same are one.
+    #[must_use]
+    pub fn contents(&self, snapshot: &str) -> (KeyRanges, Vec<String>) {
+        let of = |number| self.kept.get(&number).map_or(snapshot, String::as_str);
+        let (mut bounds, mut contents) = (Vec::new(), vec![of(0).to_owned()]);
+        for (number, bound) in (1..).zip(&self.ranges.bounds) {
+            if contents.last().is_none_or(|last| last != of(number)) {
+                bounds.push(*bound);
+                contents.push(of(number).to_owned());
+            }
+        }
+        (KeyRanges { column: self.ranges.column.clone(), bounds }, contents)
+    }
 }
 
 /// How to copy.
@@ -120,6 +149,8 @@ struct Piece {
     job: usize,
     source: usize,
     range: Range,
+    /// Which range of its key it is.
+    part: Option<usize>,
 }
 
 struct Shared {
@@ -135,32 +166,47 @@ struct Shared {
     watch: Arc<dyn Watch>,
 }
 
-/// Copies every job. The targets must be empty.
+/// Copies every job; those `in_ranges`, by their targets, as they say. The targets must be empty, but
+/// for what is kept. `load` was opened before anybody looked at what is there.
 ///
 /// # Errors
 ///
 /// The first failure; what was reported as done stays done.
 pub async fn copy(
-    run: &RunId,
+    load: Box<dyn Load>,
     jobs: Vec<Job>,
+    in_ranges: &HashMap<TableName, InRanges>,
     snapshot: Arc<dyn Snapshot>,
     sink: Arc<dyn Sink>,
     options: Options,
     watch: Arc<dyn Watch>,
 ) -> Result<()> {
+    let cut = |job: &Job| in_ranges.get(&job.target.name);
     let sources: Vec<(usize, usize, &Table)> = jobs
         .iter()
         .enumerate()
+        .filter(|(_, job)| cut(job).is_none())
         .flat_map(|(j, job)| job.sources.iter().enumerate().map(move |(s, t)| (j, s, t)))
         .collect();
     let mut pieces = Vec::new();
     let mut parts = vec![0; jobs.len()];
+    for (job, InRanges { ranges, kept }) in
+        jobs.iter().enumerate().filter_map(|(j, job)| Some((j, cut(job)?)))
+    {
+        for number in (0..ranges.count()).filter(|number| !kept.contains_key(number)) {
+            let Some(range) = snapshot.key_range(ranges, number) else {
+                return Err(no_such_range(&jobs[job].target.name));
+            };
+            parts[job] += 1;
+            pieces.push(Piece { job, source: 0, range, part: Some(number) });
+        }
+    }
     for some in sources.chunks(MEASURED) {
         let tables: Vec<&Table> = some.iter().map(|(_, _, table)| *table).collect();
         let ranges = snapshot.split_all(&tables, options.chunk).await?;
         for (&(job, source, _), ranges) in some.iter().zip(ranges) {
             parts[job] += ranges.len() as u64;
-            pieces.extend(ranges.into_iter().map(|range| Piece { job, source, range }));
+            pieces.extend(ranges.into_iter().map(|range| Piece { job, source, range, part: None }));
         }
     }
     let sizes: Vec<u64> =
@@ -170,7 +216,6 @@ pub async fn copy(
     // Without rows nothing has to be done.
     let committed = (0..jobs.len()).filter(|j| parts[*j] == 0).collect();
     let workers = options.workers.clamp(1, pieces.len().max(1));
-    let load = sink.load(run).await?;
     let shared = Arc::new(Shared {
         jobs,
         left: parts.into_iter().map(AtomicU64::new).collect(),
@@ -242,13 +287,29 @@ impl Shared {
         });
         // The source's order of columns is what travels.
         let target = in_order_of(source, &job.target);
-        let rows = self.load.copy(&target, format, rows, None).await?;
+        let part = match piece.part {
+            None => None,
+            Some(number) => Some(Part {
+                number: u32::try_from(number).map_err(|_| no_such_range(&job.target.name))?,
+                snapshot: self.snapshot.visible().to_owned(),
+            }),
+        };
+        let rows = self.load.copy(&target, format, rows, part.as_ref()).await?;
         self.watch.rows(&job.target.name, rows);
         if self.left[piece.job].fetch_sub(1, Ordering::AcqRel) == 1 {
             lock(&self.committed).push(piece.job);
         }
         Ok(())
     }
+}
+
+fn no_such_range(table: &TableName) -> PortError {
+    PortError::definite(
+        "CUT0308",
+        format!("copying ranges of {table}"),
+        "a range of its key that was agreed on does not exist",
+        "report this with the kinds and versions of both databases",
+    )
 }
 
 /// Whether the target has all columns that travel.
@@ -340,6 +401,24 @@ mod tests {
         let (a, b) = (table("t", &["integer"]), table("t", &["bigint"]));
         assert_eq!(format(&a, &b, &both), CopyFormat::PostgresText);
         assert_eq!(format(&a, &a, &[CopyFormat::Rows]), CopyFormat::Rows);
+    }
+
+    #[test]
+    fn ranges_that_contain_the_same_are_one() {
+        let ranges = KeyRanges { column: "id".into(), bounds: vec![10, 20, 30, 40] };
+        let contents = |kept: &[(usize, &str)]| {
+            let kept = kept.iter().map(|(n, s)| (*n, (*s).to_owned())).collect();
+            let (ranges, contents) = InRanges { ranges: ranges.clone(), kept }.contents("new");
+            (ranges.bounds, contents.join(" "))
+        };
+        assert_eq!(contents(&[]), (vec![], "new".into()));
+        assert_eq!(
+            contents(&[(0, "a"), (1, "a"), (3, "a")]),
+            (vec![20, 30, 40], "a new a new".into())
+        );
+        assert_eq!(contents(&[(1, "a"), (2, "b")]), (vec![10, 20, 30], "new a b new".into()));
+        let all: Vec<_> = (0..5).map(|n| (n, "a")).collect();
+        assert_eq!(contents(&all), (vec![], "a".into()));
     }
 
     #[test]

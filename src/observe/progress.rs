@@ -36,6 +36,20 @@ pub struct TableProgress {
     pub bytes: u64,
     /// Size on blue's disk.
     pub size: u64,
+    /// What is there of an earlier attempt; `None` of a copy that began anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// Ranges of a table that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// How many.
+    pub ranges: u64,
+    /// Of how many.
+    pub of: u64,
+    /// Rows in them.
+    pub rows: u64,
 }
 
 /// All tables together.
@@ -106,6 +120,7 @@ impl Progress {
                 estimated_rows,
                 bytes: 0,
                 size,
+                kept: None,
             },
         );
     }
@@ -124,6 +139,13 @@ impl Progress {
             t.state = TableState::Copying;
             t.bytes += bytes;
         });
+    }
+
+    /// The copy of a table goes on with so many of its ranges, and rows in them, there already.
+    pub fn kept(&self, table: &TableName, ranges: u64, of: u64, rows: u64) {
+        if let Some(t) = self.lock().tables.get_mut(table) {
+            t.kept = Some(Kept { ranges, of, rows });
+        }
     }
 
     /// Rows of a table were committed.
@@ -150,7 +172,8 @@ impl Progress {
             if t.state == TableState::Done {
                 all.done += 1;
             } else {
-                left += t.estimated_rows.saturating_sub(t.rows);
+                let kept = t.kept.map_or(0, |kept| kept.rows);
+                left += t.estimated_rows.saturating_sub(t.rows + kept);
             }
         }
         let rows_per_second = per_second(all.rows);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use cutover_core::model::{
-    position::Position, run::RunId, schema::TableName, selection::Selection, side::Side,
+    position::Position, ranges::KeyRanges, run::RunId, schema::TableName, selection::Selection,
+    side::Side,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,16 @@ pub struct Carried {
     pub table: TableName,
     /// See [`cutover_core::port::source::Since`].
     pub since: String,
+}
+
+/// Ranges of a key that were copied under several snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Views {
+    /// The ranges.
+    #[serde(flatten)]
+    pub ranges: KeyRanges,
+    /// Which transactions each of them contains.
+    pub snapshots: Vec<String>,
 }
 
 /// Journals of earlier versions know one direction only.
@@ -84,6 +95,21 @@ pub enum Fact {
         #[serde(default)]
         until: Option<Position>,
     },
+    /// A target table is copied in ranges of its source's key from here on. Each is there from its own
+    /// commit on, which the receiving side knows.
+    Cut {
+        /// The target.
+        table: TableName,
+        /// Where the rows come from.
+        from: Side,
+        /// The source.
+        source: Carried,
+        /// The ranges.
+        #[serde(flatten)]
+        ranges: KeyRanges,
+        /// How the source was defined: [`cutover_core::port::copy::Keyed::definition`].
+        definition: String,
+    },
     /// All rows of a target table are committed on green.
     Copied {
         /// The target.
@@ -96,6 +122,9 @@ pub enum Fact {
         /// All tables whose rows are in it; `None` in journals of earlier versions.
         #[serde(default)]
         sources: Option<Vec<Carried>>,
+        /// What ranges of it contain; `None` where all of it contains the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        views: Option<Views>,
     },
     /// A side has all that was noted of it so far, on its disk, before a position of its own log.
     Given {

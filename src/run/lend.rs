@@ -272,8 +272,8 @@ impl Live {
         [Side::Blue, Side::Green].iter().any(|side| self.pipes.from(*side).view().redefined > 0)
     }
 
-    /// Remembers what came into being in a stream: it needs no copy.
-    pub(super) fn note_born(&self) -> std::result::Result<(), JournalError> {
+    /// Remembers what came into being in a stream, which needs no copy, and what does need one.
+    pub(super) fn note_found(&self) -> std::result::Result<(), JournalError> {
         let standing = self.book.standing();
         let mut facts = Vec::new();
         for from in [Side::Blue, Side::Green] {
@@ -283,6 +283,10 @@ impl Live {
                     let source = Carried { table: source, since };
                     facts.push(Fact::Born { from, table: target, source });
                 }
+            }
+            let tables = self.pipes.from(from).view().doubted;
+            if !tables.is_empty() {
+                facts.push(Fact::Outdated { from, tables });
             }
         }
         if facts.is_empty() { Ok(()) } else { self.book.note_all(&facts) }

@@ -24,6 +24,7 @@ pub mod pipes;
 pub mod ports;
 pub mod prepare;
 pub mod proof;
+mod ranges;
 mod ready;
 pub mod recovery;
 mod removal;

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use cutover_core::{
     model::{
         position::Position,
+        ranges::KeyRanges,
         schema::{Table, TableName},
     },
-    port::{sink::Route, source::Since},
+    port::{copy::Keyed, sink::Route, source::Since},
 };
 
+use super::fact::{Carried, Views};
 use crate::copy::Job;
 
 /// What a target holds.
@@ -21,6 +23,8 @@ use crate::copy::Job;
 pub struct Held {
     /// Which transactions its copy contains; `None` without a copy.
     pub snapshot: Option<String>,
+    /// What ranges of it contain instead.
+    pub views: Option<Views>,
     /// Its sources, and since when they are followed; `None`: those that it had when an earlier
     /// version copied it.
     pub sources: Option<BTreeMap<TableName, String>>,
@@ -40,6 +44,27 @@ impl Held {
     }
 }
 
+/// A target that is copied in ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// Its source.
+    pub source: Carried,
+    /// The ranges.
+    pub ranges: KeyRanges,
+    /// How the source was defined.
+    pub definition: String,
+}
+
+impl Cut {
+    /// Whether what was copied of it is part of what the job is to copy now.
+    fn is_of(&self, job: &Job, now: &Keyed, since: &Since) -> bool {
+        job.sources.len() == 1
+            && since.get(&self.source.table) == Some(&self.source.since)
+            && job.sources[0].name == self.source.table
+            && (&now.column, &now.definition) == (&self.ranges.column, &self.definition)
+    }
+}
+
 /// What one side holds of the other one's rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Copies {
@@ -47,6 +72,8 @@ pub struct Copies {
     pub targets: HashMap<TableName, Held>,
     /// How often each target was copied.
     pub copied: HashMap<TableName, u32>,
+    /// Targets that are being copied in ranges.
+    pub cut: HashMap<TableName, Cut>,
     /// A position of the sources' side after the snapshot that the last copy was begun with.
     pub began: Option<Position>,
     /// A position of the sources' side after the last snapshot.
@@ -64,6 +91,13 @@ impl Copies {
         let mut views = self.targets.values().filter_map(|held| held.snapshot.as_ref());
         let first = views.next();
         views.all(|view| Some(view) == first)
+            && self.targets.values().all(|held| held.views.is_none())
+    }
+
+    /// How a target was cut when a copy of it was begun that can go on now.
+    #[must_use]
+    pub fn goes_on(&self, job: &Job, now: &Keyed, since: &Since) -> Option<&Cut> {
+        self.cut.get(&job.target.name).filter(|cut| cut.is_of(job, now, since))
     }
 
     /// Whether these sources, and no others, are what the target holds.
@@ -198,7 +232,7 @@ mod tests {
 
     fn held(sources: &[(&str, &str)]) -> Held {
         let sources = sources.iter().map(|(s, since)| (name(s), (*since).to_owned())).collect();
-        Held { snapshot: Some("1:1:".into()), sources: Some(sources), late: false }
+        Held { snapshot: Some("1:1:".into()), sources: Some(sources), ..Held::default() }
     }
 
     fn since(list: &[(&str, &str)]) -> Since {

@@ -19,19 +19,19 @@ use cutover_core::{
 use super::{
     book::Book,
     error::RunError,
-    fact::{Carried, Fact},
+    fact::{Carried, Fact, Views},
     given::given,
     owed::{Copies, Held, number, owed},
     prepare::{Definitions, Preparation},
     standing::Standing,
 };
 use crate::{
-    copy::{self, Job, Limiter},
+    copy::{self, InRanges, Job, Limiter},
     error::Failure,
     observe::progress::Progress,
     stream::{
         Policy,
-        handover::{Handover, Visibility},
+        handover::{Copied, Handover, Parts, Visibility},
     },
     transform::Mapping,
 };
@@ -134,9 +134,7 @@ impl Preparation {
         }
         // What was copied before a failover stays, where the server that took over has all that the
         // snapshot contained.
-        if let Some(until) = copies.began.as_ref().filter(|_| copies.unsettled) {
-            here.source.rebase(until).await?;
-        }
+        let parts_stay = self.parts_may_stay(from, copies).await?;
         self.progress.say("copying rows");
         let owing: HashSet<&TableName> = todo.iter().map(|job| &job.target.name).collect();
         for job in &all {
@@ -147,7 +145,6 @@ impl Preparation {
                 self.progress.done(&job.target.name);
             }
         }
-        self.outdate(from, &todo, &standing)?;
         let first = first.filter(|_| !standing.copy_began);
         let again = first.is_none();
         let snapshot: Arc<dyn Snapshot> = match first {
@@ -159,28 +156,40 @@ impl Preparation {
             // Values of enums that the snapshot may contain, and of which the stream tells later.
             self.ports.schema.add_values(&tops(&todo)).await?;
         }
-        // Whatever a snapshot contains was in the log before others could see it.
-        let until = here.source.head().await?;
-        self.book.note(Fact::CopyBegan { from, until: Some(until.clone()) })?;
+        // Before anybody looks at what is there: as long as it lives nothing of that is forgotten.
+        let load = there.sink.load(&self.run).await?;
+        let mut in_ranges = match parts_stay {
+            true => self.go_on(from, &todo, since, &*snapshot).await?,
+            false => HashMap::new(),
+        };
+        let fresh: Vec<&Job> =
+            todo.iter().filter(|job| !in_ranges.contains_key(&job.target.name)).collect();
+        self.outdate(from, &fresh, &standing)?;
         if standing.copy_began {
-            for job in &todo {
+            // Before the copy is begun: parts of an earlier one are not taken for its own.
+            for job in &fresh {
                 there.sink.clear(&self.run, &job.target).await?;
             }
         }
+        // Whatever a snapshot contains was in the log before others could see it.
+        let until = here.source.head().await?;
+        self.book.note(Fact::CopyBegan { from, until: Some(until.clone()) })?;
         if late && from == Side::Blue {
             // After the snapshot: no row in it is newer than a key that is not seen.
             let held = all.iter().filter(|job| !owing.contains(&job.target.name)).map(top);
             let held: BTreeSet<TableName> = held.collect();
             let empty: Vec<TableName> =
-                tops(&todo).into_iter().filter(|table| !held.contains(table)).collect();
+                tops(fresh.iter().copied()).into_iter().filter(|t| !held.contains(t)).collect();
             self.ports.schema.inherit_keys(&empty).await?;
         }
+        in_ranges.extend(self.cut(from, &fresh, since, &*snapshot).await?);
         let noter = Arc::new(Noter {
             book: Arc::clone(&self.book),
             progress: Arc::clone(&self.progress),
             from,
             snapshot: snapshot.visible().to_owned(),
             sources: todo.iter().map(|j| (j.target.name.clone(), carried(j, since))).collect(),
+            in_ranges: in_ranges.clone(),
         });
         let options = copy::Options {
             workers: self.workers,
@@ -188,7 +197,7 @@ impl Preparation {
             limiter: Arc::new(Limiter::new(self.rate)),
         };
         let sink = Arc::clone(&there.sink);
-        copy::copy(&self.run, todo, snapshot, sink, options, noter).await?;
+        copy::copy(load, todo, &in_ranges, snapshot, sink, options, noter).await?;
         // Whoever follows that side shall not take the copy for rows of its clients.
         let written = match standing.way_back {
             true => Some(there.source.head().await?),
@@ -238,7 +247,7 @@ impl Preparation {
         let standing = self.book.standing();
         let whole: Vec<Job> =
             all.iter().filter(|job| tables.contains(&top(job))).cloned().collect();
-        self.outdate(from, &whole, &standing)?;
+        self.outdate(from, &whole.iter().collect::<Vec<_>>(), &standing)?;
         for job in whole.iter().filter(|_| standing.copy_began) {
             self.ports.side(from.other()).sink.clear(&self.run, &job.target).await?;
         }
@@ -269,7 +278,7 @@ impl Preparation {
 
     /// Says that targets will be emptied, before they are. What holds them all is not theirs any
     /// more.
-    fn outdate(&self, from: Side, todo: &[Job], standing: &Standing) -> Result<(), RunError> {
+    fn outdate(&self, from: Side, todo: &[&Job], standing: &Standing) -> Result<(), RunError> {
         let held = &standing.copies(from).targets;
         let mut tables: Vec<TableName> = todo
             .iter()
@@ -357,13 +366,13 @@ impl Preparation {
         let copies = standing.copies(from);
         let (mut tables, mut numbers) = (HashMap::new(), HashMap::new());
         for route in sides.routes(from) {
-            let held = copies.targets.get(&route.target.name);
-            if let Some(text) = held.and_then(|held| held.snapshot.as_ref()) {
-                let seen = Visibility::parse(text)
-                    .map_err(|e| Failure::new(e.to_string()).code("CUT0505"))?;
+            let target = &route.target.name;
+            if let Some(held) = copies.targets.get(target)
+                && let Some(copied) = contents(target, held)?
+            {
                 let number = since.get(&route.source).and_then(|since| number(since));
-                numbers.extend(number.map(|number| (number, seen.clone())));
-                tables.insert(route.source.clone(), seen);
+                numbers.extend(number.map(|number| (number, copied.clone())));
+                tables.insert(route.source.clone(), copied);
             }
         }
         let handover = Handover::new(tables, numbers, copies.ended.clone());
@@ -376,6 +385,19 @@ impl Preparation {
         let ours = below.map(|t| &t.name).chain(itself).cloned();
         Ok(handover.without(ours, written.clone()))
     }
+}
+
+/// Which transactions the copy of a target contains; `None` without a copy.
+fn contents(target: &TableName, held: &Held) -> Result<Option<Copied>, RunError> {
+    let damaged = |what: String| Failure::new(what).code("CUT0505");
+    let parse = |text: &String| Visibility::parse(text).map_err(|e| damaged(e.to_string()));
+    if let Some(Views { ranges, snapshots }) = &held.views {
+        let seen = snapshots.iter().map(parse).collect::<Result<_, _>>()?;
+        let parts = Parts::new(target.clone(), ranges.clone(), seen)
+            .ok_or_else(|| damaged(format!("ranges and snapshots of {target} do not match")))?;
+        return Ok(Some(Copied::InParts(parts)));
+    }
+    Ok(held.snapshot.as_ref().map(parse).transpose()?.map(Copied::AsOne))
 }
 
 /// What is above the rows of a job on the receiving side, or its table.
@@ -431,6 +453,15 @@ struct Noter {
     snapshot: String,
     /// By target.
     sources: HashMap<TableName, Vec<Carried>>,
+    in_ranges: HashMap<TableName, InRanges>,
+}
+
+impl Noter {
+    /// What ranges of a finished target contain, where they differ.
+    fn views(&self, table: &TableName) -> Option<Views> {
+        let (ranges, snapshots) = self.in_ranges.get(table)?.contents(&self.snapshot);
+        (snapshots.iter().any(|s| *s != self.snapshot)).then_some(Views { ranges, snapshots })
+    }
 }
 
 #[async_trait]
@@ -449,6 +480,7 @@ impl copy::Watch for Noter {
             snapshot: self.snapshot.clone(),
             from: self.from,
             sources: self.sources.get(*table).cloned(),
+            views: self.views(table),
         };
         let there = given(self.from.other(), there);
         let facts: Vec<Fact> = tables.iter().map(copied).chain(there).collect();

@@ -155,7 +155,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
         drop(background);
         start.board.clear_live();
         let next = result?;
-        live.note_born()?;
+        live.note_found()?;
         unfollowed = live.unfollowed();
         // Streams must be closed before their slots can be dropped or read again.
         drop(live);

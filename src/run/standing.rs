@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fact::{Carried, Fact},
-    owed::{Copies, Held},
+    owed::{Copies, Cut, Held},
 };
 use crate::preflight::beside::Objects;
 
@@ -147,14 +147,24 @@ impl Standing {
             Fact::Given { side, there } => {
                 self.given[usize::from(*side == Side::Green)] = Some(there.clone());
             }
-            Fact::Copied { table, snapshot, from, sources } => {
+            Fact::Cut { table, from, source, ranges, definition } => {
+                let cut = Cut {
+                    source: source.clone(),
+                    ranges: ranges.clone(),
+                    definition: definition.clone(),
+                };
+                self.copies_mut(*from).cut.insert(table.clone(), cut);
+            }
+            Fact::Copied { table, snapshot, from, sources, views } => {
                 let held = Held {
                     snapshot: Some(snapshot.clone()),
+                    views: views.clone(),
                     sources: sources.as_deref().map(carried),
                     // The other side is followed since then.
                     late: self.way_back,
                 };
                 let copies = self.copies_mut(*from);
+                copies.cut.remove(table);
                 copies.targets.insert(table.clone(), held);
                 *copies.copied.entry(table.clone()).or_default() += 1;
                 copies.unsettled = true;
@@ -167,15 +177,18 @@ impl Standing {
             }
             Fact::Outdated { from, tables } => {
                 let late = self.way_back;
-                let targets = &mut self.copies_mut(*from).targets;
+                let copies = self.copies_mut(*from);
                 // It stays known where rows go, also when nobody comes to copy them.
                 tables.iter().for_each(|table| {
-                    targets.insert(table.clone(), Held { late, ..Held::outdated() });
+                    copies.cut.remove(table);
+                    copies.targets.insert(table.clone(), Held { late, ..Held::outdated() });
                 });
             }
             Fact::Followed { from, table, sources } => {
                 let held = Held { sources: Some(carried(sources)), ..Held::default() };
-                self.copies_mut(*from).targets.insert(table.clone(), held);
+                let copies = self.copies_mut(*from);
+                copies.cut.remove(table);
+                copies.targets.insert(table.clone(), held);
             }
             Fact::Born { from, table, source } => {
                 let held = self.copies_mut(*from).targets.entry(table.clone()).or_default();
@@ -258,9 +271,10 @@ fn carried(sources: &[Carried]) -> BTreeMap<TableName, String> {
 
 #[cfg(test)]
 mod tests {
-    use cutover_core::model::{run::RunId, selection::Selection};
+    use cutover_core::model::{ranges::KeyRanges, run::RunId, selection::Selection};
 
     use super::*;
+    use crate::run::fact::Views;
 
     fn began() -> Fact {
         Fact::Began {
@@ -336,12 +350,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_is_so_until_it_is_copied_or_given_up() {
+        let (table, ranges) =
+            (TableName::new("s", "t"), KeyRanges { column: "id".into(), bounds: vec![-3, 9] });
+        let source = Carried { table: table.clone(), since: "1:2".into() };
+        let cut = Fact::Cut {
+            table: table.clone(),
+            from: Side::Blue,
+            source: source.clone(),
+            ranges: ranges.clone(),
+            definition: "p 2 1:700".into(),
+        };
+        let views = Views { ranges, snapshots: vec!["1:1:".into(), "2:2:".into(), "1:1:".into()] };
+        let copied = Fact::Copied {
+            table: table.clone(),
+            snapshot: "2:2:".into(),
+            from: Side::Blue,
+            sources: Some(vec![source]),
+            views: Some(views.clone()),
+        };
+        for fact in [&cut, &copied] {
+            let text = serde_json::to_string(fact).unwrap();
+            assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), *fact, "{text}");
+        }
+        let standing = Standing::of(std::slice::from_ref(&cut));
+        assert!(standing.from_blue.cut.contains_key(&table) && standing.from_green.cut.is_empty());
+        let standing = Standing::of(&[cut.clone(), copied]);
+        assert_eq!(standing.from_blue.targets[&table].views, Some(views));
+        assert!(standing.from_blue.cut.is_empty() && !standing.from_blue.are_of_one_view());
+        let outdated = Fact::Outdated { from: Side::Blue, tables: vec![table] };
+        assert!(Standing::of(&[cut, outdated]).from_blue.cut.is_empty());
+    }
+
+    #[test]
     fn facts_survive_the_journal() {
         let fact = Fact::Copied {
             table: TableName::new("public", "t"),
             snapshot: "1:2:".into(),
             from: Side::Blue,
             sources: None,
+            views: None,
         };
         let text = serde_json::to_string(&fact).unwrap();
         assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact);

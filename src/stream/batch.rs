@@ -12,7 +12,10 @@ use cutover_core::model::{
     selection::Selection,
 };
 
-use super::{HoldPoint, MESSAGE_PREFIX, handover::Handover};
+use super::{
+    HoldPoint, MESSAGE_PREFIX,
+    handover::{Handover, Unsure},
+};
 
 /// What to do next.
 #[derive(Debug)]
@@ -104,6 +107,7 @@ pub(super) struct Batcher {
     /// Each transaction stands alone.
     singly: bool,
     handover: Handover,
+    unsure: Option<Unsure>,
     selection: Selection,
 }
 
@@ -122,10 +126,19 @@ impl Batcher {
         self.handover.is_over()
     }
 
+    /// A table of which nobody knows what of the events in hand its copy contains.
+    pub(super) fn unsure(&self) -> Option<&Unsure> {
+        self.unsure.as_ref()
+    }
+
     /// Takes events from the stream, in order.
     pub(super) fn push(&mut self, events: impl IntoIterator<Item = Event>) {
         for mut event in events {
-            if !self.handover.keep(&mut event) || !selected(&self.selection, &mut event) {
+            let kept = self.handover.keep(&mut event).unwrap_or_else(|unsure| {
+                self.unsure.get_or_insert(unsure);
+                true
+            });
+            if !kept || !selected(&self.selection, &mut event) {
                 continue;
             }
             let note = match &event {

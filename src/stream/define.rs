@@ -9,6 +9,7 @@ use cutover_core::{
 
 use super::{
     Mode, Policy,
+    batch::Batcher,
     open::Open,
     pipe::{Pipe, Worker},
 };
@@ -24,6 +25,18 @@ impl Pipe {
 }
 
 impl Worker {
+    /// Nothing in hand is of a table that has to be copied as a whole first.
+    pub(super) fn is_sure(&self, batcher: &Batcher) -> Result<()> {
+        // What only watches writes nothing that could be wrong.
+        let Some(unsure) = batcher.unsure().filter(|_| self.state.mode() == Mode::Apply) else {
+            return Ok(());
+        };
+        let from = self.config.from;
+        tracing::info!(%from, "{unsure}: it is copied as a whole");
+        self.state.doubt(unsure.0.clone());
+        Err(PortError::transient(format!("following changes on {from}"), unsure.clone()))
+    }
+
     /// Definitions changed at this place. What is before it in its transaction is written and not
     /// committed: a stop takes it back.
     pub(super) async fn define(&mut self, open: &mut Open, content: &[u8]) -> Result<()> {

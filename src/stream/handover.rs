@@ -4,6 +4,9 @@
 //! skipped for that table, any other must be applied. Exact: no watermark writes, no comparison of
 //! rows. For the snapshot that was exported with the slot nothing is ever skipped; for a table
 //! that was copied again after a crash, under a later snapshot, this is what joins the two.
+//!
+//! A large table may hold ranges of its key that were copied under several snapshots. There each row
+//! of a transaction is skipped or applied as the range of its key says (`parts`).
 
 use std::collections::HashMap;
 
@@ -12,6 +15,9 @@ use cutover_core::model::{
     position::Position,
     schema::TableName,
 };
+
+pub use super::parts::{Parts, Unsure};
+use super::parts::{Row, Seen};
 
 /// Which transactions a snapshot contains: PostgreSQL's `xmin:xmax:xip,xip,...` form
 /// (documentation, "Transaction ID and Snapshot Information Functions").
@@ -67,13 +73,22 @@ impl Visibility {
     }
 }
 
+/// What the copy of a table contains.
+#[derive(Debug, Clone)]
+pub enum Copied {
+    /// What one snapshot does.
+    AsOne(Visibility),
+    /// Ranges of its key, each what its snapshot does.
+    InParts(Parts),
+}
+
 /// What of a stretch of the stream is left out, per table.
 #[derive(Debug, Clone)]
 struct Stretch {
-    tables: HashMap<TableName, Visibility>,
+    tables: HashMap<TableName, Copied>,
     /// The same by the source's own numbers: rows that are older than another name of their table
     /// come under the name that it had.
-    numbers: HashMap<u32, Visibility>,
+    numbers: HashMap<u32, Copied>,
     /// From here on nothing is left out.
     until: Option<Position>,
 }
@@ -89,8 +104,8 @@ impl Handover {
     /// By names and by numbers of the source; `until` is a position taken after the last snapshot.
     #[must_use]
     pub fn new(
-        tables: HashMap<TableName, Visibility>,
-        numbers: HashMap<u32, Visibility>,
+        tables: HashMap<TableName, Copied>,
+        numbers: HashMap<u32, Copied>,
         until: Option<Position>,
     ) -> Self {
         Self::default().and(Stretch { tables, numbers, until })
@@ -100,7 +115,8 @@ impl Handover {
     /// up to a position taken behind it.
     #[must_use]
     pub fn without(self, tables: impl IntoIterator<Item = TableName>, until: Position) -> Self {
-        let all = tables.into_iter().map(|table| (table, Visibility::everything())).collect();
+        let all = || Copied::AsOne(Visibility::everything());
+        let all = tables.into_iter().map(|table| (table, all())).collect();
         self.and(Stretch { tables: all, numbers: HashMap::new(), until: Some(until) })
     }
 
@@ -131,44 +147,82 @@ impl Handover {
     }
 
     /// Whether the event must be applied. Has to see every event in order. Of a statement that
-    /// emptied several tables those are left that were not copied since.
-    pub fn keep(&mut self, event: &mut Event) -> bool {
+    /// emptied several tables those are left that were not copied since, and of a row that went from
+    /// one part of a table to another what concerns the part that does not contain it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be said of a table in parts: it has to be copied as a whole.
+    pub fn keep(&mut self, event: &mut Event) -> Result<bool, Unsure> {
         if self.stretches.is_empty() {
-            return true;
+            return Ok(true);
         }
         match event {
             Event::Begin { transaction, .. } => {
                 self.current = Some(*transaction);
-                true
+                Ok(true)
             }
-            Event::Row { relation, .. } => !self.copied(relation),
+            Event::Row { relation, change } => match self.in_parts(relation) {
+                None => Ok(!self.copied(relation)),
+                Some((parts, id)) => match parts.row(id, relation, change)? {
+                    Row::Left => Ok(false),
+                    Row::Kept => Ok(true),
+                    Row::Becomes(another) => {
+                        *change = another;
+                        Ok(true)
+                    }
+                },
+            },
             Event::Truncate { relations, others, .. } => {
+                for relation in relations.iter() {
+                    if let Some((parts, id)) = self.in_parts(relation) {
+                        parts.emptied(id)?;
+                    }
+                }
                 let all = relations.len();
                 relations.retain(|r| !self.copied(r));
                 *others |= relations.len() < all;
-                !relations.is_empty()
+                Ok(!relations.is_empty())
             }
             Event::Commit { position } | Event::Idle { position } => {
                 self.pass(position);
-                true
+                Ok(true)
             }
             Event::Definition { .. }
             | Event::Message { .. }
             | Event::Large { .. }
             | Event::InProgress { .. }
-            | Event::RolledBack { .. } => true,
+            | Event::RolledBack { .. } => Ok(true),
         }
     }
 
+    /// Whether all of the table's copy contains the current transaction.
     fn copied(&self, relation: &Relation) -> bool {
         let Some(id) = self.current else { return false };
-        let of = |stretch: &Stretch| {
+        self.of(relation).any(|copied| match copied {
+            Copied::AsOne(snapshot) => snapshot.contains(id),
+            Copied::InParts(parts) => parts.seen(id) == Seen::Everywhere,
+        })
+    }
+
+    /// The parts of a table that differ in whether they contain the current transaction.
+    fn in_parts<'a>(&'a self, relation: &'a Relation) -> Option<(&'a Parts, TransactionId)> {
+        let id = self.current?;
+        if self.copied(relation) {
+            return None;
+        }
+        self.of(relation).find_map(|copied| match copied {
+            Copied::InParts(parts) if parts.seen(id) == Seen::Partly => Some((parts, id)),
+            _ => None,
+        })
+    }
+
+    fn of<'a>(&'a self, relation: &'a Relation) -> impl Iterator<Item = &'a Copied> {
+        self.stretches.iter().flat_map(|stretch| {
             [stretch.tables.get(&relation.name), stretch.numbers.get(&relation.id)]
                 .into_iter()
                 .flatten()
-                .any(|snapshot| snapshot.contains(id))
-        };
-        self.stretches.iter().any(of)
+        })
     }
 }
 
@@ -181,6 +235,10 @@ mod tests {
     fn relation(id: u32, n: &str) -> Relation {
         let (name, columns) = (TableName::new("s", n), Vec::new());
         Relation { id, name, columns, full_identity: false }
+    }
+
+    fn as_one(snapshot: &str) -> Copied {
+        Copied::AsOne(Visibility::parse(snapshot).unwrap())
     }
 
     #[test]
@@ -199,22 +257,22 @@ mod tests {
     fn each_stretch_has_its_own_end() {
         let at = |lsn| Position::Postgres { timeline: 1, lsn };
         let name = |n: &str| TableName::new("s", n);
-        let copied = HashMap::from([(name("a"), Visibility::parse("9:9:").unwrap())]);
+        let copied = HashMap::from([(name("a"), as_one("9:9:"))]);
         let mut handover = Handover::new(copied, HashMap::new(), Some(at(50)))
             .without([name("b")], at(20))
             .without([], at(70));
-        handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 }).unwrap();
         assert!(handover.copied(&relation(1, "a")) && handover.copied(&relation(1, "b")));
         assert!(!handover.copied(&relation(1, "c")));
-        handover.keep(&mut Event::Commit { position: at(20) });
-        handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 });
+        handover.keep(&mut Event::Commit { position: at(20) }).unwrap();
+        handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 }).unwrap();
         assert!(handover.copied(&relation(1, "a")) && !handover.copied(&relation(1, "b")));
-        handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 }).unwrap();
         assert!(!handover.copied(&relation(1, "a")));
         handover.untils().for_each(|until| *until = at(60));
-        handover.keep(&mut Event::Idle { position: at(55) });
+        handover.keep(&mut Event::Idle { position: at(55) }).unwrap();
         assert!(!handover.is_over());
-        handover.keep(&mut Event::Idle { position: at(60) });
+        handover.keep(&mut Event::Idle { position: at(60) }).unwrap();
         assert!(handover.is_over());
     }
 
@@ -226,13 +284,12 @@ mod tests {
             cascade: false,
             restart_identity: false,
         };
-        let seen = Visibility::parse("9:9:").unwrap();
-        let copied = HashMap::from([(TableName::new("s", "b"), seen)]);
+        let copied = HashMap::from([(TableName::new("s", "b"), as_one("9:9:"))]);
         let mut handover = Handover::new(copied, HashMap::new(), None);
         let mut left = |transaction, names: &[&str]| {
-            handover.keep(&mut Event::Begin { transaction, committed_at: 0 });
+            handover.keep(&mut Event::Begin { transaction, committed_at: 0 }).unwrap();
             let mut event = emptied(names);
-            let kept = handover.keep(&mut event);
+            let kept = handover.keep(&mut event).unwrap();
             let Event::Truncate { relations, others, .. } = event else { unreachable!() };
             let names: Vec<_> = relations.iter().map(|r| r.name.name.clone()).collect();
             assert_eq!(kept, !names.is_empty());
@@ -246,13 +303,12 @@ mod tests {
 
     #[test]
     fn a_table_that_had_another_name_is_the_same_table() {
-        let seen = || Visibility::parse("9:9:").unwrap();
-        let copied = HashMap::from([(TableName::new("s", "new"), seen())]);
-        let mut handover = Handover::new(copied, HashMap::from([(7, seen())]), None);
-        handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 });
+        let copied = HashMap::from([(TableName::new("s", "new"), as_one("9:9:"))]);
+        let mut handover = Handover::new(copied, HashMap::from([(7, as_one("9:9:"))]), None);
+        handover.keep(&mut Event::Begin { transaction: 5, committed_at: 0 }).unwrap();
         assert!(handover.copied(&relation(7, "old")) && handover.copied(&relation(7, "new")));
         assert!(!handover.copied(&relation(8, "old")));
-        handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 9, committed_at: 0 }).unwrap();
         assert!(!handover.copied(&relation(7, "old")), "not in the copy");
     }
 
@@ -263,7 +319,7 @@ mod tests {
         let name = TableName::new("s", "b");
         let mut handover = Handover::default().without([name.clone()], at(20));
         handover.pass(&at(19));
-        handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 });
+        handover.keep(&mut Event::Begin { transaction: 8, committed_at: 0 }).unwrap();
         assert!(handover.copied(&relation(1, "b")));
         handover.pass(&at(20));
         assert!(!handover.copied(&relation(1, "b")) && handover.is_over());

@@ -34,6 +34,7 @@ impl Worker {
         batcher.push([Event::Begin { transaction, committed_at }]);
         while let Some(portion) = inbox.recv().await {
             batcher.push(portion.into_iter().map(|(_, event)| event));
+            self.is_sure(&batcher)?;
             self.cut_large(open, &mut batcher).await?;
         }
         // Only a whole transaction has an end.

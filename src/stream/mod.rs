@@ -16,6 +16,7 @@ pub mod handover;
 mod large;
 mod older;
 mod open;
+mod parts;
 mod pipe;
 mod singly;
 mod state;

@@ -371,6 +371,7 @@ impl Worker {
                     });
                     self.state.heard(received);
                     open.batcher.push(buffer.drain(..));
+                    self.is_sure(&open.batcher)?;
                     self.count_in_hand(&open.batcher);
                 }
                 () = sleep_until(flush_at.unwrap_or_else(Instant::now)), if flush_at.is_some() => {

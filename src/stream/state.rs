@@ -105,6 +105,9 @@ pub struct PipeView {
     /// Tables that became partitions and whose rows have to be copied before the stream goes on.
     #[serde(skip)]
     pub unfollowed: Vec<TableName>,
+    /// The receiving side's tables that have to be copied as a whole before the stream goes on.
+    #[serde(skip)]
+    pub doubted: Vec<TableName>,
 }
 
 /// Shared between the pipe's task and its handle.
@@ -138,6 +141,7 @@ struct Inner {
     born: Vec<Born>,
     born_unsettled: Vec<Born>,
     unfollowed: Vec<TableName>,
+    doubted: Vec<TableName>,
     markers: HashMap<String, oneshot::Sender<Option<Position>>>,
 }
 
@@ -158,6 +162,7 @@ impl State {
                 born: Vec::new(),
                 born_unsettled: Vec::new(),
                 unfollowed: Vec::new(),
+                doubted: Vec::new(),
                 markers: HashMap::new(),
             }),
             transactions: AtomicU64::new(0),
@@ -230,6 +235,15 @@ impl State {
         inner.unfollowed = unfollowed;
     }
 
+    /// A table has to be copied as a whole before the stream goes on.
+    pub(super) fn doubt(&self, target: TableName) {
+        let mut inner = self.lock();
+        inner.redefined += 1;
+        if !inner.doubted.contains(&target) {
+            inner.doubted.push(target);
+        }
+    }
+
     pub(super) fn applied(&self, position: Option<Position>, committed_at: Option<i64>) {
         let mut inner = self.lock();
         if position.is_some() {
@@ -294,6 +308,7 @@ impl State {
             redefined: inner.redefined,
             born: inner.born.clone(),
             unfollowed: inner.unfollowed.clone(),
+            doubted: inner.doubted.clone(),
         }
     }
 }

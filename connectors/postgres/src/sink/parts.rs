@@ -36,7 +36,7 @@ pub(super) fn create(names: &Names) -> String {
 /// Whether no unique index and no exclusion constraint of a plain table has anything else than
 /// `column`, a whole number, for its key.
 const TAKES: &str = "
-    SELECT c.relkind = 'r' AND a.atttypid IN (21, 23, 20) AND NOT EXISTS (
+    SELECT c.relkind = 'r' AND NOT c.relispartition AND a.atttypid IN (21, 23, 20) AND NOT EXISTS (
              SELECT FROM pg_catalog.pg_index i
               WHERE i.indrelid = c.oid AND (i.indisexclusion OR i.indisunique
                 AND (i.indnkeyatts <> 1 OR i.indkey[0] <> a.attnum)))

@@ -1,0 +1,144 @@
+//! Large tables are copied in ranges of their key, so that a copy that was cut off goes on where it
+//! was: what is there stays, and only the other ranges are copied, under a later snapshot.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cutover_core::{
+    model::{
+        schema::{Table, TableName},
+        side::Side,
+    },
+    port::{
+        copy::{Keyed, Snapshot},
+        source::Since,
+    },
+};
+
+use super::{
+    error::RunError,
+    fact::{Carried, Fact},
+    owed::{Copies, Cut},
+    prepare::Preparation,
+};
+use crate::copy::{InRanges, Job};
+
+/// Smaller tables are copied again as a whole: so many ranges at least.
+const RANGES: u64 = 4;
+
+impl Preparation {
+    /// Whether what was copied in part before a failover can stay: the server that took over has all
+    /// that the last snapshot contained.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be asked now; or finished tables cannot stay either, and the run has to end.
+    pub(super) async fn parts_may_stay(
+        &self,
+        from: Side,
+        copies: &Copies,
+    ) -> Result<bool, RunError> {
+        let Some(until) = copies.began.as_ref() else { return Ok(!copies.cut.is_empty()) };
+        if !copies.unsettled && copies.cut.is_empty() {
+            return Ok(false);
+        }
+        match self.ports.side(from).source.rebase(until).await {
+            Ok(_) => Ok(true),
+            Err(e) if copies.unsettled || e.is_transient() => Err(e.into()),
+            Err(e) => {
+                tracing::info!(%from, "tables that were copied in part are copied again: {e}");
+                Ok(false)
+            }
+        }
+    }
+
+    /// The jobs whose copies go on, by their targets, with the ranges that are there.
+    pub(super) async fn go_on(
+        &self,
+        from: Side,
+        todo: &[Job],
+        since: &Since,
+        snapshot: &dyn Snapshot,
+    ) -> Result<HashMap<TableName, InRanges>, RunError> {
+        let sink = &self.ports.side(from.other()).sink;
+        let standing = self.book.standing();
+        let copies = standing.copies(from);
+        let begun = todo.iter().filter(|job| copies.cut.contains_key(&job.target.name)).collect();
+        let mut all = HashMap::new();
+        for (job, keyed) in keyed(snapshot, begun).await? {
+            let target = &job.target.name;
+            let Some(Cut { ranges, .. }) = copies.goes_on(job, &keyed, since) else { continue };
+            if !sink.takes_parts(&job.target, &keyed.column).await? {
+                continue;
+            }
+            let there = sink.parts(&self.run, &job.target).await?;
+            let rows = there.iter().map(|part| part.rows).sum();
+            let kept: BTreeMap<usize, String> = there
+                .into_iter()
+                .filter_map(|there| Some((usize::try_from(there.part.number).ok()?, there.part)))
+                .map(|(number, part)| (number, part.snapshot))
+                .collect();
+            if kept.is_empty() || kept.keys().any(|number| *number >= ranges.count()) {
+                continue;
+            }
+            tracing::info!(
+                table = %target, kept = kept.len(), of = ranges.count(),
+                "ranges of it are there already: its copy goes on"
+            );
+            self.progress.kept(target, kept.len() as u64, ranges.count() as u64, rows);
+            all.insert(target.clone(), InRanges { ranges: ranges.clone(), kept });
+        }
+        Ok(all)
+    }
+
+    /// Cuts those jobs that can be copied in ranges, and are worth it.
+    pub(super) async fn cut(
+        &self,
+        from: Side,
+        todo: &[&Job],
+        since: &Since,
+        snapshot: &dyn Snapshot,
+    ) -> Result<HashMap<TableName, InRanges>, RunError> {
+        let sink = &self.ports.side(from.other()).sink;
+        let large = |job: &&&Job| {
+            let whole = |table: &Table| table.root.is_none();
+            matches!(&job.sources[..], [source] if whole(source) && whole(&job.target)
+                && source.bytes >= RANGES.saturating_mul(self.chunk)
+                && since.contains_key(&source.name))
+        };
+        let (mut all, mut facts) = (HashMap::new(), Vec::new());
+        for (job, Keyed { column, definition }) in
+            keyed(snapshot, todo.iter().filter(large).copied().collect()).await?
+        {
+            let (source, table) = (&job.sources[0], job.target.name.clone());
+            if !sink.takes_parts(&job.target, &column).await? {
+                continue;
+            }
+            let Some(ranges) = snapshot.by_key(source, &column, self.chunk).await? else {
+                continue;
+            };
+            let since = since.get(&source.name).cloned().unwrap_or_default();
+            let source = Carried { table: source.name.clone(), since };
+            let (kept, ranges_of) = (BTreeMap::new(), ranges.clone());
+            facts.push(Fact::Cut { table: table.clone(), from, source, ranges, definition });
+            all.insert(table, InRanges { ranges: ranges_of, kept });
+        }
+        if !facts.is_empty() {
+            self.book.note_all(&facts)?;
+        }
+        Ok(all)
+    }
+}
+
+/// The jobs that ranges of a key can be read for, with what makes it possible.
+async fn keyed<'a>(
+    snapshot: &dyn Snapshot,
+    jobs: Vec<&'a Job>,
+) -> Result<Vec<(&'a Job, Keyed)>, RunError> {
+    let jobs: Vec<&Job> = jobs.into_iter().filter(|job| job.sources.len() == 1).collect();
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tables: Vec<&Table> = jobs.iter().map(|job| &job.sources[0]).collect();
+    let keyed = snapshot.keyed(&tables).await?;
+    Ok(jobs.into_iter().zip(keyed).filter_map(|(job, keyed)| Some((job, keyed?))).collect())
+}

@@ -1,0 +1,266 @@
+//! The copy of a large table is cut off in its middle, under constant writes: what is there stays,
+//! and only what was missing is copied.
+
+use std::time::Duration;
+
+use cutover_core::model::side::Side;
+use cutover_sandbox::{Postgres, StopMode};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+
+use crate::{
+    pair::{Pair, oldest_and_newest},
+    program::{COMMAND_WITHIN, READY_WITHIN, Run},
+};
+
+/// Rows of the table, and at least so many ranges of it.
+const ROWS: i64 = 24_000;
+const RANGES: u64 = 24;
+const SLOWLY: &str = "copy: { workers: 2, chunk: 1MiB, rate: 3MiB }\n";
+const LEDGER: &str = "
+    CREATE TABLE ledger (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0, v text, big text);
+    ALTER TABLE ledger ALTER COLUMN v SET STORAGE PLAIN;
+    ALTER TABLE ledger ALTER COLUMN big SET STORAGE EXTERNAL;
+    INSERT INTO ledger (id, v) SELECT i, repeat('v', 1000) FROM generate_series(1, 24000) i";
+/// What a client does again and again: rows that come, change, go, and get another key.
+const WRITES: [&str; 6] = [
+    "INSERT INTO ledger (id, v) SELECT max(id) + 1, 'new' FROM ledger",
+    "UPDATE ledger SET n = n + 1 WHERE id BETWEEN $1::int8 AND $1::int8 + 5",
+    "DELETE FROM ledger WHERE id = $1::int8 + 7",
+    "UPDATE ledger SET id = id + 1000000, n = n + 1 WHERE id = $1::int8 + 8",
+    "UPDATE ledger SET id = -id WHERE abs(id) BETWEEN $1::int8 + 9 AND $1::int8 + 12",
+    "UPDATE ledger SET id = $1::int8 + 7 WHERE id = (SELECT max(id) FROM ledger)",
+];
+
+impl Pair {
+    /// A client that writes until it is told to stop, or the server goes.
+    async fn writes(&self) -> JoinHandle<()> {
+        let client = self.direct(Side::Blue).await;
+        tokio::spawn(async move {
+            let mut pace = tokio::time::interval(Duration::from_millis(4));
+            for i in 1_i64.. {
+                pace.tick().await;
+                let write = WRITES[usize::try_from(i).expect("a number") % WRITES.len()];
+                let key = i * 7919 % ROWS;
+                let done = match write.contains("$1") {
+                    true => client.execute(write, &[&key]).await,
+                    false => client.execute(write, &[]).await,
+                };
+                match done {
+                    Err(_) if client.is_closed() => return,
+                    Err(e) if e.code() != Some(&SqlState::UNIQUE_VIOLATION) => {
+                        panic!("{write}: {e:?}")
+                    }
+                    _ => {}
+                }
+            }
+        })
+    }
+}
+
+struct Ledger {
+    pair: Pair,
+    blue: Postgres,
+    green: Postgres,
+    run: Run,
+    writes: JoinHandle<()>,
+}
+
+impl Ledger {
+    async fn open(name: &str) -> Self {
+        let (blue, green) = oldest_and_newest().await;
+        let pair = Pair::open(name, &blue, &green, SLOWLY).await;
+        pair.does(Side::Blue, LEDGER).await;
+        let writes = pair.writes().await;
+        let run = pair.desk.run();
+        Self { pair, blue, green, run, writes }
+    }
+
+    /// Waits until green has so many ranges of the table more.
+    async fn has_more(&self, more: i64) {
+        let parts = format!(
+            "(SELECT coalesce(to_regclass('cutover_{0}.parts') IS NOT NULL AND \
+             (SELECT count(*) FROM cutover_{0}.parts) >= {1}, false))",
+            self.pair.name,
+            self.parts().await + more
+        );
+        self.pair.holds(Side::Green, &format!("SELECT {parts}")).await;
+        assert!(!self.is_copied(), "too late");
+    }
+
+    async fn parts(&self) -> i64 {
+        let client = self.pair.superuser(Side::Green).await;
+        let query = format!("SELECT count(*) FROM cutover_{}.parts", self.pair.name);
+        // Before the run has made it there is none.
+        client.query_one(&query, &[]).await.map_or(0, |row| row.get(0))
+    }
+
+    fn facts(&self, kind: &str) -> Vec<Value> {
+        let facts = self.pair.desk.facts("run.journal");
+        let of = |f: &Value| f["table"]["name"].as_str().is_none_or(|name| name == "ledger");
+        facts.into_iter().filter(|f| f["fact"] == kind && of(f)).collect()
+    }
+
+    fn is_copied(&self) -> bool {
+        !self.facts("copied").is_empty()
+    }
+
+    /// Waits until the copy goes on; how many ranges it keeps.
+    async fn kept(&mut self) -> u64 {
+        let kept = |s: &Value| {
+            let tables = s["copy"]["tables"].as_array()?;
+            tables.iter().find(|t| t["table"] == "public.ledger")?["kept"]["ranges"].as_u64()
+        };
+        let status = self
+            .run
+            .status("the copy to go on", READY_WITHIN, |s| {
+                kept(s).is_some() && !s["copy"].is_null()
+            })
+            .await;
+        kept(&status).expect("ranges")
+    }
+
+    /// Ready, equal, and moved to green with nothing lost.
+    async fn completes(mut self) {
+        self.run.ready().await;
+        self.writes.abort();
+        let wrote = (&mut self.writes).await;
+        assert!(wrote.is_ok() || wrote.is_err_and(|e| e.is_cancelled()), "the client failed");
+        self.pair.desk.ask(&["verify"]).await.exits(0).says("equal");
+        self.pair.sides_are_equal().await;
+        self.pair.desk.moves("switch").await.exits(0);
+        self.pair.sides_are_equal().await;
+        self.pair.desk.ask(&["finish", "--yes"]).await.exits(0);
+        assert!(self.run.ended(COMMAND_WITHIN).await.success());
+        self.pair.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_killed_goes_on_where_it_was() {
+    let mut ledger = Ledger::open("killed").await;
+    let mut before = 0;
+    // Twice: ranges of three snapshots are joined.
+    for _ in 0..2 {
+        ledger.has_more(6).await;
+        ledger.run.kill9();
+        ledger.run = ledger.pair.desk.run();
+        let kept = ledger.kept().await;
+        assert!(kept >= before + 6 && kept < RANGES, "{kept} after {before}");
+        before = kept;
+    }
+    ledger.run.streams().await;
+    let copied = ledger.facts("copied");
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    assert_eq!(copied.len(), 1);
+    let snapshots = copied[0]["views"]["snapshots"].as_array().expect("several views");
+    let mut different: Vec<&str> = snapshots.iter().filter_map(Value::as_str).collect();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), 3, "{snapshots:?}");
+    let status = ledger.pair.desk.status().await.expect("a status");
+    let tables = status["copy"]["tables"].as_array().expect("tables");
+    let table = tables.iter().find(|t| t["table"] == "public.ledger").expect("the table");
+    let (rows, kept) = (table["rows"].as_i64(), table["kept"]["rows"].as_i64());
+    let (rows, kept) = (rows.expect("a number"), kept.expect("a number"));
+    // What was kept was not copied again, and clients write little beside it.
+    assert!(kept > ROWS / 4 && (rows + kept - ROWS).abs() < ROWS / 10, "{rows} and {kept}");
+    ledger.completes().await;
+}
+
+/// The process stays, and the sessions that read blue go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_connections_to_blue_are_lost_goes_on() {
+    let mut ledger = Ledger::open("cut").await;
+    ledger.has_more(5).await;
+    let parts = ledger.parts().await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'cutover'";
+    ledger.pair.superuser(Side::Blue).await.batch_execute(end).await.expect("they end");
+    let kept = ledger.kept().await;
+    assert!(i64::try_from(kept).is_ok_and(|kept| kept >= parts) && kept < RANGES, "{kept}");
+    ledger.run.streams().await;
+    assert!(ledger.run.exit().is_none(), "another process");
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    ledger.completes().await;
+}
+
+/// What green forgets when it crashes it forgets together with the note that it was there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_after_green_has_crashed() {
+    let mut ledger = Ledger::open("crashed").await;
+    for _ in 0..2 {
+        ledger.has_more(5).await;
+        ledger.green.stop(StopMode::Immediate).await.expect("it stops");
+        ledger.green.start_again().await.expect("it starts");
+    }
+    ledger.run.streams().await;
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    assert!(ledger.facts("copied")[0]["views"].is_object(), "copied as a whole");
+    ledger.completes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_after_blue_has_crashed() {
+    let mut ledger = Ledger::open("restarted").await;
+    ledger.has_more(5).await;
+    ledger.writes.abort();
+    ledger.blue.stop(StopMode::Immediate).await.expect("it stops");
+    ledger.blue.start_again().await.expect("it starts");
+    ledger.writes = ledger.pair.writes().await;
+    ledger.run.streams().await;
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    assert!(ledger.facts("copied")[0]["views"].is_object(), "copied as a whole");
+    ledger.completes().await;
+}
+
+/// What cannot be divided among ranges of different snapshots is not guessed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_cannot_be_joined_is_made_as_a_whole() {
+    let large = "UPDATE ledger SET big = repeat('b', 20000) WHERE id = 24000";
+    for (name, between) in [
+        // A large value does not travel with the row that comes into a range that is there already.
+        ("large", "UPDATE ledger SET id = -24000 WHERE id = 24000"),
+        (
+            "emptied",
+            "TRUNCATE ledger; INSERT INTO ledger (id, v) VALUES (7, 'seven'), (23990, 'v')",
+        ),
+    ] {
+        let mut ledger = Ledger::open(name).await;
+        ledger.writes.abort();
+        ledger.pair.does(Side::Blue, large).await;
+        ledger.has_more(6).await;
+        ledger.run.kill9();
+        ledger.pair.does(Side::Blue, between).await;
+        ledger.run = ledger.pair.desk.run();
+        ledger.run.ready().await;
+        let facts = ledger.pair.desk.facts("run.journal");
+        assert!(facts.iter().any(|f| f["fact"] == "outdated"), "{name}: {facts:?}");
+        let copied = ledger.facts("copied");
+        assert!(copied[0]["views"].is_object(), "{name}: never in parts");
+        assert_eq!(copied.len(), 2, "{name}");
+        assert!(copied[1]["views"].is_null(), "{name}: in parts again");
+        ledger.completes().await;
+    }
+}
+
+/// Another definition, although it is the same again, or another unique index: nothing is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_does_not_go_on_where_its_table_is_another() {
+    for (name, between) in [
+        ("rewritten", "ALTER TABLE ledger ALTER COLUMN n TYPE integer USING n + 1"),
+        ("unique", "UPDATE ledger SET n = id; CREATE UNIQUE INDEX ON ledger (n)"),
+    ] {
+        let mut ledger = Ledger::open(name).await;
+        ledger.has_more(6).await;
+        ledger.run.kill9();
+        ledger.writes.abort();
+        ledger.pair.does(Side::Blue, between).await;
+        ledger.run = ledger.pair.desk.run();
+        ledger.run.ready().await;
+        let copied = ledger.facts("copied");
+        assert_eq!(copied.len(), 1, "{name}");
+        assert!(copied[0]["views"].is_null(), "{name}: in parts");
+        ledger.completes().await;
+    }
+}
