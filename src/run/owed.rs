@@ -261,6 +261,39 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_goes_on_only_where_it_is_the_same_table() {
+        let cut = Cut {
+            source: Carried { table: name("t"), since: "1:7".into() },
+            ranges: KeyRanges { column: "id".into(), bounds: vec![5] },
+            definition: "p 2 1:700".into(),
+        };
+        let copies = Copies { cut: HashMap::from([(name("t"), cut.clone())]), ..Copies::default() };
+        let keyed = |column: &str, definition: &str| Keyed {
+            column: column.into(),
+            definition: definition.into(),
+        };
+        let (same, now) = (keyed("id", "p 2 1:700"), since(&[("t", "1:7"), ("u", "1:7")]));
+        let whole = job(table("t", None), &["t"]);
+        assert_eq!(copies.goes_on(&whole, &same, &now), Some(&cut));
+        assert_eq!(copies.goes_on(&whole, &keyed("id", "p 2 1:701"), &now), None, "altered");
+        assert_eq!(copies.goes_on(&whole, &keyed("nr", "p 2 1:700"), &now), None, "another key");
+        for (other, why) in [
+            (since(&[("t", "1:8")]), "another table of its name"),
+            (since(&[("t", "2:7")]), "it was away"),
+            (since(&[]), "it is away"),
+        ] {
+            assert_eq!(copies.goes_on(&whole, &same, &other), None, "{why}");
+        }
+        for (jobs, why) in [
+            (job(table("t", None), &["u"]), "another name"),
+            (job(table("t", None), &["t", "u"]), "rows of several"),
+            (job(table("u", None), &["t"]), "elsewhere"),
+        ] {
+            assert_eq!(copies.goes_on(&jobs, &same, &now), None, "{why}");
+        }
+    }
+
+    #[test]
     fn what_takes_the_rows_of_many_holds_exactly_theirs() {
         let mut copies = Copies::default();
         copies.targets.insert(name("p"), held(&[("p1", "1"), ("p2", "2")]));

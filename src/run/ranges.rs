@@ -13,6 +13,7 @@ use cutover_core::{
         source::Since,
     },
 };
+use futures_util::future::try_join_all;
 
 use super::{
     error::RunError,
@@ -105,22 +106,28 @@ impl Preparation {
                 && source.bytes >= RANGES.saturating_mul(self.chunk)
                 && since.contains_key(&source.name))
         };
-        let (mut all, mut facts) = (HashMap::new(), Vec::new());
-        for (job, Keyed { column, definition }) in
-            keyed(snapshot, todo.iter().filter(large).copied().collect()).await?
-        {
-            let (source, table) = (&job.sources[0], job.target.name.clone());
-            if !sink.takes_parts(&job.target, &column).await? {
-                continue;
-            }
-            let Some(ranges) = snapshot.by_key(source, &column, self.chunk).await? else {
-                continue;
+        let ranges =
+            async |job: &Job, column: &str| match sink.takes_parts(&job.target, column).await? {
+                true => snapshot.by_key(&job.sources[0], column, self.chunk).await,
+                false => Ok(None),
             };
-            let since = since.get(&source.name).cloned().unwrap_or_default();
-            let source = Carried { table: source.name.clone(), since };
-            let (kept, ranges_of) = (BTreeMap::new(), ranges.clone());
-            facts.push(Fact::Cut { table: table.clone(), from, source, ranges, definition });
-            all.insert(table, InRanges { ranges: ranges_of, kept });
+        let (mut all, mut facts) = (HashMap::new(), Vec::new());
+        let keyed = keyed(snapshot, todo.iter().filter(large).copied().collect()).await?;
+        for some in keyed.chunks(self.workers.max(1)) {
+            let found = some.iter().map(|(job, keyed)| ranges(job, &keyed.column));
+            for ((job, keyed), ranges) in some.iter().zip(try_join_all(found).await?) {
+                let Some(ranges) = ranges else { continue };
+                let (source, table) = (job.sources[0].name.clone(), job.target.name.clone());
+                let since = since.get(&source).cloned().unwrap_or_default();
+                facts.push(Fact::Cut {
+                    table: table.clone(),
+                    from,
+                    source: Carried { table: source, since },
+                    ranges: ranges.clone(),
+                    definition: keyed.definition.clone(),
+                });
+                all.insert(table, InRanges { ranges, kept: BTreeMap::new() });
+            }
         }
         if !facts.is_empty() {
             self.book.note_all(&facts)?;

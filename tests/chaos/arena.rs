@@ -26,7 +26,14 @@ pub(crate) const CALM: f64 = 6.0;
 const LARGE_EVERY: u64 = 26;
 /// A copy of it is made for each migration.
 const TEMPLATE: &str = "shop";
-pub(crate) const SIZE: ShopSize = ShopSize { accounts: 100, products: 20, documents: 5 };
+pub(crate) const SIZE: ShopSize = ShopSize { accounts: 100, products: 5000, documents: 5 };
+/// Makes the products five MiB, in the order of their key: copied in ranges, which stay when the copy
+/// is cut off.
+const LARGE: [&str; 3] = [
+    "ALTER TABLE products ALTER COLUMN name SET STORAGE PLAIN",
+    "UPDATE products SET name = repeat('p', 900)",
+    "VACUUM FULL products",
+];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two servers, a pooler, and the proxies before them.
@@ -52,6 +59,9 @@ impl Arena {
             server.configure(&settings).expect("settings");
             server.execute("postgres", "SELECT pg_reload_conf()").await.expect("a reload");
         }
+        for sql in LARGE {
+            shop.blue.execute(TEMPLATE, sql).await.expect("large products");
+        }
         let proxy = async |port: u16| {
             FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await.expect("a proxy")
         };
@@ -63,7 +73,8 @@ impl Arena {
     }
 
     /// New databases, a new folder, and a pooler that points at blue. With `slowly`, rows take a
-    /// second or two to be copied, so that a fault finds some of the tables copied.
+    /// second or two to be copied, so that a fault finds some of the tables copied, and of the largest
+    /// one some ranges.
     pub(crate) async fn begin(&mut self, number: u64, slowly: bool) {
         let (old, new) = (self.world.database.clone(), format!("shop_{number}"));
         for proxy in [&self.blue, &self.green, &self.console] {
@@ -102,7 +113,7 @@ impl Arena {
             console: self.console.port(),
             database: new.clone(),
         };
-        let rate = if slowly { ", rate: 256KiB" } else { "" };
+        let rate = if slowly { ", rate: 2MiB" } else { "" };
         let copy = format!("{{ workers: 2, chunk: 1MiB{rate} }}");
         let options = Options { copy, ..Options::default() };
         let shop = &self.world.shop;

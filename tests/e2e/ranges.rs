@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::{Postgres, StopMode};
+use cutover_sandbox::{Postgres, StopMode, wait_until};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -22,7 +22,10 @@ const LEDGER: &str = "
     CREATE TABLE ledger (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0, v text, big text);
     ALTER TABLE ledger ALTER COLUMN v SET STORAGE PLAIN;
     ALTER TABLE ledger ALTER COLUMN big SET STORAGE EXTERNAL;
-    INSERT INTO ledger (id, v) SELECT i, repeat('v', 1000) FROM generate_series(1, 24000) i";
+    INSERT INTO ledger (id, v) VALUES (-500000, 'nobody writes to it');
+    INSERT INTO ledger (id, v) SELECT i, repeat('v', 1000) FROM generate_series(1, 24000) i;
+    CREATE TABLE lines (id bigint PRIMARY KEY REFERENCES ledger ON UPDATE CASCADE ON DELETE CASCADE);
+    INSERT INTO lines SELECT i * 10 FROM generate_series(1, 2400) i";
 /// What a client does again and again: rows that come, change, go, and get another key.
 const WRITES: [&str; 6] = [
     "INSERT INTO ledger (id, v) SELECT max(id) + 1, 'new' FROM ledger",
@@ -78,15 +81,15 @@ impl Ledger {
     }
 
     /// Waits until green has so many ranges of the table more.
-    async fn has_more(&self, more: i64) {
-        let parts = format!(
-            "(SELECT coalesce(to_regclass('cutover_{0}.parts') IS NOT NULL AND \
-             (SELECT count(*) FROM cutover_{0}.parts) >= {1}, false))",
-            self.pair.name,
-            self.parts().await + more
-        );
-        self.pair.holds(Side::Green, &format!("SELECT {parts}")).await;
-        assert!(!self.is_copied(), "too late");
+    async fn has_more(&mut self, more: i64) {
+        let (copied, before) = (self.facts("copied").len(), self.parts().await);
+        wait_until("more ranges", READY_WITHIN, async || {
+            assert!(self.run.exit().is_none(), "the run ended");
+            self.parts().await >= before + more
+        })
+        .await
+        .expect("they come");
+        assert_eq!(self.facts("copied").len(), copied, "too late");
     }
 
     async fn parts(&self) -> i64 {
@@ -100,10 +103,6 @@ impl Ledger {
         let facts = self.pair.desk.facts("run.journal");
         let of = |f: &Value| f["table"]["name"].as_str().is_none_or(|name| name == "ledger");
         facts.into_iter().filter(|f| f["fact"] == kind && of(f)).collect()
-    }
-
-    fn is_copied(&self) -> bool {
-        !self.facts("copied").is_empty()
     }
 
     /// Waits until the copy goes on; how many ranges it keeps.
@@ -223,7 +222,7 @@ async fn a_copy_that_cannot_be_joined_is_made_as_a_whole() {
         ("large", "UPDATE ledger SET id = -24000 WHERE id = 24000"),
         (
             "emptied",
-            "TRUNCATE ledger; INSERT INTO ledger (id, v) VALUES (7, 'seven'), (23990, 'v')",
+            "TRUNCATE ledger, lines; INSERT INTO ledger (id, v) VALUES (7, 'seven'), (23990, 'v')",
         ),
     ] {
         let mut ledger = Ledger::open(name).await;
@@ -263,4 +262,36 @@ async fn a_copy_does_not_go_on_where_its_table_is_another() {
         assert!(copied[0]["views"].is_null(), "{name}: in parts");
         ledger.completes().await;
     }
+}
+
+/// A table is copied again while the way back is open and green has its indexes and foreign keys, and
+/// is cut off in that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_was_killed_goes_on_where_it_was() {
+    let mut ledger = Ledger::open("repaired").await;
+    ledger.run.ready().await;
+    // The client has left it in no order.
+    ledger.pair.does(Side::Blue, "CLUSTER ledger USING ledger_pkey").await;
+    let behind = "SET cutover.run = 'cutover_repaired'; DELETE FROM ledger WHERE id = -500000";
+    ledger.pair.superuser(Side::Green).await.batch_execute(behind).await.expect("tampering");
+    ledger.pair.does(Side::Blue, "UPDATE ledger SET n = -1 WHERE id = -500000").await;
+    let stopped = |s: &Value| {
+        let alarms = s["alarms"].as_array();
+        alarms.is_some_and(|all| all.iter().any(|a| a["code"] == "CUT0401"))
+    };
+    ledger.run.status("CUT0401", COMMAND_WITHIN, stopped).await;
+    let asked = ledger.pair.desk.begin(&["verify", "--repair"]);
+    let cut = |facts: &[Value]| facts.iter().filter(|f| f["fact"] == "cut").count() == 2;
+    assert!(ledger.pair.desk.watch("run.journal", 0, COMMAND_WITHIN, cut).await, "never cut");
+    ledger.has_more(6).await;
+    ledger.run.kill9();
+    asked.await.expect("no panic").exits(3);
+    ledger.run = ledger.pair.desk.run();
+    let kept = ledger.kept().await;
+    assert!(kept >= 6 && kept < RANGES, "{kept}");
+    ledger.run.streams().await;
+    assert_eq!(ledger.facts("cut").len(), 2, "cut again");
+    let copied = ledger.facts("copied");
+    assert!(copied.len() == 2 && copied[1]["views"].is_object(), "{copied:?}");
+    ledger.completes().await;
 }
