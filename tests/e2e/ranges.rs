@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::{Postgres, StopMode, wait_until};
+use cutover_sandbox::{PgOptions, Postgres, StopMode, find_postgres, shop, wait_until};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 
 use crate::{
+    failover::Guarded,
     pair::{Pair, oldest_and_newest},
     program::{COMMAND_WITHIN, READY_WITHIN, Run},
 };
@@ -64,20 +65,23 @@ impl Pair {
 
 struct Ledger {
     pair: Pair,
-    blue: Postgres,
-    green: Postgres,
     run: Run,
     writes: JoinHandle<()>,
 }
 
 impl Ledger {
-    async fn open(name: &str) -> Self {
+    /// Between servers of its own, blue first.
+    async fn open(name: &str) -> (Self, Postgres, Postgres) {
         let (blue, green) = oldest_and_newest().await;
-        let pair = Pair::open(name, &blue, &green, SLOWLY).await;
+        (Self::between(name, &blue, &green).await, blue, green)
+    }
+
+    async fn between(name: &str, blue: &Postgres, green: &Postgres) -> Self {
+        let pair = Pair::open(name, blue, green, SLOWLY).await;
         pair.does(Side::Blue, LEDGER).await;
         let writes = pair.writes().await;
         let run = pair.desk.run();
-        Self { pair, blue, green, run, writes }
+        Self { pair, run, writes }
     }
 
     /// Waits until green has so many ranges of the table more.
@@ -138,7 +142,7 @@ impl Ledger {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_was_killed_goes_on_where_it_was() {
-    let mut ledger = Ledger::open("killed").await;
+    let (mut ledger, _blue, _green) = Ledger::open("killed").await;
     let mut before = 0;
     // Twice: ranges of three snapshots are joined.
     for _ in 0..2 {
@@ -171,7 +175,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
 /// The process stays, and the sessions that read blue go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_whose_connections_to_blue_are_lost_goes_on() {
-    let mut ledger = Ledger::open("cut").await;
+    let (mut ledger, _blue, _green) = Ledger::open("cut").await;
     ledger.has_more(5).await;
     let parts = ledger.parts().await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'cutover'";
@@ -187,11 +191,11 @@ async fn a_copy_whose_connections_to_blue_are_lost_goes_on() {
 /// What green forgets when it crashes it forgets together with the note that it was there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_goes_on_after_green_has_crashed() {
-    let mut ledger = Ledger::open("crashed").await;
+    let (mut ledger, _blue, mut green) = Ledger::open("crashed").await;
     for _ in 0..2 {
         ledger.has_more(5).await;
-        ledger.green.stop(StopMode::Immediate).await.expect("it stops");
-        ledger.green.start_again().await.expect("it starts");
+        green.stop(StopMode::Immediate).await.expect("it stops");
+        green.start_again().await.expect("it starts");
     }
     ledger.run.streams().await;
     assert_eq!(ledger.facts("cut").len(), 1, "cut again");
@@ -199,13 +203,38 @@ async fn a_copy_goes_on_after_green_has_crashed() {
     ledger.completes().await;
 }
 
+/// A standby that takes over has some of the ranges, and knows which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_after_a_failover_of_green() {
+    let all = find_postgres();
+    let (old, new) = (all.first().expect("PostgreSQL"), all.last().expect("PostgreSQL"));
+    let (blue, mut green) =
+        tokio::join!(Postgres::start(old, PgOptions::new()), Guarded::start(new, &[]));
+    let blue = blue.expect("a server");
+    shop::roles(&[&blue, &green.primary]).await.expect("roles");
+    let mut ledger = Ledger::between("behind", &blue, &green.primary).await;
+    ledger.has_more(5).await;
+    green.standby.catch_up(&green.primary).await.expect("the standby follows");
+    green.falls_behind().await;
+    let query = "SELECT count(*) FROM cutover_behind.parts";
+    let there = green.standby.query_text("behind", query).await.expect("parts").expect("a number");
+    ledger.has_more(5).await;
+    green.fails_over().await;
+    ledger.run.streams().await;
+    let kept = format!("kept={there} ");
+    assert!(ledger.pair.desk.log().contains(&kept), "{kept}: {}", ledger.pair.desk.log());
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    assert!(ledger.facts("copied")[0]["views"].is_object(), "copied as a whole");
+    ledger.completes().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_goes_on_after_blue_has_crashed() {
-    let mut ledger = Ledger::open("restarted").await;
+    let (mut ledger, mut blue, _green) = Ledger::open("restarted").await;
     ledger.has_more(5).await;
     ledger.writes.abort();
-    ledger.blue.stop(StopMode::Immediate).await.expect("it stops");
-    ledger.blue.start_again().await.expect("it starts");
+    blue.stop(StopMode::Immediate).await.expect("it stops");
+    blue.start_again().await.expect("it starts");
     ledger.writes = ledger.pair.writes().await;
     ledger.run.streams().await;
     assert_eq!(ledger.facts("cut").len(), 1, "cut again");
@@ -225,7 +254,7 @@ async fn a_copy_that_cannot_be_joined_is_made_as_a_whole() {
             "TRUNCATE ledger, lines; INSERT INTO ledger (id, v) VALUES (7, 'seven'), (23990, 'v')",
         ),
     ] {
-        let mut ledger = Ledger::open(name).await;
+        let (mut ledger, _blue, _green) = Ledger::open(name).await;
         ledger.writes.abort();
         ledger.pair.does(Side::Blue, large).await;
         ledger.has_more(6).await;
@@ -250,7 +279,7 @@ async fn a_copy_does_not_go_on_where_its_table_is_another() {
         ("rewritten", "ALTER TABLE ledger ALTER COLUMN n TYPE integer USING n + 1"),
         ("unique", "UPDATE ledger SET n = id; CREATE UNIQUE INDEX ON ledger (n)"),
     ] {
-        let mut ledger = Ledger::open(name).await;
+        let (mut ledger, _blue, _green) = Ledger::open(name).await;
         ledger.has_more(6).await;
         ledger.run.kill9();
         ledger.writes.abort();
@@ -268,7 +297,7 @@ async fn a_copy_does_not_go_on_where_its_table_is_another() {
 /// is cut off in that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_that_was_killed_goes_on_where_it_was() {
-    let mut ledger = Ledger::open("repaired").await;
+    let (mut ledger, _blue, _green) = Ledger::open("repaired").await;
     ledger.run.ready().await;
     // The client has left it in no order.
     ledger.pair.does(Side::Blue, "CLUSTER ledger USING ledger_pkey").await;
