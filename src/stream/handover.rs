@@ -174,10 +174,8 @@ impl Handover {
                 },
             },
             Event::Truncate { relations, others, .. } => {
-                for relation in relations.iter() {
-                    if let Some((parts, id)) = self.in_parts(relation) {
-                        parts.emptied(id)?;
-                    }
+                if let Some((parts, _)) = relations.iter().find_map(|r| self.in_parts(r)) {
+                    return Err(parts.unsure());
                 }
                 let all = relations.len();
                 relations.retain(|r| !self.copied(r));

@@ -99,11 +99,6 @@ impl Parts {
         })
     }
 
-    /// What becomes of the table when such a transaction empties it.
-    pub(super) fn emptied(&self, _: TransactionId) -> Result<(), Unsure> {
-        Err(self.unsure())
-    }
-
     /// The key of a row, where it is what the stream tells rows apart by.
     fn key(&self, relation: &Relation, row: &Tuple) -> Option<i64> {
         let at = relation.columns.iter().position(|c| c.name == self.ranges.column)?;
@@ -120,7 +115,9 @@ impl Parts {
         }
     }
 
-    fn unsure(&self) -> Unsure {
+    /// The table has to be copied as a whole: also where such a transaction empties it, since some
+    /// parts hold rows of before and some of after that.
+    pub(super) fn unsure(&self) -> Unsure {
         Unsure(self.target.clone())
     }
 }

@@ -317,7 +317,7 @@ async fn a_repair_that_was_killed_goes_on_where_it_was() {
     asked.await.expect("no panic").exits(3);
     ledger.run = ledger.pair.desk.run();
     let kept = ledger.kept().await;
-    assert!(kept >= 6 && kept < RANGES, "{kept}");
+    assert!((6..RANGES).contains(&kept), "{kept}");
     ledger.run.streams().await;
     assert_eq!(ledger.facts("cut").len(), 2, "cut again");
     let copied = ledger.facts("copied");

@@ -82,7 +82,7 @@ impl View {
             .await
             .map_err(|e| port_error(self.doing(&format!("looking at {}", table.name)), e))?;
         self.idle.put(warm);
-        let pages: Vec<Vec<i64>> = keys.iter().map(|row| row.get(0)).collect();
+        let pages: Vec<Vec<i64>> = keys.iter().filter_map(|row| row.get(0)).collect();
         let bounds = bounds(&pages, usize::try_from(wanted).unwrap_or(1));
         Ok(bounds.map(|bounds| KeyRanges { column: column.to_owned(), bounds }))
     }
@@ -94,14 +94,12 @@ fn looked_at(pages: u64, wanted: u64) -> Vec<i64> {
     (0..count).filter_map(|i| i64::try_from(i * pages / count).ok()).collect()
 }
 
-/// The keys of some pages, a row for each page that has any.
+/// The keys of some pages, a row for each page; NULL where it has none.
 fn sample(table: &Table, column: &str) -> String {
     let page = |at: &str| format!("format('(%s,0)', {at})::tid");
     format!(
-        "SELECT keys FROM (SELECT n, (SELECT array_agg(t.{}::int8) FROM ONLY {} t \
-           WHERE t.ctid >= {} AND t.ctid < {}) AS keys \
-         FROM unnest($1::int8[]) WITH ORDINALITY AS s(page, n)) AS pages \
-         WHERE keys IS NOT NULL ORDER BY n",
+        "SELECT (SELECT array_agg(t.{}::int8) FROM ONLY {} t WHERE t.ctid >= {} AND t.ctid < {}) \
+           FROM unnest($1::int8[]) AS s(page)",
         sql::ident(column),
         sql::table(&table.name),
         page("s.page"),
