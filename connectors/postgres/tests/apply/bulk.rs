@@ -263,8 +263,8 @@ on_each_server! {
                 copy_out(&world, &table, true, "id > 40").await,
             );
             let (low, high) = tokio::join!(
-                load.copy(&table, CopyFormat::PostgresBinary, low),
-                load.copy(&table, CopyFormat::PostgresBinary, high),
+                load.copy(&table, CopyFormat::PostgresBinary, low, None),
+                load.copy(&table, CopyFormat::PostgresBinary, high, None),
             );
             assert_eq!((low.unwrap(), high.unwrap()), (40, 60));
             world.assert_equal().await;
