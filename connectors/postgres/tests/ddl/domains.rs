@@ -13,7 +13,7 @@ async fn domains(client: &tokio_postgres::Client) -> String {
     let query = "SELECT string_agg(concat_ws(' ', t.typname, t.typnotnull, \
                  pg_get_expr(t.typdefaultbin, 0), (SELECT string_agg(k.conname || ' ' || \
                  pg_get_constraintdef(k.oid), ',' ORDER BY k.conname) FROM pg_constraint k \
-                 WHERE k.contypid = t.oid AND k.contype = 'c')), '; ' ORDER BY 1) \
+                 WHERE k.contypid = t.oid AND k.contype = 'c')), '; ' ORDER BY t.typname) \
                  FROM pg_type t WHERE t.typtype = 'd' AND t.typnamespace = 'public'::regnamespace";
     client.query_one(query, &[]).await.unwrap().get(0)
 }
