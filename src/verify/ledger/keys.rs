@@ -17,6 +17,18 @@ impl Packed {
         Self(pack(key))
     }
 
+    /// A key of these parts; `None` if one is.
+    pub(super) fn of_parts<'a>(parts: impl Iterator<Item = Option<&'a str>>) -> Option<Self> {
+        let mut packed = Vec::with_capacity(24);
+        for (i, part) in parts.enumerate() {
+            if i > 0 {
+                packed.push(SEPARATOR);
+            }
+            packed.extend_from_slice(part?.as_bytes());
+        }
+        Some(Self(packed.into_boxed_slice()))
+    }
+
     /// What [`Packed::bytes`] gave.
     pub(in crate::verify) fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.into())
@@ -127,6 +139,8 @@ mod tests {
     fn keys_come_back_as_they_were() {
         for parts in [&["1"][..], &[""], &["", ""], &["ÿ", "a\u{fe}b"], &["a", "", "c"], &["\0"]] {
             assert_eq!(unpack(&pack(&key(parts))), key(parts));
+            let same = Packed::of_parts(parts.iter().map(|part| Some(*part)));
+            assert_eq!(same, Some(packed(parts)));
         }
         assert_ne!(pack(&key(&["a", "bc"])), pack(&key(&["ab", "c"])));
     }

@@ -50,7 +50,8 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Inner {
-    index: HashMap<(Side, TableName), usize>,
+    /// Pairs by the names of blue's and of green's tables.
+    index: [HashMap<TableName, usize>; 2],
     pairs: Vec<PairLedger>,
     /// Of transactions in progress, by pair.
     early: HashMap<(Side, TransactionId), HashMap<usize, Changed>>,
@@ -127,7 +128,7 @@ impl Ledger {
         for (i, pair) in pairs.iter().enumerate() {
             for (side, tables) in [(Side::Blue, &pair.blue), (Side::Green, &pair.green)] {
                 for table in tables {
-                    inner.index.insert((side, table.name.clone()), i);
+                    inner.index[side.index()].insert(table.name.clone(), i);
                 }
             }
             let key = if pair.keyed { pair.blue.first().map_or(&[][..], |t| t.key()) } else { &[] };
@@ -250,7 +251,7 @@ impl Ledger {
     /// Puts keys back that could not be compared.
     pub fn put_back(&self, pair: usize, keys: impl IntoIterator<Item = RowKey>) {
         let mut inner = self.lock();
-        keys.into_iter().for_each(|key| inner.record(pair, &key, self.budget));
+        keys.into_iter().for_each(|key| inner.record(pair, Packed::of(&key), self.budget));
     }
 
     /// Whether the key has been recorded again.
@@ -274,7 +275,7 @@ impl Ledger {
             return;
         }
         match inner.keys(i, relation, change) {
-            Some(keys) => keys.iter().for_each(|key| inner.record(i, key, self.budget)),
+            Some(keys) => keys.into_iter().for_each(|key| inner.record(i, key, self.budget)),
             None => inner.mark_whole(i),
         }
     }
@@ -330,13 +331,14 @@ impl Ledger {
         let inner = &mut *inner;
         let changed = inner.early.entry(of).or_default().entry(i).or_default();
         let pair = i as u32;
-        for key in keys.iter().flatten().map(Packed::of) {
+        let known = keys.is_some();
+        for key in keys.into_iter().flatten() {
             let told = Entry::Early { side, transaction, pair, key: Some(key.bytes()) };
             Inner::told(&mut inner.saver, &told);
             inner.bytes += changed.keys.insert(key);
         }
         // The rest is for those that have committed.
-        if keys.is_none() || inner.bytes > self.budget / 2 {
+        if !known || inner.bytes > self.budget / 2 {
             changed.whole = true;
             inner.bytes -= std::mem::take(&mut changed.keys).bytes();
             Inner::told(&mut inner.saver, &Entry::Early { side, transaction, pair, key: None });
@@ -374,7 +376,7 @@ impl Ledger {
             return;
         }
         let mut inner = self.lock();
-        if let Some(&i) = inner.index.get(&(side, relation.name.clone())) {
+        if let Some(i) = inner.pair(side, relation) {
             inner.changed_unseen(i);
         }
     }
@@ -382,11 +384,11 @@ impl Ledger {
 
 impl Inner {
     fn pair(&self, side: Side, relation: &Relation) -> Option<usize> {
-        self.index.get(&(side, relation.name.clone())).copied()
+        self.index[side.index()].get(&relation.name).copied()
     }
 
     /// The keys that a change touches; `None` when they cannot be named.
-    fn keys(&self, pair: usize, relation: &Relation, change: &Change) -> Option<Vec<RowKey>> {
+    fn keys(&self, pair: usize, relation: &Relation, change: &Change) -> Option<Vec<Packed>> {
         let places: Vec<usize> = self.pairs[pair]
             .key
             .iter()
@@ -403,11 +405,10 @@ impl Inner {
         images.into_iter().flatten().map(|image| key_of(image, &places)).collect()
     }
 
-    fn record(&mut self, pair: usize, key: &RowKey, budget: usize) {
+    fn record(&mut self, pair: usize, key: Packed, budget: usize) {
         if self.pairs[pair].whole {
             return;
         }
-        let key = Packed::of(key);
         if self.saver.is_some() && !self.pairs[pair].pending.contains(&key) {
             self.tell(&Entry::Key { pair: pair as u32, key: key.bytes() });
         }
@@ -473,17 +474,14 @@ impl Inner {
     }
 }
 
-fn key_of(tuple: &Tuple, places: &[usize]) -> Option<RowKey> {
-    places
-        .iter()
-        .map(|&p| match (p < tuple.len()).then(|| tuple.get(p))? {
-            // Nor can one be asked for that is no text.
-            Value::Text(text) => std::str::from_utf8(text).ok().map(str::to_owned),
-            // A key is never null, and one that did not travel cannot be named.
-            Value::Null | Value::Unchanged | Value::Binary(_) => None,
-        })
-        .collect::<Option<Vec<_>>>()
-        .map(RowKey)
+fn key_of(tuple: &Tuple, places: &[usize]) -> Option<Packed> {
+    let parts = places.iter().map(|&p| match (p < tuple.len()).then(|| tuple.get(p))? {
+        // Nor can one be asked for that is no text.
+        Value::Text(text) => std::str::from_utf8(text).ok(),
+        // A key is never null, and one that did not travel cannot be named.
+        Value::Null | Value::Unchanged | Value::Binary(_) => None,
+    });
+    Packed::of_parts(parts)
 }
 
 #[cfg(test)]
