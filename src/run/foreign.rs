@@ -13,7 +13,7 @@ pub(super) struct Foreign([BTreeMap<TableName, u64>; 2]);
 
 impl Foreign {
     fn of(&self, side: Side) -> &BTreeMap<TableName, u64> {
-        &self.0[usize::from(side == Side::Green)]
+        &self.0[side.index()]
     }
 
     /// Tables with more rows of a side than are `known`, and all of those rows.
@@ -40,8 +40,7 @@ impl Foreign {
                 equal.is_none_or(|pairs| pairs.iter().any(of))
             };
             let harmless = tables.iter().filter(|(table, _)| held(table));
-            self.0[usize::from(side == Side::Green)]
-                .extend(harmless.map(|(table, rows)| (table.clone(), *rows)));
+            self.0[side.index()].extend(harmless.map(|(table, rows)| (table.clone(), *rows)));
         }
     }
 }

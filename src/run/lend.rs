@@ -242,7 +242,7 @@ impl Live {
     /// row tells of it.
     async fn look_for_definitions(&self) -> Result<()> {
         let from = self.owner();
-        if self.told[usize::from(from == Side::Green)] {
+        if self.told[from.index()] {
             return Ok(());
         }
         let primary = &self.ports.side(from).primary;

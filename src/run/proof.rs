@@ -268,9 +268,10 @@ impl Proof {
         let done = |n: usize, table: &TableReport| {
             let i = chosen[n];
             let unnamed = table.different > table.differences.len() as u64;
-            let mut found = table.differences.iter().map(|d| Some(&d.key));
-            (&mut found).chain(unnamed.then_some(None)).for_each(|key| self.ledger.found(i, key));
             self.lock().learn(i, table, &aligned.position, all);
+            // Behind it: a file that is begun anew in between has both.
+            let found = table.differences.iter().map(|d| Some(&d.key));
+            found.chain(unnamed.then_some(None)).for_each(|key| self.ledger.found(i, key));
             let equal = table.verdict == Verdict::Equal;
             pass.finish(n, marks[n].clone().filter(|_| equal));
         };

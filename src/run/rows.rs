@@ -73,7 +73,7 @@ impl Sides<'_> {
         }
         let (routes, tables) = (self.routes(from), self.tables(from));
         let mut strays = copies.strays(routes, tables, self.tables(from.other()));
-        if self.stops[usize::from(from == Side::Green)] {
+        if self.stops[from.index()] {
             // With rows that are ahead of the stream nobody could make it a partition there.
             strays.extend(copies.waiting(routes, tables));
         }

@@ -133,10 +133,10 @@ impl Standing {
                 self.definitions[0].clone_from(definitions);
             }
             Fact::Redefined { of, definitions } => {
-                self.definitions[usize::from(*of == Side::Green)].clone_from(definitions);
+                self.definitions[of.index()].clone_from(definitions);
             }
             Fact::Beside { of, objects } => {
-                self.beside[usize::from(*of == Side::Green)] = Some(Arc::new(objects.clone()));
+                self.beside[of.index()] = Some(Arc::new(objects.clone()));
             }
             Fact::DefinitionsBeforeRows => self.before_rows = true,
             Fact::UserCommand => self.user_commands += 1,
@@ -145,7 +145,7 @@ impl Standing {
                 self.copies_mut(*from).began.clone_from(until);
             }
             Fact::Given { side, there } => {
-                self.given[usize::from(*side == Side::Green)] = Some(there.clone());
+                self.given[side.index()] = Some(there.clone());
             }
             Fact::Cut { table, from, source, ranges, definition } => {
                 let cut = Cut {
@@ -226,13 +226,13 @@ impl Standing {
     /// Definitions of this side that the other agrees with.
     #[must_use]
     pub fn definitions(&self, of: Side) -> &BTreeMap<String, String> {
-        &self.definitions[usize::from(of == Side::Green)]
+        &self.definitions[of.index()]
     }
 
     /// A place in this side's own log behind all definitions and rows that it was given.
     #[must_use]
     pub fn given(&self, side: Side) -> Option<&Position> {
-        self.given[usize::from(side == Side::Green)].as_ref()
+        self.given[side.index()].as_ref()
     }
 
     fn copies_mut(&mut self, from: Side) -> &mut Copies {

@@ -311,7 +311,9 @@ impl<'a> Story<'a> {
     /// What an alien hand did is told before a move, or does no harm. A rollback waits for no
     /// comparison: here it is asked for behind one.
     pub(crate) async fn noticed(&mut self) {
+        let began = Instant::now();
         while self.unnoticed && self.ready().await["proof"]["full_pass"].is_null() {
+            assert!(began.elapsed() < UP_WITHIN, "nothing is compared: {}", self.last_words());
             sleep(LOOK_EVERY).await;
         }
         if self.unnoticed {

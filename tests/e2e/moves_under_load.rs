@@ -127,10 +127,7 @@ async fn a_target_whose_commits_hang_keeps_nobody_waiting_for_a_comparison() {
     let mut run = world.desk.run();
     run.ready().await;
     let green = world.superuser(Side::Green).await;
-    let standby = async |word: &str| {
-        green.batch_execute(&format!("ALTER SYSTEM {word}")).await.expect("a setting");
-        green.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser may");
-    };
+    let standby = async |word: &str| world.alter_system(Side::Green, word).await;
     standby("SET synchronous_standby_names = 'nobody'").await;
     let hangs = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     wait_until("a commit to hang", COMMAND_WITHIN, async || {

@@ -177,11 +177,7 @@ async fn a_row_that_cannot_be_seen_yet_is_not_taken_for_equal() {
     let world = World::new().await;
     let mut run = world.desk.run();
     run.ready().await;
-    let green = world.superuser(Side::Green).await;
-    let standby = async |word: &str| {
-        green.batch_execute(&format!("ALTER SYSTEM {word}")).await.expect("a setting");
-        green.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser may");
-    };
+    let standby = async |word: &str| world.alter_system(Side::Green, word).await;
     let compared = world.desk.ask(&["status"]).await.value["proof"]["compared"].clone();
     standby("SET synchronous_standby_names = 'nobody'").await;
     let writer = world.superuser(Side::Green).await;

@@ -121,6 +121,13 @@ impl World {
         connect(&self.server(side).url_as("shop", SHOP_PASSWORD, &self.database)).await
     }
 
+    /// Changes a setting of a server: `SET name = value` or `RESET name`.
+    pub(crate) async fn alter_system(&self, side: Side, word: &str) {
+        let root = self.superuser(side).await;
+        root.batch_execute(&format!("ALTER SYSTEM {word}")).await.expect("a setting");
+        root.batch_execute("SELECT pg_reload_conf()").await.expect("a superuser may");
+    }
+
     /// Whether clients that go around the pooler may write there.
     pub(crate) async fn takes_writes(&self, side: Side) -> bool {
         let client = self.direct(side).await;

@@ -8,8 +8,15 @@ use cutover_core::model::digest::RowKey;
 const SEPARATOR: u8 = 0xff;
 
 /// A row key in one piece of memory.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(in crate::verify) struct Packed(Box<[u8]>);
+
+impl std::fmt::Debug for Packed {
+    /// Its length only: keys are shown only where the user asked for them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Packed({} bytes)", self.0.len())
+    }
+}
 
 impl Packed {
     /// The key.

@@ -123,12 +123,16 @@ pub fn read(path: &Path, run: &RunId) -> io::Result<Option<Saved>> {
     Ok(begun.then_some(fold.saved))
 }
 
-/// Forgets the file.
+/// Forgets the file, and one that was being begun in its place.
 ///
 /// # Errors
 ///
-/// It is still there.
+/// One of them is still there.
 pub fn remove(path: &Path) -> io::Result<()> {
+    gone(path).and(gone(&saver::in_its_place(path)))
+}
+
+fn gone(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),

@@ -34,7 +34,7 @@ impl Saver {
         header: &Header,
         entries: impl FnOnce(&mut Self) -> io::Result<()>,
     ) -> io::Result<Self> {
-        let new = path.with_extension("new");
+        let new = in_its_place(path);
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         let (path, buffer) = (path.to_owned(), serde_json::to_vec(header)?);
@@ -48,7 +48,7 @@ impl Saver {
         match begun {
             Ok(()) => Ok(saver),
             Err(e) => {
-                super::remove(&new)?;
+                super::gone(&new)?;
                 Err(e)
             }
         }
@@ -83,6 +83,11 @@ impl Saver {
     pub(in crate::verify) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Where a file is begun that takes the place of another one.
+pub(super) fn in_its_place(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn write_all(file: &mut File, mut frame: &mut [io::IoSlice<'_>]) -> io::Result<()> {

@@ -11,7 +11,7 @@ use cutover_core::{
     port::{
         PortError, Result,
         copy::{CopyChunk, CopyFormat, CopyStream},
-        sink::Sink,
+        sink::{Sink, SinkWriter},
     },
 };
 use futures_util::TryStreamExt;
@@ -44,6 +44,28 @@ async fn copy_out(world: &World, table: &Table, binary: bool, condition: &str) -
     let stream = world.client.copy_out(&text).await.unwrap();
     let chunks: Vec<Bytes> = stream.try_collect().await.unwrap();
     Box::new(Chunks(chunks.into_iter().map(CopyChunk::Raw).collect(), false))
+}
+
+/// Two of the hundred rows of `dst.t` are put right; then all of them are copied again.
+async fn repaired_and_copied_again(world: &World, writer: &mut dyn SinkWriter, table: &Table) {
+    world.meddle("DELETE FROM dst.t WHERE id IN (3, 70)").await;
+    let keys = [RowKey(vec!["3".into()]), RowKey(vec!["70".into()])];
+    let rows = copy_out(world, table, false, "id IN (3, 70)").await;
+    writer.replace(table, &keys, CopyFormat::PostgresText, rows).await.unwrap();
+    world.assert_equal().await;
+    world.green.clear(&world.run, table).await.unwrap();
+    // Several at a time, as workers do.
+    let load = world.green.load(&world.run).await.unwrap();
+    let (low, high) = (
+        copy_out(world, table, true, "id <= 40").await,
+        copy_out(world, table, true, "id > 40").await,
+    );
+    let (low, high) = tokio::join!(
+        load.copy(table, CopyFormat::PostgresBinary, low, None),
+        load.copy(table, CopyFormat::PostgresBinary, high, None),
+    );
+    assert_eq!((low.unwrap(), high.unwrap()), (40, 60));
+    world.assert_equal().await;
 }
 
 const T: &str = "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \"A b\" text,
@@ -169,24 +191,7 @@ on_each_server! {
         };
         let was = constraint().await;
         let table = world.table("dst", "t").await;
-        world.meddle("DELETE FROM dst.t WHERE id IN (3, 70)").await;
-        let keys = [RowKey(vec!["3".into()]), RowKey(vec!["70".into()])];
-        let rows = copy_out(&world, &table, false, "id IN (3, 70)").await;
-        writer.replace(&table, &keys, CopyFormat::PostgresText, rows).await.unwrap();
-        world.assert_equal().await;
-        world.green.clear(&world.run, &table).await.unwrap();
-        // Several at a time, as workers do.
-        let load = world.green.load(&world.run).await.unwrap();
-        let (low, high) = (
-            copy_out(&world, &table, true, "id <= 40").await,
-            copy_out(&world, &table, true, "id > 40").await,
-        );
-        let (low, high) = tokio::join!(
-            load.copy(&table, CopyFormat::PostgresBinary, low, None),
-            load.copy(&table, CopyFormat::PostgresBinary, high, None),
-        );
-        assert_eq!((low.unwrap(), high.unwrap()), (40, 60));
-        world.assert_equal().await;
+        repaired_and_copied_again(&world, &mut *writer, &table).await;
         assert_eq!(constraint().await, was);
     }
 
@@ -251,23 +256,7 @@ on_each_server! {
             };
             let was = constraints().await;
             let table = world.table("dst", name).await;
-            world.meddle("DELETE FROM dst.t WHERE id IN (3, 70)").await;
-            let keys = [RowKey(vec!["3".into()]), RowKey(vec!["70".into()])];
-            let rows = copy_out(&world, &table, false, "id IN (3, 70)").await;
-            writer.replace(&table, &keys, CopyFormat::PostgresText, rows).await.unwrap();
-            world.assert_equal().await;
-            world.green.clear(&world.run, &table).await.unwrap();
-            let load = world.green.load(&world.run).await.unwrap();
-            let (low, high) = (
-                copy_out(&world, &table, true, "id <= 40").await,
-                copy_out(&world, &table, true, "id > 40").await,
-            );
-            let (low, high) = tokio::join!(
-                load.copy(&table, CopyFormat::PostgresBinary, low, None),
-                load.copy(&table, CopyFormat::PostgresBinary, high, None),
-            );
-            assert_eq!((low.unwrap(), high.unwrap()), (40, 60));
-            world.assert_equal().await;
+            repaired_and_copied_again(&world, &mut *writer, &table).await;
             assert_eq!(constraints().await, was);
         }
     }
