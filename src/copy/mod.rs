@@ -5,7 +5,8 @@
 //! journal line of a small table waits for a disk of its own. A range is one transaction on the
 //! target and is never tried twice, since a lost answer to its commit would leave its rows there
 //! twice; what was not finished is emptied and copied again as a whole, under a later snapshot
-//! (`stream::handover` joins the two).
+//! (`stream::handover` joins the two). So is a table that became another one between the snapshot and
+//! its turn: it holds up nobody else, and is told about at the end.
 //!
 //! Of a large table ranges of its key are copied where it has such ([`InRanges`]), and the target
 //! knows which are there, exactly: those stay, and only the others are copied again.
@@ -13,7 +14,8 @@
 mod rate;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +32,7 @@ use cutover_core::{
     },
     port::{
         PortError, Result,
-        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+        copy::{CopyChunk, CopyFormat, CopyStream, Opened, Range, Snapshot},
         sink::{Load, Part, Route, Sink},
     },
 };
@@ -105,6 +107,20 @@ pub struct Options {
     pub chunk: u64,
     /// Bytes per second over all workers.
     pub limiter: Arc<Limiter>,
+    /// Targets that come first, and whose sources are read as they are: they are emptied so often
+    /// that no snapshot may know what is there.
+    pub restless: HashSet<TableName>,
+}
+
+/// A target that is copied under a later snapshot.
+#[derive(Debug)]
+pub struct PutOff {
+    /// The target.
+    pub target: TableName,
+    /// What became of one of its sources.
+    pub why: PortError,
+    /// It was emptied.
+    pub emptied: bool,
 }
 
 /// Is told what happens. Called from several tasks.
@@ -159,6 +175,8 @@ struct Shared {
     queue: Mutex<VecDeque<Piece>>,
     /// Jobs whose rows are committed and not yet known to be durable.
     committed: Mutex<Vec<usize>>,
+    /// Jobs that need a later snapshot.
+    put_off: Mutex<BTreeMap<usize, PutOff>>,
     snapshot: Arc<dyn Snapshot>,
     sink: Arc<dyn Sink>,
     load: Box<dyn Load>,
@@ -167,7 +185,8 @@ struct Shared {
 }
 
 /// Copies every job; those `in_ranges`, by their targets, as they say. The targets must be empty, but
-/// for what is kept. `load` was opened before anybody looked at what is there.
+/// for what is kept. `load` was opened before anybody looked at what is there. Returns the targets
+/// that this snapshot does not suffice for; they may hold some rows already.
 ///
 /// # Errors
 ///
@@ -180,7 +199,7 @@ pub async fn copy(
     sink: Arc<dyn Sink>,
     options: Options,
     watch: Arc<dyn Watch>,
-) -> Result<()> {
+) -> Result<Vec<PutOff>> {
     let cut = |job: &Job| in_ranges.get(&job.target.name);
     let sources: Vec<(usize, usize, &Table)> = jobs
         .iter()
@@ -212,7 +231,8 @@ pub async fn copy(
     let sizes: Vec<u64> =
         jobs.iter().map(|j| j.sources.iter().map(|s| s.bytes).sum::<u64>()).collect();
     // Large tables first: one that starts last would leave all workers but one idle.
-    pieces.sort_by_key(|p| (std::cmp::Reverse(sizes[p.job]), p.job));
+    let rests = |job: usize| !options.restless.contains(&jobs[job].target.name);
+    pieces.sort_by_key(|p| (rests(p.job), Reverse(sizes[p.job]), p.job));
     // Without rows nothing has to be done.
     let committed = (0..jobs.len()).filter(|j| parts[*j] == 0).collect();
     let workers = options.workers.clamp(1, pieces.len().max(1));
@@ -221,13 +241,14 @@ pub async fn copy(
         left: parts.into_iter().map(AtomicU64::new).collect(),
         queue: Mutex::new(pieces.into()),
         committed: Mutex::new(committed),
+        put_off: Mutex::default(),
         snapshot,
         sink,
         load,
         options,
         watch,
     });
-    let mut tasks = JoinSet::new();
+    let mut tasks: JoinSet<Result<()>> = JoinSet::new();
     for _ in 0..workers {
         let shared = Arc::clone(&shared);
         tasks.spawn(async move {
@@ -246,11 +267,13 @@ pub async fn copy(
                 Some(result) => {
                     result.map_err(|e| PortError::transient("copying rows", e))??;
                 }
-                None => return shared.settle().await,
+                None => break,
             },
             _ = timer.tick() => shared.settle().await?,
         }
     }
+    shared.settle().await?;
+    Ok(std::mem::take(&mut *lock(&shared.put_off)).into_values().collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -259,7 +282,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn take(&self) -> Option<Piece> {
-        lock(&self.queue).pop_front()
+        let (mut queue, put_off) = (lock(&self.queue), lock(&self.put_off));
+        while let Some(piece) = queue.pop_front() {
+            if !put_off.contains_key(&piece.job) {
+                return Some(piece);
+            }
+        }
+        None
+    }
+
+    /// The rows of a piece, unless a later snapshot is needed for them.
+    async fn open(&self, piece: &Piece, format: CopyFormat) -> Result<Option<Box<dyn CopyStream>>> {
+        let job = &self.jobs[piece.job];
+        let (source, target) = (&job.sources[piece.source], &job.target.name);
+        let (why, emptied) = match self.snapshot.read(source, &piece.range, format).await? {
+            Opened::Rows(rows) => return Ok(Some(rows)),
+            Opened::Emptied(rows) if self.options.restless.contains(target) => {
+                return Ok(Some(rows));
+            }
+            // What came to its rows before that is in the stream, and finds no row.
+            Opened::Emptied(_) => {
+                let doing = format!("copying rows of {}", source.name);
+                (PortError::transient(doing, "it was emptied since the snapshot"), true)
+            }
+            Opened::Later(why) => (why, false),
+        };
+        let put_off = PutOff { target: target.clone(), why, emptied };
+        lock(&self.put_off).entry(piece.job).or_insert(put_off);
+        Ok(None)
     }
 
     /// Reports the jobs that are committed, once that is durable.
@@ -278,7 +328,7 @@ impl Shared {
         let source = &job.sources[piece.source];
         has_room(source, &job.target)?;
         let format = format(source, &job.target, self.sink.copy_formats());
-        let inner = self.snapshot.read(source, &piece.range, format).await?;
+        let Some(inner) = self.open(&piece, format).await? else { return Ok(()) };
         let rows = Box::new(Metered {
             inner,
             table: job.target.name.clone(),

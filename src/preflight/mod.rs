@@ -19,7 +19,7 @@ mod words;
 pub use collect::{Inputs, Place, examine};
 pub use counters::stay_ahead;
 pub use report::{Counts, Report};
-pub use types::{OTHER_KEY, compare as compare_tables};
+pub use types::{OTHER_KEY, compare as compare_tables, is_of_key};
 
 use cutover_core::model::{
     finding::{Finding, Severity},

@@ -17,6 +17,13 @@ use super::{
 /// Another primary key: a copy does not need it.
 pub const OTHER_KEY: &str = "CUT0160";
 
+/// Whether a finding is about the key of a table, of which a copy of definitions makes the keys
+/// behind the rows.
+#[must_use]
+pub fn is_of_key(code: &str) -> bool {
+    matches!(code, OTHER_KEY | "CUT0125")
+}
+
 /// Compares the tables that are moved with those of the same names on the other side. Findings
 /// are about `to`, the side that must be able to take every row of the other.
 ///

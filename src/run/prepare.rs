@@ -5,9 +5,9 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -75,6 +75,8 @@ pub struct Preparation {
     pub rate: Option<u64>,
     /// Whom to tell.
     pub progress: Arc<Progress>,
+    /// Targets of a copy whose sources were emptied before their turn.
+    pub emptied: Mutex<HashSet<TableName>>,
 }
 
 /// What the stream needs.
@@ -219,7 +221,10 @@ impl Preparation {
             self.book.note(Fact::Resumed { at_ms: now_ms() })?;
         }
         if standing.start.is_none() {
-            let report = preflight::examine(&self.inputs(resuming), Scope::Start).await;
+            let (ports, makes) = (&self.ports, self.makes_definitions());
+            let asked =
+                inputs(&self.run, &self.selection, ports, &standing, resuming, makes, self.workers);
+            let report = preflight::examine(&asked, Scope::Start).await;
             for finding in &report.findings {
                 tracing::info!(
                     code = %finding.code, place = %finding.place, severity = ?finding.severity,
@@ -243,18 +248,8 @@ impl Preparation {
         Ok(())
     }
 
-    /// What preflight looks at.
-    #[must_use]
-    pub fn inputs(&self, resuming: bool) -> preflight::Inputs {
-        inputs(
-            &self.run,
-            &self.selection,
-            &self.ports,
-            &self.book.standing(),
-            resuming,
-            matches!(self.definitions, Definitions::Copy { .. }),
-            self.workers,
-        )
+    pub(super) fn makes_definitions(&self) -> bool {
+        matches!(self.definitions, Definitions::Copy { .. })
     }
 
     /// Blue keeps its log from here on; the snapshot is there only the first time.
@@ -354,7 +349,7 @@ impl Preparation {
     fn comes_later(&self, counterpart: Option<&Cow<'_, Table>>) -> bool {
         match counterpart {
             None => self.policy == Policy::Apply,
-            Some(Cow::Owned(_)) => matches!(self.definitions, Definitions::Copy { .. }),
+            Some(Cow::Owned(_)) => self.makes_definitions(),
             Some(Cow::Borrowed(_)) => false,
         }
     }
@@ -417,7 +412,9 @@ impl Preparation {
         if now == *self.book.standing().definitions(Side::Blue) {
             return Ok(());
         }
-        let findings = preflight::compare_tables(blue, green, Side::Green, false);
+        let mut findings = preflight::compare_tables(blue, green, Side::Green, false);
+        let come = self.makes_definitions() && self.book.standing().keys_come();
+        findings.retain(|f| !(come && preflight::is_of_key(&f.code)));
         let report = preflight::Report::new(Scope::Start, findings);
         if report.blocks() {
             if told {
@@ -553,6 +550,7 @@ pub fn inputs(
         owner: standing.owner,
         resuming,
         copies_schema,
+        keys_come: copies_schema && standing.keys_come(),
         workers,
         began,
         beside: standing.beside.clone(),

@@ -223,7 +223,8 @@ impl Proof {
                 } else {
                     Range { condition: String::new(), bytes: source.bytes }
                 };
-                streams.push(snapshot.read(source, &range, CopyFormat::PostgresText).await?);
+                let opened = snapshot.read(source, &range, CopyFormat::PostgresText).await?;
+                streams.push(opened.rows()?);
             }
             let rows = Box::new(Chain { streams });
             written +=

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,11 +22,11 @@ use super::{
     fact::{Carried, Fact, Views},
     given::given,
     owed::{Copies, Held, number, owed},
-    prepare::{Definitions, Preparation},
+    prepare::Preparation,
     standing::Standing,
 };
 use crate::{
-    copy::{self, InRanges, Job, Limiter},
+    copy::{self, InRanges, Job, Limiter, PutOff},
     error::Failure,
     observe::progress::Progress,
     stream::{
@@ -195,9 +195,11 @@ impl Preparation {
             workers: self.workers,
             chunk: self.chunk,
             limiter: Arc::new(Limiter::new(self.rate)),
+            restless: self.emptied().clone(),
         };
         let sink = Arc::clone(&there.sink);
-        copy::copy(load, todo, &in_ranges, snapshot, sink, options, noter).await?;
+        let put_off = copy::copy(load, todo, &in_ranges, snapshot, sink, options, noter).await?;
+        self.put_off(put_off)?;
         // Whoever follows that side shall not take the copy for rows of its clients.
         let written = match standing.way_back {
             true => Some(there.source.head().await?),
@@ -207,10 +209,28 @@ impl Preparation {
         Ok(())
     }
 
+    /// What the snapshot did not suffice for is owed still, and nothing else is.
+    fn put_off(&self, put_off: Vec<PutOff>) -> Result<(), RunError> {
+        for PutOff { target, why, emptied } in &put_off {
+            if *emptied {
+                self.emptied().insert(target.clone());
+            }
+            tracing::info!(table = %target, "it is copied under a later snapshot: {why}");
+        }
+        match put_off.into_iter().next() {
+            None => Ok(()),
+            Some(first) => Err(first.why.into()),
+        }
+    }
+
+    fn emptied(&self) -> MutexGuard<'_, HashSet<TableName>> {
+        self.emptied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tables that were made here during the run, and changed there before anything was copied, are
     /// made once more. The stream tells of those changes as well, and finds them made.
     async fn are_as_made(&self, from: Side, all: &[Job], todo: &[Job]) -> Result<(), RunError> {
-        let makes = self.follows(from) && matches!(self.definitions, Definitions::Copy { .. });
+        let makes = self.follows(from) && self.makes_definitions();
         let standing = self.book.standing();
         if !makes || !standing.after_rows {
             return Ok(());

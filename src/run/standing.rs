@@ -223,6 +223,12 @@ impl Standing {
         }
     }
 
+    /// Whether green's tables are there, and what is defined behind their rows is not.
+    #[must_use]
+    pub fn keys_come(&self) -> bool {
+        self.before_rows && !self.after_rows
+    }
+
     /// Definitions of this side that the other agrees with.
     #[must_use]
     pub fn definitions(&self, of: Side) -> &BTreeMap<String, String> {

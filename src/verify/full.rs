@@ -272,7 +272,7 @@ mod tests {
             schema::TableName,
         },
         port::{
-            copy::{CopyFormat, CopyStream},
+            copy::{CopyFormat, Opened},
             reader::{Lookup, RowReader},
         },
     };
@@ -323,7 +323,7 @@ mod tests {
             unreachable!("nobody asks")
         }
 
-        async fn read(&self, _: &Table, _: &Range, _: CopyFormat) -> Result<Box<dyn CopyStream>> {
+        async fn read(&self, _: &Table, _: &Range, _: CopyFormat) -> Result<Opened> {
             unreachable!("nobody asks")
         }
     }

@@ -3,7 +3,10 @@
 mod database;
 mod switch;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use cutover::{
     config::{self, Config},
@@ -96,6 +99,7 @@ pub(crate) fn start(config: &Config, until: Until) -> Result<Start, Failure> {
             chunk: config.copy.chunk,
             rate: config.copy.rate,
             progress,
+            emptied: Mutex::default(),
         },
         state_dir: config.state_dir.clone(),
         config_file: config.file.clone(),

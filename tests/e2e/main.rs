@@ -34,6 +34,7 @@ mod moves_under_load;
 mod pair;
 mod prepared;
 mod program;
+mod put_off;
 mod ranges;
 mod restarts;
 mod shapes;

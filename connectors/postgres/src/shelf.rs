@@ -12,7 +12,7 @@ use cutover_core::model::schema::TableName;
 use futures_util::future::join_all;
 use tokio_postgres::{Error, Statement};
 
-use crate::connect::Session;
+use crate::{connect::Session, snapshot::Pages};
 
 /// Statements that a session keeps: each costs the server some ten kilobytes.
 const MOST_KEPT: usize = 500;
@@ -20,9 +20,9 @@ const MOST_KEPT: usize = 500;
 /// A session with what was prepared in it.
 pub(crate) struct Warm {
     pub(crate) session: Session,
-    /// Tables that the transaction that is open holds, and whether their rows have other places
-    /// than when its snapshot was taken.
-    pub(crate) held: HashMap<TableName, bool>,
+    /// Tables that the transaction that is open holds, and what they have become since its snapshot
+    /// was taken.
+    pub(crate) held: HashMap<TableName, Pages>,
     /// How often it has read something.
     pub(crate) reads: usize,
     /// The transaction that is open prefers an index to reading a whole table.

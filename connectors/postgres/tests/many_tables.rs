@@ -65,7 +65,7 @@ async fn read_all(snapshot: &dyn Snapshot, tables: &[Table], root: &Client) {
     assert!(locks(root).await <= LOCKS);
     for (table, ranges) in tables.iter().zip(&ranges).take(300) {
         let format = CopyFormat::PostgresText;
-        let mut rows = snapshot.read(table, &ranges[0], format).await.unwrap();
+        let mut rows = snapshot.read(table, &ranges[0], format).await.unwrap().rows().unwrap();
         while rows.next().await.unwrap().is_some() {}
     }
     assert!(locks(root).await <= LOCKS);

@@ -9,7 +9,7 @@ use cutover_core::{
     },
     port::{
         Result,
-        copy::{CopyFormat, CopyStream, Range, Snapshot},
+        copy::{CopyFormat, Opened, Range, Snapshot},
         reader::{Lookup, Part, RowReader},
     },
 };
@@ -101,7 +101,7 @@ impl Snapshot for Memory {
         unreachable!("nobody asks")
     }
 
-    async fn read(&self, _: &Table, _: &Range, _: CopyFormat) -> Result<Box<dyn CopyStream>> {
+    async fn read(&self, _: &Table, _: &Range, _: CopyFormat) -> Result<Opened> {
         unreachable!("nobody asks")
     }
 }

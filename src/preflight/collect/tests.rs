@@ -202,6 +202,7 @@ fn inputs(blue: &Canned, green: &Canned, switch: Side) -> Inputs {
         owner: Side::Blue,
         resuming: false,
         copies_schema: true,
+        keys_come: false,
         workers: 4,
         began: BTreeMap::new(),
         beside: [None, None],

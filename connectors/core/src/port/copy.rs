@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Result,
+    PortError, Result,
     answers::{even, only},
     reader::RowReader,
 };
@@ -149,12 +149,32 @@ pub trait Snapshot: RowReader {
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range>;
 
     /// Starts to read one range of the carried columns.
-    async fn read(
-        &self,
-        table: &Table,
-        range: &Range,
-        format: CopyFormat,
-    ) -> Result<Box<dyn CopyStream>>;
+    async fn read(&self, table: &Table, range: &Range, format: CopyFormat) -> Result<Opened>;
+}
+
+/// What was found where rows were to be read.
+pub enum Opened {
+    /// Those of the snapshot.
+    Rows(Box<dyn CopyStream>),
+    /// Nothing: the table was emptied since the snapshot. What happened to its rows before that is
+    /// in the stream, and they are not here any more.
+    Emptied(Box<dyn CopyStream>),
+    /// The table is not any more what the snapshot knows, and can be read under a later one; why.
+    Later(PortError),
+}
+
+impl Opened {
+    /// The rows, of an emptied table as well.
+    ///
+    /// # Errors
+    ///
+    /// A transient one when only a later snapshot has them.
+    pub fn rows(self) -> Result<Box<dyn CopyStream>> {
+        match self {
+            Self::Rows(rows) | Self::Emptied(rows) => Ok(rows),
+            Self::Later(why) => Err(why),
+        }
+    }
 }
 
 /// An open read of one range.

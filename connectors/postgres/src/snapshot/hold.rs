@@ -6,9 +6,10 @@
 //! wrote anew no older snapshot sees, so that the table would seem to be empty.
 //!
 //! Nothing is held before its turn, and nothing for long: whoever alters a table waits for us, and
-//! clients wait behind. What is written anew between two turns is read again from its beginning.
+//! clients wait behind. What is written anew between two turns is read again from its beginning,
+//! under a later snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use cutover_core::{
     model::schema::{Table, TableName},
@@ -41,6 +42,27 @@ const DEFINITION: &str = "
       FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
      WHERE c.oid = to_regclass($1) GROUP BY c.oid";
 
+/// What a table that is held has become since the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pages {
+    /// As it was.
+    Same,
+    /// Its rows have other places.
+    Packed,
+    /// It was emptied. The stream says so as well.
+    Emptied,
+    /// No row of it can be seen: all of them are rows of `ALTER TABLE`, or it is gone.
+    Unseen,
+}
+
+impl Pages {
+    /// Whether what the snapshot sees there, in a part of the table or in all of it, is less than
+    /// it contains.
+    fn are_others(self, in_part: bool) -> bool {
+        self == Self::Unseen || (self == Self::Packed && in_part)
+    }
+}
+
 impl View {
     /// An idle session under the snapshot, or a new one, that holds these tables.
     ///
@@ -48,28 +70,47 @@ impl View {
     ///
     /// A transient one when a table is not any more what the snapshot knows: a later one does.
     pub(super) async fn holding(&self, wanted: &[Wanted<'_>]) -> Result<Warm> {
-        let mut warm = self.session().await?;
-        let mut parts: BTreeMap<&TableName, bool> = BTreeMap::new();
-        for (table, in_part) in wanted {
-            *parts.entry(&table.name).or_default() |= in_part;
+        let gone = || PortError::transient(self.doing("holding tables"), "one of them is gone");
+        let warm = self.held(wanted).await?.ok_or_else(gone)?;
+        match wanted.iter().find(|(table, part)| warm.held[&table.name].are_others(*part)) {
+            Some((table, _)) => Err(self.moved(&table.name)),
+            None => Ok(warm),
         }
+    }
+
+    /// The same for one table of which rows are to be read; what it has become, or why a later
+    /// snapshot is needed.
+    pub(super) async fn opening(
+        &self,
+        (table, in_part): Wanted<'_>,
+    ) -> Result<std::result::Result<(Warm, Pages), PortError>> {
+        let name = &table.name;
+        let Some(warm) = self.held(&[(table, in_part)]).await? else {
+            let doing = self.doing(&format!("reading {name}"));
+            return Ok(Err(PortError::transient(doing, format!("{name} is gone"))));
+        };
+        let pages = warm.held[name];
+        Ok(if pages.are_others(in_part) { Err(self.moved(name)) } else { Ok((warm, pages)) })
+    }
+
+    /// `None` when one of them is not there any more.
+    async fn held(&self, wanted: &[Wanted<'_>]) -> Result<Option<Warm>> {
+        let mut warm = self.session().await?;
+        let tables: BTreeSet<&TableName> = wanted.iter().map(|(table, _)| &table.name).collect();
         if warm.reads > 0 && warm.reads + wanted.len() > READS {
             self.begin_again(&mut warm).await?;
         }
         warm.reads += wanted.len();
         let new: Vec<TableName> =
-            parts.keys().filter(|t| !warm.held.contains_key(**t)).map(|t| (*t).clone()).collect();
-        if !new.is_empty() {
-            self.hold(&mut warm, new).await?;
+            tables.into_iter().filter(|t| !warm.held.contains_key(*t)).cloned().collect();
+        if !new.is_empty() && !self.hold(&mut warm, new).await? {
+            return Ok(None);
         }
-        // A whole table may have been packed anew: its rows are the same.
-        match parts.iter().find(|(table, in_part)| **in_part && warm.held[**table]) {
-            Some((table, _)) => Err(self.moved(table)),
-            None => Ok(warm),
-        }
+        Ok(Some(warm))
     }
 
-    async fn hold(&self, warm: &mut Warm, tables: Vec<TableName>) -> Result<()> {
+    /// `false` when one of them is not there any more, and nothing is held.
+    async fn hold(&self, warm: &mut Warm, tables: Vec<TableName>) -> Result<bool> {
         let doing = || self.doing(&format!("holding {}", tables[0]));
         let names: Vec<String> = tables.iter().map(sql::table).collect();
         let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "));
@@ -77,27 +118,30 @@ impl View {
         // In one round trip: the second is not begun before the first is done.
         let (locked, rewritten) =
             join(warm.session.batch_execute(&lock), warm.session.query(&look, &[&names])).await;
-        let rewritten = locked.and(rewritten).map_err(|e| match e.code() {
+        let rewritten = match locked.and(rewritten) {
+            Ok(rewritten) => rewritten,
             // Nothing was held yet, or a standby took from us what we held.
-            Some(&SqlState::UNDEFINED_TABLE) => PortError::transient(doing(), e),
-            _ => port_error(doing(), e),
-        })?;
+            Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(false),
+            Err(e) => return Err(port_error(doing(), e)),
+        };
         let rewritten: Vec<&str> = rewritten.iter().map(|row| row.get(0)).collect();
         for (table, name) in tables.iter().zip(&names) {
-            let moved = rewritten.contains(&name.as_str()) && self.has_moved(warm, table).await?;
-            warm.held.insert(table.clone(), moved);
+            let pages = match rewritten.contains(&name.as_str()) {
+                true => self.pages(warm, table).await?,
+                false => Pages::Same,
+            };
+            warm.held.insert(table.clone(), pages);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether the rows of a table that was written anew have other places. Where we see none, it
-    /// was emptied, and that is what the stream says too; or all of them are rows of `ALTER TABLE`.
-    async fn has_moved(&self, warm: &Warm, table: &TableName) -> Result<bool> {
+    /// What became of a table that was written anew.
+    async fn pages(&self, warm: &Warm, table: &TableName) -> Result<Pages> {
         let err = |e| port_error(self.doing(&format!("looking at {table}")), e);
         let name = sql::table(table);
         let some = format!("SELECT FROM ONLY {name} LIMIT 1");
         if warm.session.query_opt(&some, &[]).await.map_err(err)?.is_some() {
-            return Ok(true);
+            return Ok(Pages::Packed);
         }
         let now = self.db.control().await?;
         let mut definitions = Vec::new();
@@ -105,7 +149,7 @@ impl View {
             let row = session.query_opt(DEFINITION, &[&name]).await.map_err(err)?;
             definitions.push(row.map(|row| row.get::<_, String>(0)));
         }
-        if definitions[0] == definitions[1] { Ok(false) } else { Err(self.moved(table)) }
+        Ok(if definitions[0] == definitions[1] { Pages::Emptied } else { Pages::Unseen })
     }
 
     fn moved(&self, table: &TableName) -> PortError {

@@ -21,11 +21,12 @@ use cutover_core::{
     },
     port::{
         Result,
-        copy::{Coming, CopyFormat, CopyStream, Keyed, Range, Snapshot},
+        copy::{Coming, CopyFormat, Keyed, Opened, Range, Snapshot},
         error::PortError,
         reader::{Lookup, Part, RowReader},
     },
 };
+pub(crate) use hold::Pages;
 pub use live::LiveReader;
 use tokio_postgres::error::SqlState;
 
@@ -250,12 +251,7 @@ impl Snapshot for PgSnapshot {
         Ok(range::of_keys(table, keys, &parts, hashing))
     }
 
-    async fn read(
-        &self,
-        table: &Table,
-        range: &Range,
-        format: CopyFormat,
-    ) -> Result<Box<dyn CopyStream>> {
+    async fn read(&self, table: &Table, range: &Range, format: CopyFormat) -> Result<Opened> {
         let doing = self.view.doing(&format!("copying {} out", table.name));
         let options = match format {
             CopyFormat::PostgresBinary => "FORMAT binary",
@@ -269,7 +265,10 @@ impl Snapshot for PgSnapshot {
                 ));
             }
         };
-        let mut warm = self.view.holding(&[(table, range::is_place(range))]).await?;
+        let (mut warm, pages) = match self.view.opening((table, range::is_place(range))).await? {
+            Ok(opened) => opened,
+            Err(why) => return Ok(Opened::Later(why)),
+        };
         let by_index = keyed::is_by_key(range);
         if by_index != warm.by_index {
             // A table that was never analysed would be read as a whole for each of its ranges.
@@ -278,14 +277,17 @@ impl Snapshot for PgSnapshot {
             warm.by_index = by_index;
         }
         let statement = stream::copy_statement(table, range, options);
-        let rows = warm.session.copy_out(&statement).await.map_err(|e| match e.code() {
+        let rows = match warm.session.copy_out(&statement).await {
+            Ok(rows) => rows,
             // Whoever looks again finds what there is by now.
-            Some(&SqlState::UNDEFINED_COLUMN | &SqlState::UNDEFINED_TABLE) => {
-                PortError::transient(doing.as_str(), "its definition has changed")
+            Err(e) if e.code() == Some(&SqlState::UNDEFINED_COLUMN) => {
+                let why = PortError::transient(doing.as_str(), "its definition has changed");
+                return Ok(Opened::Later(why));
             }
-            _ => port_error(doing.as_str(), e),
-        })?;
-        Ok(Box::new(PgCopyStream::new(rows, warm, Arc::clone(&self.view), doing)))
+            Err(e) => return Err(port_error(doing.as_str(), e)),
+        };
+        let rows = Box::new(PgCopyStream::new(rows, warm, Arc::clone(&self.view), doing));
+        Ok(if pages == Pages::Emptied { Opened::Emptied(rows) } else { Opened::Rows(rows) })
     }
 }
 

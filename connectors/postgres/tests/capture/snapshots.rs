@@ -87,7 +87,12 @@ pub(crate) async fn ids(w: &World, snapshot: &dyn Snapshot) -> BTreeSet<i32> {
     let tables = w.tables().await;
     let mut text = Vec::new();
     for range in snapshot.split(&tables[0], 64 << 10).await.unwrap() {
-        let mut rows = snapshot.read(&tables[0], &range, CopyFormat::PostgresText).await.unwrap();
+        let mut rows = snapshot
+            .read(&tables[0], &range, CopyFormat::PostgresText)
+            .await
+            .unwrap()
+            .rows()
+            .unwrap();
         while let Some(chunk) = rows.next().await.unwrap() {
             let CopyChunk::Raw(bytes) = chunk else { panic!("decoded rows") };
             text.extend_from_slice(&bytes);

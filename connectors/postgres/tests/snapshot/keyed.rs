@@ -45,7 +45,12 @@ async fn ranges_of_a_key_hold_every_row_once_and_are_read_by_its_index() {
         let mut rows = 0;
         for number in 0..ranges.count() {
             let range = snapshot.key_range(&ranges, number).expect("a range");
-            let mut stream = snapshot.read(&table, &range, CopyFormat::PostgresText).await.unwrap();
+            let mut stream = snapshot
+                .read(&table, &range, CopyFormat::PostgresText)
+                .await
+                .unwrap()
+                .rows()
+                .unwrap();
             let (low, high) = ranges.limits(number);
             let mut text = Vec::new();
             while let Some(chunk) = stream.next().await.unwrap() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cutover_core::{
     model::schema::{Table, TableName},
     port::{
-        copy::{Coming, CopyChunk, CopyFormat, Range, Snapshot},
+        copy::{Coming, CopyChunk, CopyFormat, Opened, Range, Snapshot},
         error::PortError,
         reader::{Part, RowReader},
         source::Source,
@@ -34,7 +34,7 @@ async fn read(
     format: CopyFormat,
 ) -> Vec<Vec<u8>> {
     let all = ranges.iter().map(async |range| {
-        let mut stream = snapshot.read(table, range, format).await?;
+        let mut stream = snapshot.read(table, range, format).await?.rows()?;
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await? {
             let CopyChunk::Raw(chunk) = chunk else { panic!("raw was asked for") };
@@ -114,7 +114,8 @@ async fn rows_do_not_move_between_two_ranges() {
         .unwrap();
         let error = async {
             for range in &ranges[1..] {
-                let mut stream = snapshot.read(&t, range, CopyFormat::PostgresText).await?;
+                let mut stream =
+                    snapshot.read(&t, range, CopyFormat::PostgresText).await?.rows()?;
                 while stream.next().await?.is_some() {}
             }
             Ok::<_, PortError>(())
@@ -133,7 +134,7 @@ async fn count(snapshot: &dyn Snapshot, table: &Table, bytes: u64) -> Result<[u6
     assert_eq!(ranges.len() > 1, bytes < 1 << 30);
     let mut rows = [0, 0];
     for range in &ranges {
-        let mut stream = snapshot.read(table, range, CopyFormat::PostgresText).await?;
+        let mut stream = snapshot.read(table, range, CopyFormat::PostgresText).await?.rows()?;
         while let Some(CopyChunk::Raw(bytes)) = stream.next().await? {
             rows[0] += bytes.iter().filter(|b| **b == b'\n').count() as u64;
         }
@@ -173,6 +174,12 @@ async fn a_table_that_was_written_anew_is_not_taken_for_what_it_was() {
             let table = home.table("t").await;
             let snapshot = home.db.snapshot().await.unwrap();
             home.root.batch_execute(statement).await.unwrap();
+            let part = snapshot.split(&table, 8192).await.unwrap().remove(0);
+            let opened = snapshot.read(&table, &part, CopyFormat::PostgresText).await.unwrap();
+            let emptied = matches!(opened, Opened::Emptied(_));
+            assert_eq!(emptied, statement.starts_with("TRUNCATE"), "{statement}");
+            assert_eq!(matches!(opened, Opened::Later(_)), parts.is_none(), "{statement}");
+            drop(opened);
             for (bytes, wanted) in [(8192, parts), (1 << 40, whole)] {
                 match (count(&*snapshot, &table, bytes).await, wanted) {
                     (Ok(rows), Some(wanted)) => assert_eq!(rows, [wanted; 2], "{statement}"),
@@ -181,8 +188,15 @@ async fn a_table_that_was_written_anew_is_not_taken_for_what_it_was() {
                 }
             }
             // As of now there is nothing that could not be read.
+            drop(snapshot);
             let snapshot = home.db.snapshot().await.unwrap();
             count(&*snapshot, &home.table("t").await, 8192).await.unwrap();
+            drop(snapshot);
+            // Once it is gone, nothing knows it; whoever holds it lets go.
+            let snapshot = home.db.snapshot().await.unwrap();
+            home.root.batch_execute("DROP TABLE t").await.unwrap();
+            let opened = snapshot.read(&table, &part, CopyFormat::PostgresText).await.unwrap();
+            assert!(matches!(opened, Opened::Later(_)), "{statement}, then dropped");
         }
     }
 }
@@ -221,11 +235,17 @@ async fn a_dropped_stream_harms_nobody() {
         let t = home.table("t").await;
         let whole = Range { condition: String::new(), bytes: 0 };
         for _ in 0..3 {
-            let mut stream = snapshot.read(&t, &whole, CopyFormat::PostgresBinary).await.unwrap();
+            let mut stream = snapshot
+                .read(&t, &whole, CopyFormat::PostgresBinary)
+                .await
+                .unwrap()
+                .rows()
+                .unwrap();
             stream.next().await.unwrap().unwrap();
         }
         let bad = Range { condition: "1/(id-5) = 0".into(), bytes: 0 };
-        let mut stream = snapshot.read(&t, &bad, CopyFormat::PostgresBinary).await.unwrap();
+        let mut stream =
+            snapshot.read(&t, &bad, CopyFormat::PostgresBinary).await.unwrap().rows().unwrap();
         let failed = async {
             loop {
                 if let Err(e) = stream.next().await {

@@ -98,7 +98,7 @@ async fn keys_that_a_collation_calls_equal_keep_their_bytes() {
             for names in [keys(&["a", "A"]), keys(&["A"])] {
                 let range = snapshot.keys_range(&table, &names).await.unwrap();
                 let format = CopyFormat::PostgresText;
-                let rows = snapshot.read(&table, &range, format).await.unwrap();
+                let rows = snapshot.read(&table, &range, format).await.unwrap().rows().unwrap();
                 let written = writer.replace(&table, &names, format, rows).await;
                 assert_eq!(written.unwrap_or_else(|e| panic!("{there}: {e}")), 1);
                 pair.assert_equal(&table, "repaired").await;

@@ -10,7 +10,7 @@ use cutover_core::{
         value::Value,
     },
     port::{
-        copy::{CopyFormat, Snapshot},
+        copy::{CopyFormat, Opened, Snapshot},
         reader::RowReader,
         sink::{Sink, SinkWriter},
         source::Source,
@@ -217,8 +217,10 @@ pub(crate) async fn repair(
         ))
         .await;
     let range = snapshot.keys_range(table, &keys).await.unwrap();
-    let rows = snapshot.read(table, &range, CopyFormat::PostgresText).await;
-    let rows = rows.unwrap_or_else(|e| panic!("repair, {}, {name}: {e}", pair.versions()));
+    let opened = snapshot.read(table, &range, CopyFormat::PostgresText).await;
+    let rows = opened
+        .and_then(Opened::rows)
+        .unwrap_or_else(|e| panic!("repair, {}, {name}: {e}", pair.versions()));
     let written = writer
         .replace(table, &keys, CopyFormat::PostgresText, rows)
         .await

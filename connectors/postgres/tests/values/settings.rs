@@ -36,7 +36,12 @@ async fn no_limit_in_time_ends_our_sessions() {
         let tables = pair.blue.tables().await;
         let whole = cutover_core::port::copy::Range { condition: String::new(), bytes: 0 };
         // Open while the limits pass; the next one needs a session of its own.
-        let first = snapshot.read(&tables[0], &whole, CopyFormat::PostgresText).await.unwrap();
+        let first = snapshot
+            .read(&tables[0], &whole, CopyFormat::PostgresText)
+            .await
+            .unwrap()
+            .rows()
+            .unwrap();
         let mut writer = pair.writer().await;
         pair.blue.sql("SELECT pg_sleep(0.3)").await;
         pair.copy(&*snapshot, &tables[1], CopyFormat::PostgresText).await.unwrap();

@@ -285,7 +285,7 @@ impl Pair {
         format: CopyFormat,
     ) -> Result<u64> {
         let whole = Range { condition: String::new(), bytes: 0 };
-        let rows = snapshot.read(table, &whole, format).await?;
+        let rows = snapshot.read(table, &whole, format).await?.rows()?;
         self.green.db.copy(&self.run, table, format, rows).await
     }
 
