@@ -117,7 +117,7 @@ async fn main() -> Result<()> {
     }
     for format in [CopyFormat::PostgresBinary, CopyFormat::PostgresText] {
         let begun = Instant::now();
-        let mut stream = snapshot.read(big, &whole, format).await?;
+        let mut stream = snapshot.read(big, &whole, format).await?.rows()?;
         let mut chunks = 0;
         while stream.next().await?.is_some() {
             chunks += 1;
