@@ -110,6 +110,7 @@ pub(super) struct Pending<'a> {
     /// All of them in order.
     pub(super) steps: Vec<Step<'a>>,
     reason: Option<Reason>,
+    /// Places in `rows`. Empty as long as rows only come: the server finds out about their keys.
     keys: HashMap<Key<'a>, usize>,
     rows: Vec<(Key<'a>, State<'a>)>,
     keyless: Vec<Row<'a>>,
@@ -208,7 +209,19 @@ impl<'a> Pending<'a> {
         }
     }
 
+    /// Makes all rows so far known by their keys.
+    fn index(&mut self) -> Result<(), Reason> {
+        if self.keys.is_empty() {
+            self.keys = self.rows.iter().enumerate().map(|(i, (key, _))| (*key, i)).collect();
+        }
+        if self.keys.len() < self.rows.len() { Err(Reason::Contradiction) } else { Ok(()) }
+    }
+
     fn insert(&mut self, key: Key<'a>, row: Row<'a>) -> Result<(), Reason> {
+        if self.keys.is_empty() {
+            self.rows.push((key, State::Insert(row)));
+            return Ok(());
+        }
         match self.keys.entry(key) {
             Slot::Vacant(slot) => {
                 slot.insert(self.rows.len());
@@ -227,6 +240,7 @@ impl<'a> Pending<'a> {
     }
 
     fn update(&mut self, key: Key<'a>, row: Row<'a>) -> Result<(), Reason> {
+        self.index()?;
         match self.keys.entry(key) {
             Slot::Vacant(slot) => {
                 slot.insert(self.rows.len());
@@ -254,6 +268,7 @@ impl<'a> Pending<'a> {
     }
 
     fn delete(&mut self, shape: &Shape, key: Key<'a>) -> Result<(), Reason> {
+        self.index()?;
         match self.keys.entry(key) {
             Slot::Vacant(slot) => {
                 slot.insert(self.rows.len());
