@@ -1,5 +1,7 @@
 //! What an earlier run of the same name left behind, and what other runs have here.
 
+use std::collections::BTreeSet;
+
 use super::super::{Answer, facts::Context, found::*, tables::reserved::NOT_OURS};
 use crate::sql::{self, Names};
 
@@ -50,7 +52,7 @@ fn judge(things: &[Thing], names: &Names) -> Vec<Found> {
             "CUT0141",
             format!(
                 "an earlier run of the same name left its {}",
-                list(ours.iter().map(|t| &t.kind))
+                list(ours.iter().map(|t| &t.kind).collect::<BTreeSet<_>>())
             ),
             format!(
                 "-- run `cutover abort` with the state folder of that run, or give this run \
@@ -114,6 +116,8 @@ mod tests {
             &names,
         );
         assert_eq!(found.iter().map(|f| f.code).collect::<Vec<_>>(), ["CUT0141", "CUT0142"]);
+        let left = "an earlier run of the same name left its origin, publication, schema, slot";
+        assert_eq!(found[0].what, left);
         assert_eq!(
             found[0].remedy.lines().skip(1).collect::<Vec<_>>(),
             [
