@@ -104,6 +104,10 @@ impl Witness for Proof {
         self.ledger.passed(from, until);
     }
 
+    fn applied(&self) {
+        self.ledger.applied();
+    }
+
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool) {
         self.ledger.row(from, relation, change, foreign);
     }

@@ -219,6 +219,7 @@ impl Worker {
                 match writer.commit(&large.end).await {
                     Ok(true) => {
                         open.stored(&large.end);
+                        self.config.witness.applied();
                         self.early.writer = Some(writer);
                         self.state.rows.fetch_add(rows, Ordering::Relaxed);
                         self.state.batches.fetch_add(1, Ordering::Relaxed);

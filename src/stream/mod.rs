@@ -52,7 +52,10 @@ pub trait Witness: Send + Sync {
     /// Everything of `from` before this position was told; nobody has stored the position yet.
     fn passed(&self, _from: Side, _until: &Position) {}
 
-    /// A row changed on `from`. `foreign`: it was not supposed to change there.
+    /// All rows that were told are on the other side, for everybody to see.
+    fn applied(&self) {}
+
+    /// A row changed on `from`; it is not applied yet. `foreign`: it was not supposed to change there.
     fn row(&self, from: Side, relation: &Relation, change: &Change, foreign: bool);
 
     /// A transaction changed this table on `from`, where nobody may write. Said before its rows are;

@@ -421,6 +421,9 @@ impl Worker {
                 return Err(self.older(error, &batch).await);
             }
             open.in_pieces = batch.end.is_none();
+            if !open.in_pieces {
+                self.config.witness.applied();
+            }
             self.state.rows.fetch_add(batch.rows, Ordering::Relaxed);
             self.state.batches.fetch_add(1, Ordering::Relaxed);
         }

@@ -325,7 +325,7 @@ mod tests {
         for id in ["1", "2", "3"] {
             let mut new = TupleBuilder::new();
             new.push(Value::Text(id.as_bytes()));
-            ledger.row(Side::Blue, &relation, &Change::Insert { new: new.finish() }, false);
+            ledger.changed(Side::Blue, &relation, &Change::Insert { new: new.finish() });
         }
         Recent {
             pairs: Arc::new(pairs),

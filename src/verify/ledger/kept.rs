@@ -199,7 +199,8 @@ impl Inner {
                 saver.push(&Entry::Whole { pair })?;
                 continue;
             }
-            for key in p.pending.iter().chain(p.aside.iter().flat_map(|aside| aside.keys.iter())) {
+            let aside = p.aside.iter().flat_map(|aside| aside.keys.iter());
+            for key in p.pending.iter().chain(p.arriving.iter()).chain(aside) {
                 saver.push(&Entry::Key { pair, key: key.bytes() })?;
             }
         }

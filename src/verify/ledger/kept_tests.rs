@@ -84,6 +84,7 @@ fn insert(n: u32) -> Change {
 #[derive(Debug, Clone)]
 enum Step {
     Row(u32),
+    Applied,
     Early(u32, u32),
     Ended(u32, bool),
     Emptied,
@@ -98,6 +99,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0..12_u32).prop_map(Step::Row),
+        4 => Just(Step::Applied),
         3 => (0..2_u32, 0..12_u32).prop_map(|(t, n)| Step::Early(t, n)),
         2 => (0..2_u32, any::<bool>()).prop_map(|(t, yes)| Step::Ended(t, yes)),
         1 => Just(Step::Emptied),
@@ -140,6 +142,7 @@ proptest! {
                     ledger.row(Side::Blue, &relation, &insert(n), false);
                     truth.rows.insert(n, now);
                 }
+                Step::Applied => ledger.applied(),
                 Step::Early(t, n) => {
                     ledger.early(Side::Blue, t, &relation, &insert(n));
                     truth.early.entry(t).or_default().insert(n);
@@ -166,7 +169,11 @@ proptest! {
                     prop_assert!(!save(&ledger, &path, &relation, &truth.different));
                 }
                 Step::GivenUp(n) => drop(ledger.take(n)),
-                Step::PassBegins => passes.push((ledger.restart(&[0]), now)),
+                Step::PassBegins => {
+                    // The stream stands at its position.
+                    ledger.applied();
+                    passes.push((ledger.restart(&[0]), now));
+                }
                 Step::PassEnds(finished) => {
                     let Some((pass, began)) = passes.pop() else { continue };
                     if finished {
@@ -202,7 +209,7 @@ fn what_was_compared_is_not_compared_again_after_the_file_was_begun_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(saved::FILE);
     let (ledger, relation) = kept(&path, 1 << 20);
-    (0..5).for_each(|n| ledger.row(Side::Blue, &relation, &insert(n), false));
+    (0..5).for_each(|n| ledger.changed(Side::Blue, &relation, &insert(n)));
     ledger.passed(Side::Blue, &at(9));
     assert_eq!(ledger.take(3).compared()[0].1.len(), 3);
     assert_eq!(left(&path).unwrap().len(), 5);
@@ -266,7 +273,7 @@ fn a_pair_that_is_done_is_proven_whatever_becomes_of_the_pass() {
     let ledger = Ledger::new(&names.clone().map(pair), 1 << 20);
     let change = |i: usize, n: u32| {
         let relation = Relation { name: names[i].clone(), ..relation.clone() };
-        ledger.row(Side::Blue, &relation, &insert(n), false);
+        ledger.changed(Side::Blue, &relation, &insert(n));
     };
     ledger.restart(&[0, 1]).finished();
     (0..2).for_each(|i| change(i, 1));
@@ -314,7 +321,7 @@ fn what_a_table_gained_is_known_to_the_next_process() {
         (ledger, relation)
     };
     let gains = |ledger: &Ledger, relation: &Relation, rows: std::ops::Range<u32>| {
-        rows.for_each(|n| ledger.row(Side::Blue, relation, &insert(n), false));
+        rows.for_each(|n| ledger.changed(Side::Blue, relation, &insert(n)));
     };
     let rows = |ledger: &Ledger| ledger.grown(0).map(|grown| grown.growth.rows);
     // The next process, where the other side holds all up to there.
@@ -378,7 +385,7 @@ fn a_file_that_is_cut_off_anywhere_says_how_far_it_goes() {
     let path = folder.path().join(saved::FILE);
     let (ledger, relation) = kept(&path, 1 << 20);
     for n in 2..6 {
-        ledger.row(Side::Blue, &relation, &insert(n), false);
+        ledger.changed(Side::Blue, &relation, &insert(n));
         ledger.passed(Side::Blue, &at(n.into()));
     }
     let whole = std::fs::read(&path).unwrap();
@@ -407,7 +414,7 @@ fn without_a_place_for_the_file_there_is_none() {
         assert!(ledger.begins(side, Some(&at(1)), Some(&at(1))).is_ok());
     }
     assert!(saved(&path).is_err() && ledger.wants_saving() && ledger.has_begun());
-    ledger.row(Side::Blue, &relation, &insert(1), false);
+    ledger.changed(Side::Blue, &relation, &insert(1));
     ledger.passed(Side::Blue, &at(3));
     std::fs::create_dir(folder.path().join("gone")).unwrap();
     assert!(saved(&path).unwrap() && !ledger.wants_saving());

@@ -3,7 +3,9 @@
 //! Both pipes write into it: what clients changed on the owner, and what somebody changed where
 //! nobody may (on green behind our back, on blue after the switch). Bounded: past the budget a
 //! table is marked for a new full pass instead of growing. Rows of a transaction in progress are
-//! remembered apart until it has ended: compared before, they would be missed after.
+//! remembered apart until it has ended, and changes that are told and not applied yet until they
+//! are: compared before, both sides may show them as they were (a commit that waits for a standby is
+//! seen late on its own side), and they would be missed after.
 
 mod guards;
 mod kept;
@@ -53,6 +55,8 @@ struct Inner {
     /// Pairs by the names of blue's and of green's tables.
     index: [HashMap<TableName, usize>; 2],
     pairs: Vec<PairLedger>,
+    /// Those with changes that are not applied yet.
+    arriving: Vec<usize>,
     /// Of transactions in progress, by pair.
     early: HashMap<(Side, TransactionId), HashMap<usize, Changed>>,
     /// Transactions that wrote where nobody may, and that a reader may not see yet, with the pairs
@@ -98,6 +102,8 @@ struct Changed {
 struct PairLedger {
     key: Vec<String>,
     pending: Keys,
+    /// Of changes that are not applied yet.
+    arriving: Keys,
     /// Needs a full comparison: no key, emptied, written anew, or too many keys.
     whole: bool,
     /// Full comparisons that are under way.
@@ -190,7 +196,7 @@ impl Ledger {
     /// Keys that wait for a comparison.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.lock().pairs.iter().map(|p| p.pending.len()).sum()
+        self.lock().pairs.iter().map(|p| p.pending.len() + p.arriving.len()).sum()
     }
 
     /// Pairs that need a full comparison, or are in the middle of one.
@@ -234,10 +240,11 @@ impl Ledger {
         changed
     }
 
-    /// Takes every key of every pair out.
+    /// Takes every key of every pair out; all that was told is applied.
     #[must_use]
     pub fn take_all(&self) -> Taken<'_> {
         let mut inner = self.lock();
+        inner.arrived(self.budget);
         let (mut taken, mut freed) = (Vec::new(), 0);
         for (i, pair) in inner.pairs.iter_mut().enumerate().filter(|(_, p)| !p.pending.is_empty()) {
             let (keys, bytes) = pair.pending.take(usize::MAX);
@@ -258,10 +265,17 @@ impl Ledger {
     #[must_use]
     pub fn holds(&self, pair: usize, key: &RowKey) -> bool {
         let inner = self.lock();
-        inner.pairs[pair].whole || inner.pairs[pair].pending.contains(&Packed::of(key))
+        let (pair, key) = (&inner.pairs[pair], Packed::of(key));
+        pair.whole || pair.pending.contains(&key) || pair.arriving.contains(&key)
     }
 
-    /// Records a changed row of `relation` on `side`. `foreign`: nobody may write there.
+    /// All rows that were told are on the other side, for everybody to see.
+    pub fn applied(&self) {
+        self.lock().arrived(self.budget);
+    }
+
+    /// Records a changed row of `relation` on `side`, which waits for [`Ledger::applied`]. `foreign`:
+    /// nobody may write there, and it is applied nowhere.
     pub fn row(&self, side: Side, relation: &Relation, change: &Change, foreign: bool) {
         if !self.armed.load(Ordering::Acquire) {
             return;
@@ -275,7 +289,10 @@ impl Ledger {
             return;
         }
         match inner.keys(i, relation, change) {
-            Some(keys) => keys.into_iter().for_each(|key| inner.record(i, key, self.budget)),
+            Some(keys) if foreign => {
+                keys.into_iter().for_each(|key| inner.record(i, key, self.budget));
+            }
+            Some(keys) => keys.into_iter().for_each(|key| inner.arrives(i, key, self.budget)),
             None => inner.mark_whole(i),
         }
     }
@@ -360,7 +377,7 @@ impl Ledger {
             if changed.whole {
                 inner.mark_whole(i);
             } else {
-                inner.record_all(i, changed.keys, self.budget);
+                inner.arrive(i, changed.keys, self.budget);
             }
         }
     }
@@ -418,6 +435,45 @@ impl Inner {
         }
     }
 
+    fn arrives(&mut self, pair: usize, key: Packed, budget: usize) {
+        let p = &mut self.pairs[pair];
+        if p.whole {
+            return;
+        }
+        if self.saver.is_some() && !p.pending.contains(&key) && !p.arriving.contains(&key) {
+            Self::told(&mut self.saver, &Entry::Key { pair: pair as u32, key: key.bytes() });
+        }
+        if p.arriving.is_empty() {
+            self.arriving.push(pair);
+        }
+        self.bytes += p.arriving.insert(key);
+        if self.bytes > budget {
+            self.mark_whole(pair);
+        }
+    }
+
+    fn arrive(&mut self, pair: usize, keys: Keys, budget: usize) {
+        let p = &mut self.pairs[pair];
+        if p.whole || keys.is_empty() {
+            return;
+        }
+        if p.arriving.is_empty() {
+            self.arriving.push(pair);
+        }
+        self.bytes += p.arriving.absorb(keys);
+        if self.bytes > budget {
+            self.mark_whole(pair);
+        }
+    }
+
+    fn arrived(&mut self, budget: usize) {
+        for pair in std::mem::take(&mut self.arriving) {
+            let keys = std::mem::take(&mut self.pairs[pair].arriving);
+            self.bytes -= keys.bytes();
+            self.record_all(pair, keys, budget);
+        }
+    }
+
     fn record_all(&mut self, pair: usize, keys: Keys, budget: usize) {
         if self.pairs[pair].whole {
             return;
@@ -470,7 +526,9 @@ impl Inner {
             Self::told(&mut self.saver, &Entry::Whole { pair: pair as u32 });
         }
         p.whole = true;
-        self.bytes -= std::mem::take(&mut p.pending).bytes();
+        for keys in [&mut p.pending, &mut p.arriving] {
+            self.bytes -= std::mem::take(keys).bytes();
+        }
     }
 }
 

@@ -47,6 +47,14 @@ pub(super) fn setup(budget: usize) -> (Ledger, Relation) {
     (Ledger::new(&[pair], budget), relation)
 }
 
+impl Ledger {
+    /// A row changed, and is on the other side by now.
+    pub(crate) fn changed(&self, side: Side, relation: &Relation, change: &Change) {
+        self.row(side, relation, change, false);
+        self.applied();
+    }
+}
+
 /// A table that is followed by its key, `id`, on both sides.
 pub(crate) fn pair(name: TableName) -> Pair {
     let table = Table {
@@ -70,17 +78,46 @@ pub(super) fn id(text: impl AsRef<[u8]>) -> Tuple {
 #[test]
 fn records_old_and_new_keys_once_it_is_armed() {
     let (ledger, relation) = setup(1 << 20);
-    ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") }, false);
+    ledger.changed(Side::Blue, &relation, &Change::Insert { new: id("1") });
     assert_eq!(ledger.pending(), 0);
     ledger.restart(&[0]).finished();
-    ledger.row(Side::Blue, &relation, &Change::Insert { new: id("1") }, false);
+    ledger.changed(Side::Blue, &relation, &Change::Insert { new: id("1") });
     let moved = Change::Update { old: Some(id("1")), new: id("2") };
-    ledger.row(Side::Green, &relation, &moved, false);
+    ledger.changed(Side::Green, &relation, &moved);
     assert_eq!(ledger.pending(), 2);
     let (pair, keys) = ledger.take(10).compared().remove(0);
     assert_eq!((pair, keys.len(), ledger.pending()), (0, 2, 0));
     ledger.put_back(0, keys.clone());
     assert!(ledger.holds(0, &keys[0]));
+}
+
+/// Compared before it is applied, a change may be nowhere to be seen, and would be missed after.
+#[test]
+fn a_change_is_compared_once_it_is_applied() {
+    let (ledger, relation) = setup(1 << 20);
+    ledger.restart(&[0]).finished();
+    let change = |n: &str| Change::Insert { new: id(n) };
+    ledger.row(Side::Blue, &relation, &change("1"), false);
+    ledger.ended(Side::Blue, 7, true);
+    ledger.early(Side::Blue, 8, &relation, &change("2"));
+    ledger.ended(Side::Blue, 8, true);
+    // Nobody applies what somebody wrote behind our back.
+    ledger.row(Side::Green, &relation, &change("3"), true);
+    let taken = |ledger: &Ledger| -> Vec<String> {
+        let taken = ledger.take(10).compared();
+        let mut keys: Vec<String> =
+            taken.into_iter().flat_map(|(_, keys)| keys).map(|key| key.0[0].clone()).collect();
+        keys.sort_unstable();
+        keys
+    };
+    assert_eq!((ledger.pending(), taken(&ledger)), (3, vec!["3".to_owned()]));
+    assert!(ledger.holds(0, &RowKey(vec!["1".into()])));
+    ledger.applied();
+    assert_eq!(taken(&ledger), ["1", "2"]);
+    assert_eq!((ledger.pending(), ledger.filled()), (0, 0.0));
+    // Behind the fence all is applied.
+    ledger.row(Side::Blue, &relation, &change("4"), false);
+    assert_eq!(ledger.take_all().compared(), [(0, vec![RowKey(vec!["4".into()])])]);
 }
 
 /// A key that is no text cannot be asked for: what is left of it might be another one's.
@@ -89,7 +126,7 @@ fn a_key_that_is_no_utf8_needs_a_full_pass() {
     let (ledger, relation) = setup(1 << 20);
     ledger.restart(&[0]).finished();
     let change = Change::Insert { new: id(b"caf\xe9") };
-    ledger.row(Side::Blue, &relation, &change, false);
+    ledger.changed(Side::Blue, &relation, &change);
     assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
 }
 
@@ -111,7 +148,7 @@ fn a_comparison_that_comes_to_no_end_takes_nothing_away() {
         for whole in [None, Some(0), Some(1), Some(2)] {
             let (ledger, relation) = setup(1 << 20);
             let change = |n: u32| {
-                ledger.row(Side::Blue, &relation, &insert(n), false);
+                ledger.changed(Side::Blue, &relation, &insert(n));
                 if whole == Some(n) {
                     ledger.truncated(Side::Blue, &relation);
                 }
@@ -151,7 +188,7 @@ fn a_pass_leaves_room_for_what_changes_meanwhile() {
     let (ledger, relation) = setup(1000);
     ledger.restart(&[0]).finished();
     for n in 0..12 {
-        ledger.row(Side::Blue, &relation, &Change::Insert { new: id(n.to_string()) }, false);
+        ledger.changed(Side::Blue, &relation, &Change::Insert { new: id(n.to_string()) });
     }
     assert!(ledger.filled() > 0.5 && ledger.pending() == 12);
     let pass = ledger.restart(&[0]);
@@ -165,7 +202,7 @@ fn keys_that_are_not_compared_wait_again() {
     let (ledger, relation) = setup(1 << 20);
     let insert = |n: u32| Change::Insert { new: id(n.to_string()) };
     let pass = ledger.restart(&[0]);
-    ledger.row(Side::Blue, &relation, &insert(1), false);
+    ledger.changed(Side::Blue, &relation, &insert(1));
     // Nothing is proven of a table in the middle of a pass.
     assert_eq!((ledger.whole(), ledger.pending()), (vec![0], 1));
     pass.finished();
@@ -194,7 +231,7 @@ fn every_pair_has_its_turn() {
     ledger.restart(&[0, 1, 2]).finished();
     let change = |pair: usize, key: &str| {
         let relation = Relation { name: names[pair].clone(), ..relation.clone() };
-        ledger.row(Side::Blue, &relation, &Change::Insert { new: id(key) }, false);
+        ledger.changed(Side::Blue, &relation, &Change::Insert { new: id(key) });
     };
     let taken = |limit| -> Vec<(usize, usize)> {
         ledger.take(limit).compared().into_iter().map(|(pair, keys)| (pair, keys.len())).collect()
@@ -217,7 +254,7 @@ fn the_queue_of_changed_rows_is_bounded_while_a_human_waits() {
     let (ledger, relation) = setup(200);
     ledger.restart(&[0]).finished();
     for i in 0..100 {
-        ledger.row(Side::Blue, &relation, &Change::Insert { new: id(i.to_string()) }, false);
+        ledger.changed(Side::Blue, &relation, &Change::Insert { new: id(i.to_string()) });
     }
     assert_eq!((ledger.pending(), ledger.whole()), (0, vec![0]));
     ledger.restart(&[0]).finished();
@@ -233,7 +270,7 @@ fn rows_of_a_transaction_in_progress_count_when_it_commits() {
     ledger.restart(&[0]).finished();
     ledger.early(Side::Blue, 7, &relation, &insert(2));
     ledger.early(Side::Blue, 8, &relation, &insert(3));
-    ledger.row(Side::Blue, &relation, &insert(4), false);
+    ledger.changed(Side::Blue, &relation, &insert(4));
     assert_eq!(ledger.pending(), 1);
     assert_eq!(ledger.take_all().compared()[0].1.len(), 1);
     ledger.ended(Side::Blue, 8, false);
@@ -285,11 +322,11 @@ fn rows_that_come_into_a_table_without_a_key_are_counted() {
     // Those of a transaction in progress when it commits, wherever it began.
     ledger.early(Side::Blue, 7, &relation, &insert);
     let pass = ledger.restart(&[0]);
-    ledger.row(Side::Blue, &relation, &insert, false);
+    ledger.changed(Side::Blue, &relation, &insert);
     assert_eq!(count(), None);
     pass.finished_with(&mark());
     assert_eq!((count(), ledger.whole()), (Some((1, bytes)), vec![0]));
-    ledger.row(Side::Green, &relation, &insert, false);
+    ledger.changed(Side::Green, &relation, &insert);
     ledger.early(Side::Blue, 7, &relation, &insert);
     ledger.early(Side::Blue, 8, &relation, &insert);
     assert_eq!(count(), Some((2, 2 * bytes)));
@@ -298,7 +335,7 @@ fn rows_that_come_into_a_table_without_a_key_are_counted() {
     assert_eq!(count(), Some((4, 4 * bytes)));
     // A pass that comes to no end leaves what was known.
     let pass = ledger.restart(&[0]);
-    ledger.row(Side::Blue, &relation, &insert, false);
+    ledger.changed(Side::Blue, &relation, &insert);
     drop(pass);
     assert_eq!((count(), ledger.whole()), (Some((5, 5 * bytes)), vec![0]));
     ledger.restart(&[0]).finished_with(&mark());
@@ -312,7 +349,7 @@ fn a_table_without_a_key_that_did_more_than_grow_has_no_mark() {
     let delete = Change::Delete { old: id("1") };
     type Happens = fn(&Ledger, &Relation, &Change, &Change);
     let cases: [(&str, Happens); 6] = [
-        ("a row went", |l, r, _, delete| l.row(Side::Blue, r, delete, false)),
+        ("a row went", |l, r, _, delete| l.changed(Side::Blue, r, delete)),
         ("somebody else wrote", |l, r, insert, _| l.row(Side::Green, r, insert, true)),
         ("written anew", |l, _, _, _| l.rewritten(0)),
         ("emptied", |l, r, _, _| l.truncated(Side::Blue, r)),
@@ -325,7 +362,7 @@ fn a_table_without_a_key_that_did_more_than_grow_has_no_mark() {
     for (what, happens) in cases {
         let (ledger, relation) = keyless();
         ledger.restart(&[0]).finished_with(&mark());
-        ledger.row(Side::Blue, &relation, &insert, false);
+        ledger.changed(Side::Blue, &relation, &insert);
         assert!(ledger.grown(0).is_some());
         let under_way = ledger.restart(&[0]);
         happens(&ledger, &relation, &insert, &delete);
