@@ -106,7 +106,7 @@ async fn rows_do_not_move_between_two_ranges() {
         let client = home.client().await;
         let repack =
             tokio::spawn(async move { client.batch_execute("VACUUM FULL t").await.unwrap() });
-        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 't'::regclass";
         cutover_sandbox::wait_until("it to wait", PATIENCE, async || {
             home.root.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
         })
