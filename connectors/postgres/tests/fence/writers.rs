@@ -10,7 +10,8 @@ use cutover_testkit::wait_until;
 
 use crate::home::{Home, servers};
 
-const SHORT: Duration = Duration::from_millis(200);
+/// Shorter than a transaction that nobody ends; long for the questions that a busy server answers.
+const SHORT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(20);
 
 async fn fenced(server: &'static cutover_sandbox::Postgres, ddl: &str) -> Home {
@@ -46,10 +47,10 @@ async fn one_that_does_not_end_leaves_everything_open() {
         let ending = async {
             // Closing has looked once and waits.
             wait_until("closing to wait", LONG, async || {
-                let sql = "SELECT count(*) FROM pg_stat_activity \
-                           WHERE application_name = 'cutover test-run fence' \
-                             AND query_start > (SELECT xact_start FROM pg_stat_activity \
-                                                WHERE application_name = 'nightly')";
+                let sql = "SELECT count(*) FROM pg_stat_activity f JOIN pg_stat_activity w \
+                                  ON w.datname = f.datname AND w.application_name = 'nightly' \
+                           WHERE f.application_name = 'cutover test-run fence' \
+                             AND f.datname = current_database() AND f.query_start > w.xact_start";
                 home.root.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0
             })
             .await;
