@@ -1,6 +1,12 @@
 //! Lost sessions: what was stored is known, and nothing is applied twice or not at all.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use cutover_core::{
     model::event::Event,
@@ -13,23 +19,28 @@ use crate::{
     world::{World, end},
 };
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Applies everything, cutting the writer's session again and again; continues each time at what
 /// the new writer says.
 async fn apply_through_cuts(world: &World, events: &[Event], part: usize) -> u32 {
     let killer = world.server.connect(&world.name).await.unwrap();
+    let opened = Arc::new(AtomicU32::new(0));
+    let sessions = Arc::clone(&opened);
     let cutting = tokio::spawn(async move {
         loop {
+            // A session needs time to get somewhere: more and more, so that it does in the end.
+            let age = 20.0 + f64::from(sessions.load(Ordering::Relaxed));
             killer
                 .execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                       WHERE datname = current_database() AND application_name LIKE '% apply'
-                        AND backend_start < clock_timestamp() - interval '20 ms'
+                        AND backend_start < clock_timestamp() - $1 * interval '1 ms'
                         AND random() < 0.3",
-                    &[],
+                    &[&age],
                 )
                 .await
                 .unwrap();
-            // A session needs time to get somewhere.
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     });
@@ -37,6 +48,7 @@ async fn apply_through_cuts(world: &World, events: &[Event], part: usize) -> u32
     let deadline = Instant::now() + Duration::from_secs(120);
     'open: loop {
         assert!(Instant::now() < deadline, "no progress through {cuts} cuts");
+        opened.fetch_add(1, Ordering::Relaxed);
         let Ok(mut writer) = world.green.writer(&world.run, &world.routes().await).await else {
             continue;
         };
@@ -115,34 +127,49 @@ on_each_server! {
     }
 }
 
-/// A server that loses what nobody waited for, when it crashes.
+/// A server that loses what nobody waited for, when it crashes. Nothing is written behind our back:
+/// neither by whoever writes the log from time to time, which is stopped, nor with pages.
 async fn forgetful() -> &'static Postgres {
     let install = find_postgres().pop().expect("a server: scripts/setup test");
     let options = PgOptions::new()
         .set("wal_writer_delay", "10s")
         .set("wal_writer_flush_after", "1GB")
+        .set("bgwriter_lru_maxpages", "0")
         .set("autovacuum", "off");
-    Box::leak(Box::new(Postgres::start(&install, options).await.unwrap()))
+    let server: &'static Postgres =
+        Box::leak(Box::new(Postgres::start(&install, options).await.unwrap()));
+    signal_log_writer(server, "-STOP").await;
+    server
+}
+
+async fn signal_log_writer(server: &Postgres, signal: &str) {
+    let sql = "SELECT pid::text FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+    let mut pid = None;
+    wait_until("the log writer", PATIENCE, async || {
+        pid = server.query_text("postgres", sql).await.ok().flatten();
+        pid.is_some()
+    })
+    .await
+    .unwrap();
+    let sent = std::process::Command::new("kill").args([signal, &pid.unwrap()]).status();
+    assert!(sent.unwrap().success());
 }
 
 /// Kills one of the server's processes: all of them start again, with what is on disk.
 async fn crash(world: &World) {
-    let client = world.server.connect(&world.name).await.unwrap();
-    // The killed one is gone before the server knows; this one goes when it does.
     let other = world.server.connect(&world.name).await.unwrap();
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
-    let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(killed.unwrap().success());
-    wait_until("the sessions to be gone", Duration::from_secs(20), async || {
+    signal_log_writer(world.server, "-9").await;
+    wait_until("the sessions to be gone", PATIENCE, async || {
         other.query_one("SELECT 1", &[]).await.is_err()
     })
     .await
     .unwrap();
-    wait_until("the server to be back", Duration::from_secs(30), async || {
+    wait_until("the server to be back", PATIENCE, async || {
         world.server.query_text(&world.name, "SELECT 1").await.is_ok()
     })
     .await
     .unwrap();
+    signal_log_writer(world.server, "-STOP").await;
 }
 
 async fn rows(world: &World) -> String {
@@ -211,4 +238,5 @@ async fn what_is_not_on_disk_yet_is_forgotten_as_a_whole() {
     writer = open(&world, &routes).await;
     assert_eq!(writer.progress().await.unwrap(), Some(later));
     assert_eq!(rows(&world).await, "1,2,3,4,5,6");
+    signal_log_writer(world.server, "-CONT").await;
 }
