@@ -10,7 +10,7 @@ use cutover_sandbox::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
 };
 
 use crate::world::{World, servers};
@@ -119,9 +119,10 @@ async fn wrong_credentials_and_addresses() {
         let db = database(&at("postgres", server.password(), "postgres"));
         db.snapshot_at_position().await.map(drop).unwrap();
     }
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // Held, so that nobody else listens there.
+    let silent = TcpSocket::new_v4().unwrap();
+    silent.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = silent.local_addr().unwrap().port();
     let e = refused(&format!("postgres://u:hunter2@127.0.0.1:{port}/d")).await;
     assert!(e.is_transient(), "{e}");
     let e = refused("postgres://u:hunter2@no-such-host.invalid/d?connect_timeout=5").await;
