@@ -63,11 +63,12 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
     }
 }
 
-/// What the server was asked to leave out.
+/// What the server was asked to leave out, by whoever reads the slot now.
 async fn asked(w: &World) -> String {
-    let sql = "select query from pg_stat_activity
-        where backend_type = 'walsender' and application_name like 'cutover%' and datname = '$db'";
-    w.text(&sql.replace("$db", &w.name)).await
+    let sql =
+        "select query from pg_stat_activity a join pg_replication_slots s on a.pid = s.active_pid
+        where s.slot_name = '$slot'";
+    w.text(&sql.replace("$slot", &w.run.object_name())).await
 }
 
 /// Origins belong to the whole server, so it has one of its own.
