@@ -241,13 +241,19 @@ async fn an_ignored_change_stops_only_when_a_row_does_not_fit() {
 /// copied again under a later one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn safe_changes_while_rows_are_copied_lose_no_row() {
-    let copy = "{ workers: 1, chunk: 1MiB, rate: 1MiB }".to_owned();
+    let copy = "{ workers: 1, chunk: 1MiB, rate: 256KiB }".to_owned();
     let world = world_with("apply", copy).await;
     let load = world.load();
     let mut run = world.desk.run();
     let is = |fact: &'static str| move |f: &[Value]| f.iter().any(|f| f["fact"] == fact);
-    world.desk.watch("run.journal", 0, READY_WITHIN, is("copy_began")).await;
-    // Small tables come last.
+    assert!(world.desk.watch("run.journal", 0, READY_WITHIN, is("copy_began")).await, "no copy");
+    // The largest table comes first, and slowly. The next one, and all that are smaller, wait for as
+    // long as this session lives.
+    let held = world.superuser(Side::Green).await;
+    held.batch_execute("BEGIN; LOCK TABLE transfers IN SHARE MODE").await.expect("a lock");
+    let copied = world.desk.facts("run.journal");
+    let next = |f: &&Value| f["fact"] == "copied" && f["table"]["name"] == "transfers";
+    assert!(copied.iter().find(next).is_none(), "the next table is copied already");
     for statement in [
         "ALTER TABLE products ALTER COLUMN stock TYPE bigint",
         "ALTER TABLE products ADD COLUMN more text NOT NULL DEFAULT 'm'",
@@ -263,8 +269,8 @@ async fn safe_changes_while_rows_are_copied_lose_no_row() {
     ] {
         alter(&world, Side::Blue, statement).await;
     }
-    let facts = world.desk.facts("run.journal");
-    assert!(!is("copy_ended")(&facts), "the copy was over before anything was changed");
+    assert!(!is("copy_ended")(&world.desk.facts("run.journal")), "a lock held nothing up");
+    drop(held);
     run.ready().await;
     world.desk.ask(&["verify"]).await.exits(0);
     world.close_the_books(load, Side::Blue).await;

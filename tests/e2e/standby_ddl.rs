@@ -145,7 +145,11 @@ async fn changes_while_a_standby_is_copied_lose_no_row() {
     let load = pair.load();
     let mut run = pair.desk.run();
     let is = |fact: &'static str| move |f: &[Value]| f.iter().any(|f| f["fact"] == fact);
-    pair.desk.watch("run.journal", 0, READY_WITHIN, is("copy_began")).await;
+    assert!(pair.desk.watch("run.journal", 0, READY_WITHIN, is("copy_began")).await, "no copy");
+    // The large table comes first, and slowly. The next one, and all that are smaller, wait for as long
+    // as this session lives.
+    let held = pair.superuser(Side::Green).await;
+    held.batch_execute("BEGIN; LOCK TABLE documents IN SHARE MODE").await.expect("a lock");
     for sql in [
         "ALTER TABLE wide ADD more text",
         "UPDATE wide SET more = 'm' WHERE id % 7 = 0",
@@ -156,8 +160,8 @@ async fn changes_while_a_standby_is_copied_lose_no_row() {
     ] {
         pair.does(Side::Blue, sql).await;
     }
-    let facts = pair.desk.facts("run.journal");
-    assert!(!is("copy_ended")(&facts), "the copy was over before anything was changed");
+    assert!(!is("copy_ended")(&pair.desk.facts("run.journal")), "a lock held nothing up");
+    drop(held);
     run.ready().await;
     are_alike(pair).await;
     pair.desk.ask(&["verify"]).await.exits(0);
