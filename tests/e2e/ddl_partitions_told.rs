@@ -240,15 +240,17 @@ pub(crate) async fn play(
     let todo = story.iter().filter_map(|does| does.define).collect();
     let mut operator = Operator { pair, owner, todo };
     let stream = if owner == Side::Blue { "forward" } else { "back" };
-    let (began, mut stops) = (Instant::now(), 0);
+    // Each stop is a step of its own, and brings the story on.
+    let (mut since, mut stops) = (Instant::now(), 0);
     loop {
-        assert!(began.elapsed() < COMMAND_WITHIN, "{name}: {}", pair.desk.log());
+        assert!(since.elapsed() < COMMAND_WITHIN, "{name}: {}", pair.desk.log());
         if let Some(ended) = run.ended_or_streams().await {
             // More is missing there than at this place.
             assert!(ended.code() == Some(3) && pair.desk.log().contains("CUT0301"), "{name}");
             stops += 1;
             operator.obeys(&Value::Null).await;
             *run = pair.desk.run();
+            since = Instant::now();
             continue;
         }
         let status = run.streams().await;
@@ -263,6 +265,7 @@ pub(crate) async fn play(
             assert!(run.terminate().await.success());
             operator.obeys(&status).await;
             *run = pair.desk.run();
+            since = Instant::now();
         } else if status["ready"]["state"] == "ready"
             && looks(pair, Side::Blue).await == looks(pair, Side::Green).await
         {

@@ -95,9 +95,9 @@ async fn again(pair: &Pair, run: &mut Run) {
 async fn play(pair: &Pair, run: &mut Run, owner: Side, story: &Story) -> Vec<String> {
     let Story { name, before, define, behind, .. } = story;
     pair.does(owner, &format!("BEGIN; {before}; {define}; {behind}; COMMIT")).await;
-    let (began, mut stops) = (Instant::now(), Vec::new());
+    let (mut since, mut stops) = (Instant::now(), Vec::new());
     loop {
-        assert!(began.elapsed() < COMMAND_WITHIN, "{name}: {stops:?} {}", pair.desk.log());
+        assert!(since.elapsed() < COMMAND_WITHIN, "{name}: {stops:?} {}", pair.desk.log());
         let status = run.streams().await;
         if let Some(code) = stopped(&status, owner)["code"].as_str() {
             stops.push(code.to_owned());
@@ -111,6 +111,7 @@ async fn play(pair: &Pair, run: &mut Run, owner: Side, story: &Story) -> Vec<Str
                 }
                 _ => panic!("{name}: {status}"),
             }
+            since = Instant::now();
         } else if status["ready"]["state"] == "ready"
             && looks(pair, Side::Blue).await == looks(pair, Side::Green).await
         {
