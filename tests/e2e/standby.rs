@@ -110,6 +110,13 @@ async fn a_whole_run_spares_the_primaries_and_loses_nothing() {
     desk.ask(&["check"]).await.exits(0);
     desk.ask(&["plan"]).await.exits(0).says("standby");
     // Sessions of the shop have told of their reads when they are gone.
+    let others = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    wait_until("nobody else to be there", COMMAND_WITHIN, async || {
+        readers.says(others).await.iter().all(|n| n == "0")
+    })
+    .await
+    .expect("they go");
     let read = "SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables
                 WHERE schemaname = 'public'";
     let [before, _, there, _] = readers.says(read).await;
