@@ -1,14 +1,14 @@
 //! What is wrong from the beginning: each is refused with its status, its code and its remedy, and
 //! nothing is lost.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::shop::CUTOVER_PASSWORD;
 
 use crate::{
     program::{COMMAND_WITHIN, Ended},
-    world::World,
+    world::{SERVED_WITHIN, World},
 };
 
 /// An error of `check` with this code, at this place, with a remedy.
@@ -160,7 +160,7 @@ async fn a_damaged_journal_is_refused_and_says_what_is_known() {
     fs::write(&path, torn).expect("a torn journal");
     let mut run = world.desk.run();
     run.ready().await;
-    world.traffic_flows(&load, Duration::from_secs(20)).await;
+    world.traffic_flows(&load, SERVED_WITHIN).await;
     world.close_the_books(load, Side::Green).await;
     world.desk.ask(&["finish", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
@@ -179,7 +179,7 @@ async fn without_the_journal_of_moves_an_operator_names_the_owner() {
     let begun = |facts: &[serde_json::Value]| facts.iter().any(|f| f["step"] == "guard");
     run.kill_when("moves.journal", "the guard", begun).await;
     asked.await.expect("the command ends").exits(3);
-    world.traffic_flows(&load, Duration::from_secs(20)).await;
+    world.traffic_flows(&load, SERVED_WITHIN).await;
     let journal = world.desk.state("moves.journal");
     fs::rename(&journal, world.desk.state("moves.journal.damaged")).expect("it is there");
 

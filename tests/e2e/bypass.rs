@@ -9,7 +9,7 @@ use tokio_postgres::{Client, error::SqlState};
 
 use crate::{
     program::COMMAND_WITHIN,
-    world::{BUDGET, World},
+    world::{BUDGET, SERVED_WITHIN, World},
 };
 
 /// How often each direct writer begins a transaction: no more than green can follow.
@@ -162,7 +162,7 @@ async fn refused_within_budget(world: &World, load: &cutover_sandbox::shop::Load
     let refused = world.desk.ask(&["switch"]).await;
     refused.exits(1);
     world.only_takes_writes(Side::Blue).await;
-    world.traffic_flows(load, BUDGET).await;
+    world.traffic_flows(load, SERVED_WITHIN).await;
     let longest = load.reset_longest();
     let most = BUDGET + Duration::from_secs(2);
     assert!(longest < most, "a client waited {longest:?}: {}", refused.said);

@@ -11,7 +11,7 @@ use tokio::{
 use crate::program::{COMMAND_WITHIN, PROGRAM, processes_of, send};
 
 /// How long servers and files may take to be gone.
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+const GONE_WITHIN: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demo_that_is_killed_leaves_no_process_and_no_file() {

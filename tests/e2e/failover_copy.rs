@@ -29,7 +29,7 @@ const TABLES: &str = "
 const AWAY: &str = "ALTER TABLE parts DETACH PARTITION parts_1; INSERT INTO parts_1 VALUES (1);
     ALTER TABLE parts ATTACH PARTITION parts_1 DEFAULT";
 /// How long a standby may take to take a slot along that it may have.
-const SYNCED_WITHIN: Duration = Duration::from_secs(30);
+const SYNCED_WITHIN: Duration = Duration::from_secs(120);
 
 fn is_copied(facts: &[Value], table: &str) -> bool {
     copies(facts, table) > 0

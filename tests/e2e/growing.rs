@@ -1,12 +1,10 @@
 //! Tables without a key that clients append to: proven in a pause by what came at their ends.
 
-use std::time::Duration;
-
 use cutover_core::model::side::Side;
 
 use crate::{
     program::{COMMAND_WITHIN, Run},
-    world::{Options, PASS, World},
+    world::{Options, PASS, SERVED_WITHIN, World},
 };
 
 /// What clients append to, larger than what is read in a pause of a second.
@@ -73,7 +71,7 @@ async fn a_large_table_without_a_key_that_clients_append_to_is_proven_in_every_m
         run.ready().await;
         world.desk.moves(command).await.exits(0);
         world.only_takes_writes(owner).await;
-        world.traffic_flows(&load, Duration::from_secs(20)).await;
+        world.traffic_flows(&load, SERVED_WITHIN).await;
     }
     let facts = world.desk.facts("moves.journal");
     let certificates: Vec<_> =

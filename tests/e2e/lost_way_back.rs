@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::{
     program::{COMMAND_WITHIN, Run},
-    world::{BUDGET, World},
+    world::{SERVED_WITHIN, World},
 };
 
 /// Drops the slot of the run on green, whoever reads it.
@@ -57,7 +57,7 @@ async fn a_dropped_slot_of_the_way_back_is_never_made_again() {
     let refused = world.desk.ask(&["switch"]).await;
     refused.exits(1);
     assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
-    world.traffic_flows(&load, BUDGET).await;
+    world.traffic_flows(&load, SERVED_WITHIN).await;
     load.hold(true);
     wait_until("clients to be quiet", COMMAND_WITHIN, async || load.is_idle())
         .await
@@ -91,7 +91,7 @@ async fn a_dropped_slot_of_the_way_back_is_never_made_again() {
     refused.exits(1);
     assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
     world.only_takes_writes(Side::Green).await;
-    world.traffic_flows(&load, BUDGET).await;
+    world.traffic_flows(&load, SERVED_WITHIN).await;
     world.desk.ask(&["abort", "--yes"]).await.exits(1).says("CUT0508");
     // Also without a process: nobody is there who would have to be told.
     run.kill9();

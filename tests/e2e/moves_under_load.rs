@@ -7,7 +7,7 @@ use cutover_sandbox::wait_until;
 
 use crate::{
     program::COMMAND_WITHIN,
-    world::{Options, World},
+    world::{Options, SERVED_WITHIN, World},
 };
 
 /// Two attempts to stand still, behind others that try the same.
@@ -39,7 +39,7 @@ async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
         assert_eq!(moved.value["owner"], owner.as_str(), "{}", moved.said);
         assert!(moved.value["pause_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{}", moved.said);
         world.only_takes_writes(owner).await;
-        world.traffic_flows(&load, Duration::from_secs(20)).await;
+        world.traffic_flows(&load, SERVED_WITHIN).await;
     }
     // Asking for what is already so is a plain no.
     world.desk.ask(&["switch"]).await.exits(1).says("CUT0508");
@@ -47,7 +47,7 @@ async fn switch_rollback_and_switch_lose_nothing_and_fail_nobody() {
     world.close_the_books(load, Side::Green).await;
     world.desk.ask(&["verify"]).await.exits(0);
     world.desk.ask(&["finish", "--yes"]).await.exits(0);
-    assert!(run.ended(Duration::from_secs(20)).await.success());
+    assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
     assert!(world.takes_writes(Side::Green).await, "the owner refuses writes after the end");
 }
@@ -103,7 +103,7 @@ async fn a_target_whose_commits_hang_refuses_the_move_and_says_so() {
     let remedy = refused.value["remedy"].as_str();
     assert!(remedy.is_some_and(|r| r.contains("synchronous_standby_names")), "{}", refused.said);
     assert!(refused.value["pause_ms"].is_null(), "clients waited: {}", refused.said);
-    world.traffic_flows(&load, Duration::from_secs(20)).await;
+    world.traffic_flows(&load, SERVED_WITHIN).await;
     world.only_takes_writes(Side::Blue).await;
 
     green.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();

@@ -18,9 +18,9 @@ use serde_json::Value;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_cutover");
 /// How long a command may take on a machine that has other things to do.
-pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(90);
+pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(180);
 /// How long a copy and the first comparison of a small shop may take.
-pub(crate) const READY_WITHIN: Duration = Duration::from_secs(120);
+pub(crate) const READY_WITHIN: Duration = Duration::from_secs(240);
 
 /// A folder with a configuration, from which commands are given. Cheap to clone.
 #[derive(Clone)]

@@ -21,8 +21,10 @@ pub(crate) const BUDGET: Duration = Duration::from_secs(3);
 /// How many clients write, and how fast all of them together.
 const CLIENTS: usize = 8;
 const RATE: f64 = 100.0;
-/// How long clients may take to end their last transaction.
-pub(crate) const LAST_WORDS: Duration = Duration::from_secs(30);
+/// How long clients may take to end their last transaction, and sides to become equal.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(120);
+/// How long it may take until every client has been served twice, where nobody holds them.
+pub(crate) const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a world is like.
 pub(crate) struct Options {
