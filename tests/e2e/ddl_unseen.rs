@@ -1,7 +1,7 @@
 //! Rows that definitions change without a word in the log, where no event trigger tells of it.
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::{Postgres, shop::Load, wait_until};
+use cutover_sandbox::{Postgres, shop::Load};
 use serde_json::Value;
 
 use crate::{
@@ -28,11 +28,6 @@ const EMPTIED: &str =
 const OUT_OF_THE_STREAM: &str = "ALTER PUBLICATION cutover_unseen DROP TABLE old; \
     INSERT INTO old VALUES (5, 'missing'); ALTER PUBLICATION cutover_unseen ADD TABLE old";
 
-/// Whether a fact of a move says that the fence begins to close.
-fn is_fence(fact: &Value) -> bool {
-    fact["step"] == "fence" && fact["outcome"] == "started"
-}
-
 fn alarmed(status: &Value, table: &str) -> bool {
     let says = |a: &Value| {
         a["code"] == "CUT0509" && a["what"].as_str().is_some_and(|what| what.contains(table))
@@ -47,6 +42,7 @@ async fn is_alarmed(run: &mut Run, table: &str) {
 /// A run under load that is ready for a move.
 async fn begun(name: &str, servers: &(Postgres, Postgres)) -> (Pair, Load, Run) {
     let pair = Pair::open(name, &servers.0, &servers.1, "").await;
+    pair.desk.waits_for_open_transactions();
     pair.does(Side::Blue, TABLES).await;
     let load = pair.load();
     let mut run = pair.desk.run();
@@ -80,7 +76,7 @@ async fn rows_that_change_without_a_word_in_the_log_are_noticed() {
     for (change, table) in [(OTHER_VALUES, "products"), (OUT_OF_THE_LOG, "events_2026_01")] {
         pair.does(Side::Blue, change).await;
         // At once, and not only when somebody has looked: behind the fence at the latest.
-        pair.desk.ask(&["switch"]).await.exits(1).says(table);
+        pair.desk.refuses("switch", table).await;
         pair.desk.ask(&["verify"]).await.exits(1).says(table);
         let name = format!("public.{table}");
         pair.desk.ask(&["verify", "--table", &name, "--repair"]).await.exits(0);
@@ -179,16 +175,10 @@ async fn what_is_defined_while_the_fence_waits_refuses_the_switch() {
     ] {
         // It wakes the fence, which nobody could while somebody writes.
         pair.desk.moves("rehearse").await.exits(0);
-        let writer = pair.direct(Side::Blue).await;
-        writer.batch_execute("BEGIN; UPDATE old SET what = what || '!'").await.unwrap();
-        let fences = || pair.desk.facts("moves.journal").into_iter().filter(is_fence).count();
-        let before = fences();
-        let (refused, ()) = tokio::join!(pair.desk.ask(&["switch"]), async {
-            wait_until("the fence to wait", COMMAND_WITHIN, async || fences() > before)
-                .await
-                .expect("it waits");
-            writer.batch_execute(&format!("{change}; COMMIT")).await.unwrap();
-        });
+        let write = "BEGIN; UPDATE old SET what = what || '!'";
+        let (switch, writer) = pair.held_in_the_fence("switch", Side::Blue, write).await;
+        writer.batch_execute(&format!("{change}; COMMIT")).await.unwrap();
+        let refused = switch.await.expect("the command ends");
         refused.exits(1).says("CUT0176").says(table);
         pair.does(Side::Green, change).await;
         run = restarted(&pair, &mut run).await;
@@ -212,7 +202,7 @@ async fn what_is_defined_on_green_after_a_switch_refuses_the_rollback() {
         ("ALTER TABLE new ADD COLUMN late integer NOT NULL DEFAULT 7", "SELECT 1", "public.new"),
     ] {
         pair.does(Side::Green, &format!("{change}; {rows}")).await;
-        pair.desk.ask(&["rollback"]).await.exits(1).says("CUT0176").says(table);
+        pair.desk.refuses("rollback", "CUT0176").await.says(table);
         is_alarmed(&mut run, table).await;
         pair.does(Side::Blue, change).await;
         run = restarted(&pair, &mut run).await;

@@ -2,7 +2,7 @@
 //! keeps the program from writing down what it asks of them.
 #![allow(clippy::print_stderr, reason = "a story that cannot be told here says so")]
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{shop::Load, wait_until};
@@ -10,14 +10,12 @@ use serde_json::Value;
 
 use crate::{
     program::{COMMAND_WITHIN, Desk, Run, can_fill_disks, limit_files, processes},
-    world::{Options, World},
+    world::{Options, SERVED_WITHIN, World},
 };
 
-const SERVED_WITHIN: Duration = Duration::from_secs(20);
-
 /// A device with its memory in files: `side` and `paused` beside this program. What `behave` says
-/// for an action is done before: `refuse`, `hang`, `shrug`, or `refuse-twice`; `mute` does what is
-/// asked and never says so. What was asked is in `calls`.
+/// for an action is done before: `refuse`, `hang`, `shrug-paused`, which shrugs once it was paused, or
+/// `refuse-twice`; `mute` does what is asked and never says so. What was asked is in `calls`.
 const DEVICE: &str = r#"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
 read -r question
@@ -27,7 +25,7 @@ case $(sed -n "s/^$CUTOVER_ACTION //p" behave) in
 refuse) echo "not today" >&2; exit 1 ;;
 hang) exec sleep 60 ;;
 mute) mute=yes ;;
-shrug) echo '{"side": null, "paused": null}'; exit 0 ;;
+shrug-paused) [ "$(cat paused)" = false ] || { echo '{"side": null, "paused": null}'; exit 0; } ;;
 refuse-twice)
     echo x >>"refused-$CUTOVER_ACTION"
     [ "$(wc -l <"refused-$CUTOVER_ACTION")" -gt 2 ] || { echo "not yet" >&2; exit 1; } ;;
@@ -108,14 +106,13 @@ async fn a_switch_that_does_not_pause_leaves_everything_on_blue() {
     let mut two = TwoSwitches::new().await;
     for behave in ["pause refuse", "pause hang"] {
         two.behave(behave);
-        two.world.desk.ask(&["switch"]).await.exits(1).says("command[0]");
+        two.world.desk.refuses("switch", "command[0]").await;
         two.is_on(Side::Blue).await;
         two.run.ready().await;
     }
     // A device that is gone before the move is found before any client waits.
     two.behave("observe refuse");
-    let refused = two.world.desk.ask(&["switch"]).await;
-    refused.exits(1).says("command[0]");
+    let refused = two.world.desk.refuses("switch", "command[0]").await;
     assert!(refused.value["pause_ms"].is_null(), "{}", refused.said);
     two.is_on(Side::Blue).await;
 
@@ -141,10 +138,8 @@ async fn a_switch_that_gives_no_answer_needs_an_operator() {
     let mut two = TwoSwitches::new().await;
     two.run.ready().await;
     // It is lost between the check and the order.
-    let switch = two.world.desk.begin_switch();
-    comes_to(&two.world.desk, |f| f["step"] == "guard").await;
-    two.behave("point_at hang\nobserve shrug");
-    let undecided = switch.await.expect("the command ends");
+    two.behave("point_at hang\nobserve shrug-paused");
+    let undecided = two.world.desk.begin_switch().await.expect("the command ends");
     undecided.exits(4).says("CUT0718").says("cutover resolve");
     is_undecided(&two.world.desk).await;
     // The pooler's clients are served by green; the word of the operator ends the rest.
@@ -165,13 +160,13 @@ async fn a_switch_that_gives_no_answer_needs_an_operator() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
     let mut world = World::new().await;
+    world.desk.waits_for_open_transactions();
     let load = world.load();
     let mut run = world.desk.run();
     run.ready().await;
     // Before the move: refused before anybody waits.
     world.shop.pooler.kill9().await.expect("it dies");
-    let refused = world.desk.ask(&["switch"]).await;
-    refused.exits(1).says("pgbouncer[0]");
+    world.desk.refuses("switch", "pgbouncer[0]").await;
     world.only_takes_writes(Side::Blue).await;
     world.shop.pooler.start_again().await.expect("it starts");
     world.traffic_flows(&load, SERVED_WITHIN).await;
@@ -179,13 +174,7 @@ async fn a_pooler_that_dies_leaves_the_writes_on_blue() {
 
     // In the pause: blue takes writes again at once, and the pooler is told so when it is back.
     world.desk.wakes_the_fence(&mut run).await;
-    let writer = world.direct(Side::Blue).await;
-    writer
-        .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
-        .await
-        .expect("a write");
-    let switch = world.desk.begin_switch();
-    comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "fence").await;
+    let (switch, writer) = world.held_in_the_fence().await;
     world.shop.pooler.kill9().await.expect("it dies");
     comes_to(&world.desk, |f| f["fact"] == "undo" && f["outcome"] == "failed").await;
     drop(writer);
@@ -222,11 +211,7 @@ async fn a_full_disk_before_the_decision_lets_clients_go_on_blue() {
     let mut run = world.desk.run();
     run.ready().await;
     world.desk.wakes_the_fence(&mut run).await;
-    let writer = world.direct(Side::Blue).await;
-    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
-    writer.batch_execute(write).await.expect("a write");
-    let switch = world.desk.begin_switch();
-    comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "fence").await;
+    let (switch, writer) = world.held_in_the_fence().await;
     disk_is_full(&world.desk, true);
     drop(writer);
     switch.await.expect("the command ends").exits(3).says("CUT0514");
@@ -278,11 +263,7 @@ async fn a_move_that_was_taken_back_does_not_spoil_the_estimate_of_the_next() {
     let world = World::new().await;
     let mut run = world.desk.run();
     run.ready().await;
-    let writer = world.direct(Side::Blue).await;
-    let switch = world.desk.begin_switch();
-    comes_to(&world.desk, |f| f["fact"] == "step" && f["step"] == "guard").await;
-    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
-    writer.batch_execute(write).await.expect("a write");
+    let (switch, writer) = world.held_in_the_fence().await;
     let taken_back = switch.await.expect("the command ends");
     drop(writer);
     taken_back.exits(1);

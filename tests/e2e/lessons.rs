@@ -17,11 +17,11 @@ use tokio_postgres::Client;
 use crate::{
     failed_switch::{TwoSwitches, comes_to},
     program::{COMMAND_WITHIN, Desk},
-    world::{BUDGET, Options, PASS, World, connect},
+    world::{BUDGET, Options, PASS, SERVED_WITHIN, World, connect},
 };
 
 const MOVES: &str = "moves.journal";
-const FREE_WITHIN: Duration = BUDGET.saturating_add(Duration::from_secs(10));
+const FREE_WITHIN: Duration = BUDGET.saturating_add(SERVED_WITHIN);
 
 /// A number that a side answers with.
 async fn number(client: &Client, sql: &str) -> i64 {
@@ -34,14 +34,6 @@ async fn apply_is_stuck(world: &World) -> Client {
     let lock = "BEGIN; LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE";
     green.batch_execute(lock).await.expect("a lock");
     green
-}
-
-/// A client around the pooler that is in the middle of a write.
-async fn writer(world: &World, side: Side) -> Client {
-    let client = world.direct(side).await;
-    let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('in flight')";
-    client.batch_execute(write).await.expect("a write");
-    client
 }
 
 async fn wait(what: &str, condition: impl AsyncFnMut() -> bool) {
@@ -87,16 +79,15 @@ async fn keepalives_do_not_advance_the_applied_position() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_final_position_is_gathered_after_writes_in_flight_are_done() {
     let world = World::new().await;
+    world.desk.waits_for_open_transactions();
     let mut run = world.desk.run();
     run.ready().await;
     world.desk.wakes_the_fence(&mut run).await;
-    let writer = writer(&world, Side::Blue).await;
-    let switch = world.desk.begin_switch();
-    comes_to(&world.desk, at_step("fence")).await;
+    let (switch, writer) = world.held_in_the_fence().await;
     writer.batch_execute("COMMIT").await.expect("whoever is in the middle may finish");
     switch.await.expect("the command ends").exits(0);
     let green = world.superuser(Side::Green).await;
-    let there = "SELECT count(*) FROM audit_log WHERE what = 'in flight'";
+    let there = "SELECT count(*) FROM audit_log WHERE what = 'held'";
     assert_eq!(number(&green, there).await, 1);
 }
 
@@ -146,12 +137,11 @@ async fn a_switch_is_refused_when_the_way_back_cannot_run() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancellation_waits_for_the_move_it_would_cancel() {
     let world = World::new().await;
+    world.desk.waits_for_open_transactions();
     let mut run = world.desk.run();
     run.ready().await;
     world.desk.wakes_the_fence(&mut run).await;
-    let writer = writer(&world, Side::Blue).await;
-    let switch = world.desk.begin_switch();
-    comes_to(&world.desk, at_step("fence")).await;
+    let (switch, writer) = world.held_in_the_fence().await;
     world.desk.ask(&["abort", "--yes"]).await.exits(1).says("CUT0507");
     // Nor does another process get at it.
     let second = world.desk.ask(&["run", "--yes"]).await;
@@ -254,7 +244,7 @@ async fn lag_is_not_divergence() {
 async fn an_order_without_an_answer_is_asked_about_and_not_given_again() {
     let two = TwoSwitches::new().await;
     two.behave("point_at mute");
-    two.world.desk.ask(&["switch"]).await.exits(0);
+    two.world.desk.moves("switch").await.exits(0);
     two.is_on(Side::Green).await;
     let facts = two.world.desk.facts(MOVES);
     let device = |f: &Value| f["switch"] == "command[0]" && f["step"] == "point";

@@ -7,11 +7,12 @@ use cutover_sandbox::{
     shop::{self, CUTOVER_PASSWORD, Load, LoadOptions, LoadView, SHOP_PASSWORD, ShopSize},
     wait_until,
 };
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::{
-    program::{COMMAND_WITHIN, Desk},
-    world::{BUDGET, LAST_WORDS, become_equal, check_books, connect},
+    program::{COMMAND_WITHIN, Desk, Ended},
+    world::{BUDGET, LAST_WORDS, become_equal, check_books, connect, held_in_the_fence},
 };
 
 const SIZE: ShopSize = ShopSize { accounts: 100, products: 50, documents: 5 };
@@ -103,6 +104,20 @@ impl Pair {
         })
         .await
         .unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Asks for a move away from `owner`, whose fence waits for a client there that is in the middle of
+    /// `write`.
+    pub(crate) async fn held_in_the_fence(
+        &self,
+        command: &'static str,
+        owner: Side,
+        write: &str,
+    ) -> (JoinHandle<Ended>, Client) {
+        let writer = self.direct(owner).await;
+        let pooler = self.pooler.url_as("shop", SHOP_PASSWORD, &self.name);
+        let asked = held_in_the_fence(&self.desk, &pooler, (&writer, write), command).await;
+        (asked, writer)
     }
 
     /// Ends the load: nothing that was acknowledged is lost, and both sides hold the same rows.

@@ -1,8 +1,6 @@
 //! Transactions that clients prepare and end much later: before the slot is there, while rows are
 //! copied, while nobody works on the run, in the way of a move, in both directions.
 
-use std::time::Instant;
-
 use cutover_core::model::side::Side;
 use cutover_sandbox::{PgOptions, Postgres, StopMode, find_postgres, shop};
 use serde_json::Value;
@@ -10,10 +8,7 @@ use serde_json::Value;
 use crate::{
     pair::Pair,
     program::{COMMAND_WITHIN, Run},
-    world::BUDGET,
 };
-
-const MOVES: &str = "moves.journal";
 
 /// A transaction that writes receipt `n`, leaves out what it took back, and changes another row.
 fn writes(n: u32) -> String {
@@ -47,32 +42,18 @@ async fn arrive(pair: &Pair, side: Side, wanted: &[u32]) {
 async fn stands_in_the_way(
     pair: &Pair,
     mut run: Run,
-    command: &'static [&'static str],
+    command: &'static str,
     side: Side,
     n: u32,
 ) -> Run {
-    let fenced = |facts: &[Value]| facts.iter().any(|f| f["step"] == "fence");
-    let deadline = Instant::now() + COMMAND_WITHIN;
-    let asked = loop {
-        let writer = pair.direct(side).await;
-        writer.batch_execute(&writes(n)).await.expect("a write");
-        let since = pair.desk.length(MOVES);
-        let asked = pair.desk.begin(command);
-        if pair.desk.watch(MOVES, since, BUDGET, fenced).await {
-            let prepare = format!("PREPARE TRANSACTION 'p{n}'");
-            writer.batch_execute(&prepare).await.expect("it may end what it began");
-            break asked;
-        }
-        // A busy machine may refuse a move before anybody waits.
-        drop(writer);
-        asked.await.expect("the command ends");
-        assert!(Instant::now() < deadline, "the fence is never reached");
-    };
+    let (asked, writer) = pair.held_in_the_fence(command, side, &writes(n)).await;
+    let prepare = format!("PREPARE TRANSACTION 'p{n}'");
+    writer.batch_execute(&prepare).await.expect("it may end what it began");
     run.kill9();
     asked.await.expect("the command ends");
     let mut run = pair.desk.run();
     run.streams().await;
-    pair.desk.ask(command).await.exits(1);
+    pair.desk.ask(&[command]).await.exits(1);
     run
 }
 
@@ -92,6 +73,7 @@ async fn what_is_prepared_is_carried_over_once_or_stands_in_the_way_of_a_move() 
     );
     shop::roles(&[&blue, &green]).await.expect("roles");
     let pair = Pair::open("prepared", &blue, &green, "").await;
+    pair.desk.waits_for_open_transactions();
 
     // Prepared before the slot is made: that waits for it, and its rows are copied.
     let writer = pair.direct(Side::Blue).await;
@@ -129,7 +111,7 @@ async fn what_is_prepared_is_carried_over_once_or_stands_in_the_way_of_a_move() 
     run.ready().await;
 
     pair.desk.wakes_the_fence(&mut run).await;
-    run = stands_in_the_way(&pair, run, &["switch"], Side::Blue, 6).await;
+    run = stands_in_the_way(&pair, run, "switch", Side::Blue, 6).await;
     ends(&pair, Side::Blue, "COMMIT", 6).await;
     run.ready().await;
     pair.desk.moves("switch").await.exits(0);
@@ -143,7 +125,7 @@ async fn what_is_prepared_is_carried_over_once_or_stands_in_the_way_of_a_move() 
     ends(&pair, Side::Green, "ROLLBACK", 8).await;
     // While it is open no move is possible, and the run says so.
     run.ready().await;
-    run = stands_in_the_way(&pair, run, &["rollback"], Side::Green, 7).await;
+    run = stands_in_the_way(&pair, run, "rollback", Side::Green, 7).await;
     ends(&pair, Side::Green, "COMMIT", 7).await;
     run.ready().await;
     arrive(&pair, Side::Blue, &[1, 2, 3, 4, 6, 7]).await;

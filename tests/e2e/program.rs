@@ -189,6 +189,41 @@ impl Desk {
         }
     }
 
+    /// Asks for a move that is refused, and goes on until the refusal has this word: a machine that
+    /// has other things to do may refuse it for that before it comes to the reason.
+    pub(crate) async fn refuses(&self, command: &str, word: &str) -> Ended {
+        let deadline = Instant::now() + COMMAND_WITHIN;
+        loop {
+            let ended = self.ask(&[command]).await;
+            ended.exits(1);
+            if ended.said.contains(word) || !ended.may_pass() || Instant::now() > deadline {
+                ended.says(word);
+                return ended;
+            }
+        }
+    }
+
+    /// Waits until the move that was `asked` for, whose facts come behind the first `since` bytes of
+    /// their journal, has begun `step`. `false` when it ended without.
+    pub(crate) async fn reaches(
+        &self,
+        since: usize,
+        step: &str,
+        asked: &tokio::task::JoinHandle<Ended>,
+    ) -> bool {
+        let mut begun = false;
+        wait_for(step, COMMAND_WITHIN, async || {
+            // Asked first: what has ended writes no more.
+            let over = asked.is_finished();
+            let facts = self.facts_since("moves.journal", since);
+            begun = facts.iter().any(|f| f["fact"] == "step" && f["step"] == step);
+            (begun || over).then_some(())
+        })
+        .await
+        .expect("the move comes to the step, or ends");
+        begun
+    }
+
     /// Rehearses, so that the fence is awake and a client that writes is met in the pause, and not
     /// before it.
     pub(crate) async fn wakes_the_fence(&self, run: &mut Run) {
@@ -205,21 +240,24 @@ impl Desk {
         tokio::spawn(async move { desk.ask(arguments).await })
     }
 
-    /// The same with a switch, which is asked for again when a busy machine refuses it before
+    /// The same with a move, which is asked for again when a busy machine refuses it before
     /// anybody waits.
-    #[allow(dead_code, reason = "the campaign of faults asks by itself")]
-    pub(crate) fn begin_switch(&self) -> tokio::task::JoinHandle<Ended> {
+    pub(crate) fn begin_move(&self, command: &'static str) -> tokio::task::JoinHandle<Ended> {
         let desk = self.clone();
         tokio::spawn(async move {
             let deadline = Instant::now() + COMMAND_WITHIN;
             loop {
-                let ended = desk.ask(&["switch"]).await;
+                let ended = desk.ask(&[command]).await;
                 let unfelt = ended.exit == 1 && ended.value["pause_ms"].is_null();
                 if !(unfelt && ended.may_pass()) || Instant::now() > deadline {
                     return ended;
                 }
             }
         })
+    }
+
+    pub(crate) fn begin_switch(&self) -> tokio::task::JoinHandle<Ended> {
+        self.begin_move("switch")
     }
 
     /// Starts `cutover run` in the background.

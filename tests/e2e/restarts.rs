@@ -1,19 +1,13 @@
 //! Servers and the pooler stop and come back while rows are copied, while changes are followed,
 //! and in the middle of a move. Clients may see errors then; nothing they were told is lost.
 
-use std::time::{Duration, Instant};
-
 use cutover_core::model::side::Side;
 use cutover_sandbox::{StopMode, shop::Load};
-use serde_json::Value;
 
 use crate::{
-    program::{COMMAND_WITHIN, Ended, PROGRAM, Run},
-    world::{Options, World},
+    program::{COMMAND_WITHIN, PROGRAM},
+    world::{Options, SERVED_WITHIN, World, held_in_the_fence},
 };
-
-const MOVES: &str = "moves.journal";
-const SERVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What goes away and comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +67,7 @@ async fn a_stream_outlives_restarts_of_everything() {
     let load = world.load();
     let mut run = world.desk.run();
     run.ready().await;
-    for (owner, back) in [(Side::Blue, &["switch"]), (Side::Green, &["rollback"])] {
+    for (owner, back) in [(Side::Blue, "switch"), (Side::Green, "rollback")] {
         for (part, mode) in
             PARTS.into_iter().zip([StopMode::Immediate, StopMode::Immediate, StopMode::Fast])
         {
@@ -82,7 +76,7 @@ async fn a_stream_outlives_restarts_of_everything() {
             run.ready().await;
             world.only_takes_writes(owner).await;
         }
-        world.desk.ask(back).await.exits(0);
+        world.desk.moves(back).await.exits(0);
         world.traffic_flows(&load, SERVED_WITHIN).await;
     }
     run.ready().await;
@@ -91,30 +85,6 @@ async fn a_stream_outlives_restarts_of_everything() {
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
-}
-
-/// Waits until the move that was `asked` for, whose facts come behind the first `before`, has begun
-/// `step`. `false` when it ended without.
-async fn reaches(
-    world: &World,
-    run: &mut Run,
-    before: usize,
-    step: &'static str,
-    asked: &tokio::task::JoinHandle<Ended>,
-) -> bool {
-    let mut begun = false;
-    cutover_sandbox::wait_until(step, COMMAND_WITHIN, async || {
-        assert!(run.exit().is_none(), "the run ended");
-        // Asked first: what has ended writes no more.
-        let over = asked.is_finished();
-        let facts = world.desk.facts(MOVES);
-        let mut facts = facts.iter().skip(before);
-        begun = facts.any(|f| f["fact"] == "step" && f["step"] == step);
-        begun || over
-    })
-    .await
-    .expect("the move comes to the step, or ends");
-    begun
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,23 +100,7 @@ async fn a_move_that_loses_a_server_or_the_pooler_is_taken_back_or_completed() {
         run.ready().await;
         assert_eq!(owner, Side::Blue);
         // Holds the move inside the pause: the fence waits for whoever is writing.
-        let writer = world.direct(owner).await;
-        writer
-            .batch_execute("BEGIN; INSERT INTO audit_log (what) VALUES ('held')")
-            .await
-            .expect("a write");
-        // A busy machine may refuse it before anybody waits.
-        let deadline = Instant::now() + COMMAND_WITHIN;
-        let asked = loop {
-            let moves = world.desk.facts(MOVES).len();
-            let asked = world.desk.begin(&["switch"]);
-            if reaches(&world, &mut run, moves, "fence", &asked).await {
-                break asked;
-            }
-            let ended = asked.await.expect("the command ends");
-            assert_eq!(ended.exit, 1, "{part:?}: {}", ended.said);
-            assert!(Instant::now() < deadline, "{part:?}: {}", ended.said);
-        };
+        let (asked, writer) = world.held_in_the_fence().await;
         world.restart(part, StopMode::Immediate).await;
         drop(writer);
         let asked = asked.await.expect("the command ends");
@@ -191,11 +145,8 @@ async fn a_comparison_that_waited_for_a_move_does_not_take_lag_for_a_difference(
         .await;
     let writer = world.direct(Side::Green).await;
     let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
-    writer.batch_execute(write).await.expect("a write");
-    let since = world.desk.length(MOVES);
-    let asked = world.desk.begin(&["rollback"]);
-    let fenced = |facts: &[Value]| facts.iter().any(|f| f["step"] == "fence");
-    assert!(world.desk.watch(MOVES, since, COMMAND_WITHIN, fenced).await, "it never began");
+    let pooler = world.shop.pooler_url();
+    let asked = held_in_the_fence(&world.desk, &pooler, (&writer, write), "rollback").await;
     // Now the comparison may begin, and finds the move under way.
     drop(open);
     cutover_sandbox::wait_until("the open transaction to end", COMMAND_WITHIN, async || {

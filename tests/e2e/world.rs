@@ -8,9 +8,10 @@ use cutover_sandbox::{
     shop::{self, CUTOVER_PASSWORD, Load, LoadView, SHOP_PASSWORD, ShopSize, Stage, StageOptions},
     wait_until,
 };
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls, error::SqlState};
 
-use crate::program::Desk;
+use crate::program::{Desk, Ended};
 
 /// Name of every run here: each has servers of its own.
 pub(crate) const RUN: &str = "e2e";
@@ -177,6 +178,15 @@ impl World {
         become_equal(async |side| self.superuser(side).await).await;
     }
 
+    /// Asks for a switch whose fence waits until this client of blue ends its transaction.
+    pub(crate) async fn held_in_the_fence(&self) -> (JoinHandle<Ended>, Client) {
+        let writer = self.direct(Side::Blue).await;
+        let write = "BEGIN; INSERT INTO audit_log (what) VALUES ('held')";
+        let pooler = self.shop.pooler_url();
+        let asked = held_in_the_fence(&self.desk, &pooler, (&writer, write), "switch").await;
+        (asked, writer)
+    }
+
     /// Nothing that a run creates, and none of its sessions, is on either server.
     pub(crate) async fn nothing_is_left(&self) {
         for side in [Side::Blue, Side::Green] {
@@ -192,6 +202,29 @@ impl World {
         }
         self.desk.files_keep_secrets();
     }
+}
+
+/// Asks for a move, and has its fence wait for a client around the pooler that is in the middle of a
+/// write. It comes when the pause has begun, which a transaction through the pooler keeps from being
+/// had until then: no check before has met it, however long those take on a busy machine.
+pub(crate) async fn held_in_the_fence(
+    desk: &Desk,
+    pooler: &str,
+    (writer, write): (&Client, &str),
+    command: &'static str,
+) -> JoinHandle<Ended> {
+    let slow = connect(pooler).await;
+    slow.batch_execute("BEGIN; SELECT 1").await.expect("a transaction through the pooler");
+    let since = desk.length("moves.journal");
+    let asked = desk.begin_move(command);
+    let mut begun = desk.reaches(since, "pause", &asked).await;
+    writer.batch_execute(write).await.expect("a write");
+    slow.batch_execute("COMMIT").await.expect("its end");
+    begun = begun && desk.reaches(since, "fence", &asked).await;
+    if !begun {
+        panic!("the fence was not reached: {}", asked.await.expect("the command ends").said);
+    }
+    asked
 }
 
 /// Waits until both sides hold the same rows in every table.
