@@ -55,8 +55,7 @@ async fn a_row_changed_on_green_is_found_before_the_switch_and_repaired() {
         green.batch_execute(&format!("{PASS}; {statement}")).await.expect("tampering");
 
         // At once: the move itself has to find it. Then again, when it is known.
-        let refused = world.desk.ask(&["switch"]).await;
-        refused.exits(1).says("differ").says(table);
+        world.desk.refuses("switch", "differ").await.says(table);
         world.only_takes_writes(Side::Blue).await;
         is_noticed(&world.desk).await;
         world.desk.ask(&["switch"]).await.exits(1).says(table);
@@ -92,7 +91,7 @@ async fn tables_without_a_key_and_emptied_tables_are_found_and_repaired() {
     ] {
         let green = world.superuser(Side::Green).await;
         green.batch_execute(&format!("{PASS}; {statement}")).await.expect("tampering");
-        world.desk.ask(&["switch"]).await.exits(1).says(table);
+        world.desk.refuses("switch", table).await;
         world.only_takes_writes(Side::Blue).await;
         let verify = world.desk.ask(&["verify"]).await;
         verify.exits(1);
@@ -180,6 +179,20 @@ async fn a_row_that_cannot_be_seen_yet_is_not_taken_for_equal() {
     let standby = async |word: &str| world.alter_system(Side::Green, word).await;
     let compared = world.desk.ask(&["status"]).await.value["proof"]["compared"].clone();
     standby("SET synchronous_standby_names = 'nobody'").await;
+    // Until all of the server has heard of it, commits end.
+    let probe = world.superuser(Side::Green).await;
+    let probing = tokio::spawn(async move {
+        let write = "SELECT pg_logical_emit_message(true, 'probe', '')";
+        while probe.batch_execute(write).await.is_ok() {}
+    });
+    let looks = world.superuser(Side::Green).await;
+    cutover_sandbox::wait_until("a commit to hang", COMMAND_WITHIN, async || {
+        let hangs = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query ~ 'probe'";
+        !looks.query(hangs, &[]).await.expect("activity").is_empty()
+    })
+    .await
+    .expect("it does");
+    probing.abort();
     let writer = world.superuser(Side::Green).await;
     let tamper = format!("{PASS}; UPDATE accounts SET email = 'x' WHERE id = 3");
     let hangs = tokio::spawn(async move { writer.batch_execute(&tamper).await });
