@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to watch that nothing happens.
 const WATCH: Duration = Duration::from_millis(60);
 
@@ -89,15 +89,15 @@ async fn delay_makes_every_piece_late_but_not_the_later_ones_twice() {
     let delay = Duration::from_millis(200);
     proxy.set(Direction::Down, |link| link.delay = delay);
     let begun = Instant::now();
-    for _ in 0..20 {
+    for _ in 0..100 {
         client.write_all(b"x").await.unwrap();
         tokio::task::yield_now().await;
     }
-    let mut back = [0; 20];
+    let mut back = [0; 100];
     within("the echo", PATIENCE, client.read_exact(&mut back)).await.unwrap();
     let took = begun.elapsed();
     assert!(took >= delay, "{took:?}");
-    assert!(took < delay * 10, "{took:?}: delays add up");
+    assert!(took < delay * 50, "{took:?}: delays add up");
 }
 
 #[tokio::test]
