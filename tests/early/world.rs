@@ -32,7 +32,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
 /// How long a story waits for something.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The oldest and the newest server. They send a transaction while it runs as soon as they can.
 async fn servers() -> &'static (Postgres, Postgres) {

@@ -98,7 +98,7 @@ async fn more_tables_than_locks() {
     read_all(&*Source::snapshot(&db).await.unwrap(), &tables, &root).await;
 
     db.install_fence(&run, &tables).await.unwrap();
-    db.close_to_clients(&run, Duration::from_secs(10)).await.unwrap();
+    db.close_to_clients(&run, Duration::from_secs(60)).await.unwrap();
     assert_eq!(db.fence(&run).await.unwrap(), Fence::Closed);
     for table in ["t1", "t750", "t1500"] {
         let refused = root.batch_execute(&format!("DELETE FROM {table}")).await.unwrap_err();

@@ -23,9 +23,9 @@ use cutover_testkit::{
 };
 use support::Rig;
 
-const AMPLE: Duration = Duration::from_secs(10);
+const AMPLE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn at(side: Side, paused: bool) -> Routing {
     Routing { side: Some(side), paused: Some(paused) }

@@ -29,7 +29,7 @@ const GATES: &str = "
       FOR EACH ROW EXECUTE FUNCTION log.gate('1');
     ALTER TABLE dst.t ENABLE ALWAYS TRIGGER gate";
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const ROWS: i64 = 1 + 1_000;
 
 /// A large transaction that is written early through a proxy, and nothing of it committed.

@@ -103,7 +103,7 @@ on_each_server! {
                           AND relation = 'dst.t'::regclass";
             let waits = "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted \
                            AND relation = 'dst.t'::regclass";
-            let patience = Duration::from_secs(30);
+            let patience = Duration::from_secs(120);
             let is = async |sql: &str| world.client.query_one(sql, &[]).await.unwrap().get(0);
             cutover_sandbox::wait_until("a writer", patience, async || is(held).await).await.unwrap();
             let found = numbers(&world, &table);

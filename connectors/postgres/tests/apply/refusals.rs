@@ -171,7 +171,7 @@ on_each_server! {
         world.client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
         assert!(!lease.held().await);
         drop(lease);
-        let taken = cutover_sandbox::wait_for("the lease", std::time::Duration::from_secs(10),
+        let taken = cutover_sandbox::wait_for("the lease", std::time::Duration::from_secs(60),
             async || world.green.lease(&world.run).await.ok()).await.unwrap();
         assert!(taken.held().await);
     }

@@ -11,7 +11,7 @@ use cutover_sandbox::{PgOptions, Postgres, find_postgres, wait_until};
 
 use crate::world::{Tap, show};
 
-const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(120);
 
 /// Large enough to be sent in pieces while they run, in subtransactions of which some are undone;
 /// the server and the reader die between PREPARE and COMMIT PREPARED.

@@ -24,7 +24,7 @@ use tokio::{sync::OnceCell, time::timeout};
 use tokio_postgres::Client;
 
 /// How long a test waits for something that should be instant.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 static SERVERS: OnceCell<Vec<Postgres>> = OnceCell::const_new();
 

@@ -18,7 +18,7 @@ use cutover_core::{
 use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{PgInstall, PgOptions, Postgres};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server with a database `Shop` whose tables belong to `app`, and a role `Mover` without any
 /// right. Names need quotes on purpose.

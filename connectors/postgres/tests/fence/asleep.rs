@@ -7,7 +7,7 @@ use cutover_testkit::wait_until;
 
 use crate::home::{Home, servers};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// The states of all triggers of the fence.
 async fn states(home: &Home) -> String {

@@ -6,7 +6,7 @@ use cutover_core::port::primary::{Fence, Primary};
 
 use crate::home::{Home, servers};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gaps_are_found_and_mended() {

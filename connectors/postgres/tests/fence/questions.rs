@@ -143,13 +143,13 @@ async fn sessions_survive_a_restart_of_the_server() {
     db.install_fence(&run, &tables).await.unwrap();
     db.warm_up().await.unwrap();
     assert!(db.round_trip().await.unwrap() < Duration::from_secs(5));
-    db.close_to_clients(&run, Duration::from_secs(20)).await.unwrap();
+    db.close_to_clients(&run, Duration::from_secs(60)).await.unwrap();
     server.kill9().await.unwrap();
     server.start_again().await.unwrap();
     // Closed is closed, also after a crash of the server.
     cutover_testkit::wait_until(
         "the old sessions to be noticed",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         async || db.fence(&run).await.ok() == Some(cutover_core::port::primary::Fence::Closed),
     )
     .await;
@@ -167,7 +167,7 @@ async fn few_sessions_stay_open_for_questions() {
     }
     let open = "SELECT count(*) FROM pg_stat_activity \
                 WHERE application_name = 'cutover test-run errand' AND datname = current_database()";
-    cutover_testkit::wait_until("the others to close", Duration::from_secs(20), async || {
+    cutover_testkit::wait_until("the others to close", Duration::from_secs(60), async || {
         home.root.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 2
     })
     .await;

@@ -13,7 +13,7 @@ use cutover_testkit::wait_until;
 
 use crate::home::{Home, servers};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 const DDL: &str = "
 CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int);

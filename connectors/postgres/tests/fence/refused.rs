@@ -99,7 +99,7 @@ async fn whatever_path_it_takes() {
 
         home.db.warm_up().await.unwrap();
         for _ in 0..2 {
-            home.db.close_to_clients(&home.run, Duration::from_secs(5)).await.unwrap();
+            home.db.close_to_clients(&home.run, Duration::from_secs(60)).await.unwrap();
             assert_eq!(home.db.fence(&home.run).await.unwrap(), Fence::Closed);
         }
 

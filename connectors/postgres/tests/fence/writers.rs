@@ -12,7 +12,7 @@ use crate::home::{Home, servers};
 
 /// Shorter than a transaction that nobody ends; long for the questions that a busy server answers.
 const SHORT: Duration = Duration::from_secs(2);
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 async fn fenced(server: &'static cutover_sandbox::Postgres, ddl: &str) -> Home {
     let home = Home::new(server, ddl).await;

@@ -16,7 +16,7 @@ use futures_util::{SinkExt, future::try_join_all};
 use crate::home::{Home, servers};
 
 /// How long anything may take that should take a moment.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const DDL: &str = "
 CREATE TABLE t (id int PRIMARY KEY, \"A b\" text, n numeric, g int GENERATED ALWAYS AS (id * 2) STORED);

@@ -18,10 +18,10 @@ use super::traffic::{Traffic, longest, went_to};
 use crate::{wait_until, within};
 
 /// How long anything may take that should take no time, on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a pause may take that nothing hinders.
-const AMPLE: Duration = Duration::from_secs(10);
+const AMPLE: Duration = Duration::from_secs(30);
 
 /// How long a pause may take that cannot succeed.
 const SHORT: Duration = Duration::from_millis(300);
