@@ -13,13 +13,12 @@ use serde_json::Value;
 
 use crate::{
     program::{COMMAND_WITHIN, Run, send},
-    world::{BUDGET, SERVED_WITHIN, World},
+    world::{BUDGET, World},
 };
 
 const MOVES: &str = "moves.journal";
-/// From a kill until every client is served, without anybody's help: nobody but the guard frees them,
-/// however long that is waited for.
-const FREE_WITHIN: Duration = BUDGET.saturating_add(SERVED_WITHIN);
+/// From a kill until every client is served, without anybody's help.
+const FREE_WITHIN: Duration = BUDGET.saturating_add(Duration::from_secs(2));
 
 fn reached(facts: &[Value], step: &str) -> bool {
     facts.iter().any(|f| f["fact"] == "step" && f["step"] == step)
