@@ -92,7 +92,7 @@ pub enum Ddl {
 pub struct Copy {
     /// Ranges at the same time, 1 to 64.
     pub workers: usize,
-    /// Bytes of a table in one range, at least 1 MiB.
+    /// Bytes of a table in one range, at least 64 KiB.
     pub chunk: u64,
     /// Bytes per second of all workers together; `None`: no bound.
     pub rate: Option<u64>,

@@ -109,9 +109,10 @@ section! {
         /// Ranges of tables that are read and written at the same time, 1 to 64. Each takes one
         /// connection on both sides.
         workers ("workers"): Spanned<u64>, "number", default "4", since "0.1";
-        /// About how much of a table is one range, 1MiB to 16GiB. After a crash the ranges that
-        /// are missing are copied, of a table with four or more whose rows lie in the order of a
-        /// key of one whole number; any other table is copied again as a whole.
+        /// About how much of a table is one range, 64KiB to 16GiB. After a crash the ranges that
+        /// are missing are copied, of a table with 64 or more (or of 4 GiB and four or more) whose
+        /// rows lie in the order of a key of one whole number; any other table is copied again as a
+        /// whole.
         chunk ("chunk"): Text, "size", default "64MiB", since "0.1";
         /// Upper bound of all workers together, in bytes per second.
         rate ("rate"): Text, "size", otherwise "as fast as both servers go", since "0.1";

@@ -296,7 +296,7 @@ impl Reader<'_> {
                 "copy.chunk",
                 raw.and_then(|c| c.chunk.as_ref()),
                 Some(default_of("copy.chunk")),
-                1 << 20..=16 << 30,
+                64 << 10..=16 << 30,
             ),
             rate: raw
                 .and_then(|c| c.rate.as_ref())

@@ -23,8 +23,17 @@ use super::{
 };
 use crate::copy::{InRanges, Job};
 
-/// Smaller tables are copied again as a whole: so many ranges at least.
-const RANGES: u64 = 4;
+/// Smaller tables are copied again as a whole within a minute or so, and blue works a quarter more
+/// for rows that it finds by an index: so many ranges at least,
+const RANGES: u64 = 64;
+/// or so many bytes in ranges that were asked to be large, of which there are some.
+const LARGE: u64 = 4 << 30;
+const LARGE_RANGES: u64 = 4;
+
+/// Bytes from which on a table is worth to be copied in ranges of `chunk` bytes.
+fn worth(chunk: u64) -> u64 {
+    RANGES.saturating_mul(chunk).min(LARGE_RANGES.saturating_mul(chunk).max(LARGE))
+}
 
 impl Preparation {
     /// Whether what was copied in part before a failover can stay: the server that took over has all
@@ -103,7 +112,7 @@ impl Preparation {
         let large = |job: &&&Job| {
             let whole = |table: &Table| table.root.is_none();
             matches!(&job.sources[..], [source] if whole(source) && whole(&job.target)
-                && source.bytes >= RANGES.saturating_mul(self.chunk)
+                && source.bytes >= worth(self.chunk)
                 && since.contains_key(&source.name))
         };
         let ranges =
@@ -148,4 +157,24 @@ async fn keyed<'a>(
     let tables: Vec<&Table> = jobs.iter().map(|job| &job.sources[0]).collect();
     let keyed = snapshot.keyed(&tables).await?;
     Ok(jobs.into_iter().zip(keyed).filter_map(|(job, keyed)| Some((job, keyed?))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_again_soon_is_not_cut() {
+        const MIB: u64 = 1 << 20;
+        for (chunk, from) in [
+            (MIB, 64 * MIB),
+            (64 * MIB, 4 << 30),
+            (256 * MIB, 4 << 30),
+            (1 << 30, 4 << 30),
+            (16 << 30, 64 << 30),
+            (u64::MAX, u64::MAX),
+        ] {
+            assert_eq!(worth(chunk), from, "{chunk}");
+        }
+    }
 }

@@ -114,7 +114,7 @@ impl Arena {
             database: new.clone(),
         };
         let rate = if slowly { ", rate: 2MiB" } else { "" };
-        let copy = format!("{{ workers: 2, chunk: 1MiB{rate} }}");
+        let copy = format!("{{ workers: 2, chunk: 64KiB{rate} }}");
         let options = Options { copy, ..Options::default() };
         let shop = &self.world.shop;
         self.world.desk = Desk::new(&yaml(shop, &reach, &options), secrets(shop));

@@ -28,6 +28,10 @@ const TABLES: &str = "
 /// What no stream carries.
 const AWAY: &str = "ALTER TABLE parts DETACH PARTITION parts_1; INSERT INTO parts_1 VALUES (1);
     ALTER TABLE parts ATTACH PARTITION parts_1 DEFAULT";
+/// A slot that is not confirmed yet can be taken along only as long as nothing is written on blue,
+/// and no standby asks it to keep older rows when the slot is made.
+pub(crate) const SLOT_BY_HAND: [(&str, &str); 2] =
+    [("sync_replication_slots", "off"), ("hot_standby_feedback", "off")];
 /// How long a standby may take to take a slot along that it may have.
 const SYNCED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -40,7 +44,7 @@ fn copies(facts: &[Value], table: &str) -> usize {
 }
 
 /// Waits until rows are copied, and then lets those of `table` wait as long as the session lives.
-async fn waits(pair: &Pair, table: &'static str) -> Client {
+pub(crate) async fn waits(pair: &Pair, table: &'static str) -> Client {
     let began = |facts: &[Value]| facts.iter().any(|f| f["fact"] == "copy_began");
     assert!(pair.desk.watch("run.journal", 0, READY_WITHIN, began).await, "no copy");
     let client = pair.superuser(Side::Green).await;
@@ -53,6 +57,29 @@ async fn waits(pair: &Pair, table: &'static str) -> Client {
 async fn is_noted(pair: &Pair, table: &'static str) {
     let noted = move |facts: &[Value]| is_copied(facts, table);
     assert!(pair.desk.watch("run.journal", 0, READY_WITHIN, noted).await, "no {table}");
+}
+
+impl Guarded {
+    /// The standby, with [`SLOT_BY_HAND`], has a copy of the run's slot that outlives a promotion.
+    pub(crate) async fn takes_the_slot_by_hand(&self, pair: &Pair) {
+        let (primary, standby) = (&self.primary, &self.standby);
+        for sql in ["ALTER SYSTEM SET hot_standby_feedback = on", "SELECT pg_reload_conf()"] {
+            standby.execute("postgres", sql).await.expect("a setting");
+        }
+        let taken = format!(
+            "SELECT count(*) > 0 FROM pg_replication_slots \
+             WHERE database = '{}' AND synced AND NOT temporary",
+            pair.name
+        );
+        wait_until("the slot to be on the standby", SYNCED_WITHIN, async || {
+            let is_taken = async || standby.query_text("postgres", &taken).await.ok().flatten();
+            primary.execute("postgres", "SELECT pg_log_standby_snapshot()").await.is_ok()
+                && standby.execute("postgres", "SELECT pg_sync_replication_slots()").await.is_ok()
+                && is_taken().await.as_deref() == Some("t")
+        })
+        .await
+        .unwrap_or_else(|e| panic!("{e}: {}", standby.log()));
+    }
 }
 
 /// The run waits for a standby that answers, and goes on when it is promoted.
@@ -100,10 +127,7 @@ async fn blue_fails_over_and_what_was_copied_stays() {
     let all = find_postgres();
     let old = all.iter().find(|i| i.major >= 17).expect("a server that takes slots along");
     let new = all.last().expect("PostgreSQL");
-    // A slot that is not confirmed yet can be taken along only as long as nothing is written on blue,
-    // and no standby asks it to keep older rows when the slot is made.
-    let by_hand = [("sync_replication_slots", "off"), ("hot_standby_feedback", "off")];
-    let (mut blue, green) = tokio::join!(Guarded::start(old, &by_hand), server(new));
+    let (mut blue, green) = tokio::join!(Guarded::start(old, &SLOT_BY_HAND), server(new));
     blue.primary.execute("postgres", "ALTER SYSTEM SET autovacuum = off").await.expect("quiet");
     blue.loses_nothing().await;
     shop::roles(&[&blue.primary, &green]).await.expect("roles");
@@ -111,22 +135,7 @@ async fn blue_fails_over_and_what_was_copied_stays() {
     pair.does(Side::Blue, TABLES).await;
     let mut run = pair.desk.run();
     let narrow = waits(&pair, "narrow").await;
-    for sql in ["ALTER SYSTEM SET hot_standby_feedback = on", "SELECT pg_reload_conf()"] {
-        blue.standby.execute("postgres", sql).await.expect("a setting");
-    }
-    let taken = format!(
-        "SELECT count(*) > 0 FROM pg_replication_slots \
-         WHERE database = '{}' AND synced AND NOT temporary",
-        pair.name
-    );
-    wait_until("the slot to be on the standby", SYNCED_WITHIN, async || {
-        let (primary, standby) = (&blue.primary, &blue.standby);
-        primary.execute("postgres", "SELECT pg_log_standby_snapshot()").await.is_ok()
-            && standby.execute("postgres", "SELECT pg_sync_replication_slots()").await.is_ok()
-            && standby.query_text("postgres", &taken).await.ok().flatten().as_deref() == Some("t")
-    })
-    .await
-    .unwrap_or_else(|e| panic!("{e}: {}", blue.standby.log()));
+    blue.takes_the_slot_by_hand(&pair).await;
     let load = pair.load();
     is_noted(&pair, "wide").await;
     blue.standby.catch_up(&blue.primary).await.expect("the standby follows");

@@ -1,24 +1,26 @@
 //! The copy of a large table is cut off in its middle, under constant writes: what is there stays,
 //! and only what was missing is copied.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{PgOptions, Postgres, StopMode, find_postgres, shop, wait_until};
+use cutover_testkit::{Direction, FaultProxy};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 
 use crate::{
     failover::Guarded,
+    failover_copy::{SLOT_BY_HAND, waits},
     pair::{Pair, oldest_and_newest},
     program::{COMMAND_WITHIN, READY_WITHIN, Run},
 };
 
 /// Rows of the table, and at least so many ranges of it.
 const ROWS: i64 = 24_000;
-const RANGES: u64 = 24;
-const SLOWLY: &str = "copy: { workers: 2, chunk: 1MiB, rate: 3MiB }\n";
+const RANGES: u64 = 96;
+const SLOWLY: &str = "copy: { workers: 2, chunk: 256KiB, rate: 3MiB }\n";
 const LEDGER: &str = "
     CREATE TABLE ledger (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0, v text, big text);
     ALTER TABLE ledger ALTER COLUMN v SET STORAGE PLAIN;
@@ -78,6 +80,10 @@ impl Ledger {
 
     async fn between(name: &str, blue: &Postgres, green: &Postgres) -> Self {
         let pair = Pair::open(name, blue, green, SLOWLY).await;
+        Self::of(pair).await
+    }
+
+    async fn of(pair: Pair) -> Self {
         pair.does(Side::Blue, LEDGER).await;
         let writes = pair.writes().await;
         let run = pair.desk.run();
@@ -94,6 +100,13 @@ impl Ledger {
         .await
         .expect("they come");
         assert_eq!(self.facts("copied").len(), copied, "too late");
+    }
+
+    /// How many ranges the table was cut into.
+    fn ranges(&self) -> i64 {
+        let cut = self.facts("cut");
+        let bounds = cut.last().and_then(|f| f["bounds"].as_array()).expect("bounds");
+        i64::try_from(bounds.len()).expect("a number") + 1
     }
 
     async fn parts(&self) -> i64 {
@@ -146,11 +159,11 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
     let mut before = 0;
     // Twice: ranges of three snapshots are joined.
     for _ in 0..2 {
-        ledger.has_more(6).await;
+        ledger.has_more(24).await;
         ledger.run.kill9();
         ledger.run = ledger.pair.desk.run();
         let kept = ledger.kept().await;
-        assert!(kept >= before + 6 && kept < RANGES, "{kept} after {before}");
+        assert!(kept >= before + 24 && kept < RANGES, "{kept} after {before}");
         before = kept;
     }
     ledger.run.streams().await;
@@ -176,7 +189,7 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_whose_connections_to_blue_are_lost_goes_on() {
     let (mut ledger, _blue, _green) = Ledger::open("cut").await;
-    ledger.has_more(5).await;
+    ledger.has_more(20).await;
     let parts = ledger.parts().await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'cutover'";
     ledger.pair.superuser(Side::Blue).await.batch_execute(end).await.expect("they end");
@@ -193,7 +206,7 @@ async fn a_copy_whose_connections_to_blue_are_lost_goes_on() {
 async fn a_copy_goes_on_after_green_has_crashed() {
     let (mut ledger, _blue, mut green) = Ledger::open("crashed").await;
     for _ in 0..2 {
-        ledger.has_more(5).await;
+        ledger.has_more(20).await;
         green.stop(StopMode::Immediate).await.expect("it stops");
         green.start_again().await.expect("it starts");
     }
@@ -213,12 +226,12 @@ async fn a_copy_goes_on_after_a_failover_of_green() {
     let blue = blue.expect("a server");
     shop::roles(&[&blue, &green.primary]).await.expect("roles");
     let mut ledger = Ledger::between("behind", &blue, &green.primary).await;
-    ledger.has_more(5).await;
+    ledger.has_more(20).await;
     green.standby.catch_up(&green.primary).await.expect("the standby follows");
     green.falls_behind().await;
     let query = "SELECT count(*) FROM cutover_behind.parts";
     let there = green.standby.query_text("behind", query).await.expect("parts").expect("a number");
-    ledger.has_more(5).await;
+    ledger.has_more(20).await;
     green.fails_over().await;
     ledger.run.streams().await;
     let kept = format!("kept={there} ");
@@ -231,11 +244,116 @@ async fn a_copy_goes_on_after_a_failover_of_green() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_goes_on_after_blue_has_crashed() {
     let (mut ledger, mut blue, _green) = Ledger::open("restarted").await;
-    ledger.has_more(5).await;
+    ledger.has_more(20).await;
     ledger.writes.abort();
     blue.stop(StopMode::Immediate).await.expect("it stops");
     blue.start_again().await.expect("it starts");
     ledger.writes = ledger.pair.writes().await;
+    ledger.run.streams().await;
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    assert!(ledger.facts("copied")[0]["views"].is_object(), "copied as a whole");
+    ledger.completes().await;
+}
+
+/// The process goes when all ranges are there, and nothing says yet that the table is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_killed_before_it_was_noted_is_not_repeated() {
+    let (mut ledger, _blue, green) = Ledger::open("noted").await;
+    ledger.has_more(5).await;
+    let set = async |what: &str| {
+        for sql in [what, "SELECT pg_reload_conf()"] {
+            green.execute("postgres", sql).await.expect("a setting");
+        }
+    };
+    // Commits of ranges wait for nobody. What makes them durable does, for good.
+    set("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    let all = ledger.ranges();
+    wait_until("all ranges", READY_WITHIN, async || ledger.parts().await == all)
+        .await
+        .expect("they come");
+    ledger.run.kill9();
+    assert_eq!(ledger.facts("copied").len(), 0, "too late");
+    set("ALTER SYSTEM RESET synchronous_standby_names").await;
+    ledger.run = ledger.pair.desk.run();
+    ledger.run.streams().await;
+    let kept = format!("kept={all} of={all}");
+    assert!(ledger.pair.desk.log().contains(&kept), "{kept}: {}", ledger.pair.desk.log());
+    let copied = ledger.facts("copied");
+    assert_eq!((ledger.facts("cut").len(), copied.len()), (1, 1));
+    let snapshots = copied[0]["views"]["snapshots"].as_array().expect("another view");
+    assert_eq!(snapshots.len(), 1, "{snapshots:?}");
+    ledger.completes().await;
+}
+
+/// Connections of the program end in every way, on both sides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_whatever_becomes_of_its_connections() {
+    let (blue, green) = oldest_and_newest().await;
+    let pair = Pair::open("spoiled", &blue, &green, SLOWLY).await;
+    let mut proxies = Vec::new();
+    for (side, server) in [("blue", &blue), ("green", &green)] {
+        let port = server.port();
+        let proxy = FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await;
+        let proxy = proxy.expect("a proxy");
+        let place = |port: u16| format!("cutover@127.0.0.1:{port}/");
+        let pooler = format!(
+            "database: spoiled\n      {side}: {{ host: 127.0.0.1, port: {port}, dbname: spoiled }}"
+        );
+        pair.desk.reconfigure(|yaml| {
+            yaml.replace(&place(port), &place(proxy.port())).replace("database: spoiled", &pooler)
+        });
+        proxies.push(proxy);
+    }
+    let mut ledger = Ledger::of(pair).await;
+    // Each waits longer than the one before until the program tries again.
+    let spoils: [(Side, fn(&FaultProxy)); 5] = [
+        (Side::Blue, FaultProxy::cut),
+        (Side::Green, |proxy| proxy.half_close(Direction::Up)),
+        (Side::Blue, |proxy| proxy.half_close(Direction::Down)),
+        (Side::Green, FaultProxy::reset),
+        (Side::Blue, |proxy| proxy.half_close(Direction::Up)),
+    ];
+    for (side, spoil) in spoils {
+        ledger.has_more(8).await;
+        spoil(&proxies[side.index()]);
+    }
+    ledger.run.streams().await;
+    assert_eq!(ledger.facts("cut").len(), 1, "cut again");
+    let copied = ledger.facts("copied");
+    assert_eq!(copied.len(), 1);
+    let snapshots = copied[0]["views"]["snapshots"].as_array().expect("several views");
+    assert!(snapshots.len() > 1, "{snapshots:?}");
+    ledger.completes().await;
+}
+
+/// A standby takes over from blue with the slot of the run, and has all that the snapshots of the
+/// ranges contained.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_after_a_failover_of_blue() {
+    let all = find_postgres();
+    let old = all.iter().find(|i| i.major >= 17).expect("a server that takes slots along");
+    let new = all.last().expect("PostgreSQL");
+    let (mut blue, green) =
+        tokio::join!(Guarded::start(old, &SLOT_BY_HAND), Postgres::start(new, PgOptions::new()));
+    let green = green.expect("a server");
+    blue.primary.execute("postgres", "ALTER SYSTEM SET autovacuum = off").await.expect("quiet");
+    blue.loses_nothing().await;
+    shop::roles(&[&blue.primary, &green]).await.expect("roles");
+    let pair = Pair::open("ahead", &blue.primary, &green, SLOWLY).await;
+    pair.does(Side::Blue, LEDGER).await;
+    let run = pair.desk.run();
+    let held = waits(&pair, "ledger").await;
+    blue.takes_the_slot_by_hand(&pair).await;
+    let writes = pair.writes().await;
+    let mut ledger = Ledger { pair, run, writes };
+    drop(held);
+    ledger.has_more(20).await;
+    ledger.writes.abort();
+    blue.standby.catch_up(&blue.primary).await.expect("the standby follows");
+    blue.fails_over().await;
+    ledger.writes = ledger.pair.writes().await;
+    let kept = ledger.kept().await;
+    assert!((20..RANGES).contains(&kept), "{kept}");
     ledger.run.streams().await;
     assert_eq!(ledger.facts("cut").len(), 1, "cut again");
     assert!(ledger.facts("copied")[0]["views"].is_object(), "copied as a whole");
@@ -257,7 +375,7 @@ async fn a_copy_that_cannot_be_joined_is_made_as_a_whole() {
         let (mut ledger, _blue, _green) = Ledger::open(name).await;
         ledger.writes.abort();
         ledger.pair.does(Side::Blue, large).await;
-        ledger.has_more(6).await;
+        ledger.has_more(24).await;
         ledger.run.kill9();
         ledger.pair.does(Side::Blue, between).await;
         ledger.run = ledger.pair.desk.run();
@@ -280,7 +398,7 @@ async fn a_copy_does_not_go_on_where_its_table_is_another() {
         ("unique", "UPDATE ledger SET n = id; CREATE UNIQUE INDEX ON ledger (n)"),
     ] {
         let (mut ledger, _blue, _green) = Ledger::open(name).await;
-        ledger.has_more(6).await;
+        ledger.has_more(24).await;
         ledger.run.kill9();
         ledger.writes.abort();
         ledger.pair.does(Side::Blue, between).await;
@@ -312,12 +430,12 @@ async fn a_repair_that_was_killed_goes_on_where_it_was() {
     let asked = ledger.pair.desk.begin(&["verify", "--repair"]);
     let cut = |facts: &[Value]| facts.iter().filter(|f| f["fact"] == "cut").count() == 2;
     assert!(ledger.pair.desk.watch("run.journal", 0, COMMAND_WITHIN, cut).await, "never cut");
-    ledger.has_more(6).await;
+    ledger.has_more(24).await;
     ledger.run.kill9();
     asked.await.expect("no panic").exits(3);
     ledger.run = ledger.pair.desk.run();
     let kept = ledger.kept().await;
-    assert!((6..RANGES).contains(&kept), "{kept}");
+    assert!((24..RANGES).contains(&kept), "{kept}");
     ledger.run.streams().await;
     assert_eq!(ledger.facts("cut").len(), 2, "cut again");
     let copied = ledger.facts("copied");
