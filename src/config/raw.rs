@@ -111,8 +111,8 @@ section! {
         workers ("workers"): Spanned<u64>, "number", default "4", since "0.1";
         /// About how much of a table is one range, 64KiB to 16GiB. After a crash the ranges that
         /// are missing are copied, of a table with 64 or more (or of 4 GiB and four or more) whose
-        /// rows lie in the order of a key of one whole number; any other table is copied again as a
-        /// whole.
+        /// rows lie in the order of a key that begins with a whole number; any other table is copied
+        /// again as a whole.
         chunk ("chunk"): Text, "size", default "64MiB", since "0.1";
         /// Upper bound of all workers together, in bytes per second.
         rate ("rate"): Text, "size", otherwise "as fast as both servers go", since "0.1";

@@ -85,13 +85,19 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Whether all rows are as of one snapshot.
+    /// `None` where all rows are as of one snapshot; else the targets whose own rows are not, with
+    /// the column whose ranges were copied.
     #[must_use]
-    pub fn are_of_one_view(&self) -> bool {
+    pub fn torn(&self) -> Option<BTreeMap<TableName, String>> {
         let mut views = self.targets.values().filter_map(|held| held.snapshot.as_ref());
         let first = views.next();
-        views.all(|view| Some(view) == first)
-            && self.targets.values().all(|held| held.views.is_none())
+        let column = |held: &Held| held.views.as_ref().map(|views| views.ranges.column.clone());
+        let torn: BTreeMap<TableName, String> = self
+            .targets
+            .iter()
+            .filter_map(|(table, held)| Some((table.clone(), column(held)?)))
+            .collect();
+        (!torn.is_empty() || !views.all(|view| Some(view) == first)).then_some(torn)
     }
 
     /// How a target was cut when a copy of it was begun that can go on now.
@@ -271,6 +277,7 @@ mod tests {
         let keyed = |column: &str, definition: &str| Keyed {
             column: column.into(),
             definition: definition.into(),
+            alone: true,
         };
         let (same, now) = (keyed("id", "p 2 1:700"), since(&[("t", "1:7"), ("u", "1:7")]));
         let whole = job(table("t", None), &["t"]);

@@ -462,10 +462,10 @@ impl Preparation {
         match self.definitions {
             Definitions::Copy { .. } => {
                 self.progress.say("building indexes and constraints");
-                let one_view = self.book.standing().from_blue.are_of_one_view();
+                let torn = self.book.standing().from_blue.torn();
                 let told = told && self.policy != Policy::Ignore;
                 let (selection, workers) = (&self.selection, self.workers);
-                self.ports.schema.after_rows(selection, workers, one_view, told).await?;
+                self.ports.schema.after_rows(selection, workers, torn.as_ref(), told).await?;
             }
             Definitions::Provided => {
                 self.progress.say("gathering statistics");

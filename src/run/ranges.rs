@@ -19,7 +19,7 @@ use super::{
     error::RunError,
     fact::{Carried, Fact},
     owed::{Copies, Cut},
-    prepare::Preparation,
+    prepare::{Definitions, Preparation},
 };
 use crate::copy::{InRanges, Job};
 
@@ -76,6 +76,9 @@ impl Preparation {
         let mut all = HashMap::new();
         for (job, keyed) in keyed(snapshot, begun).await? {
             let target = &job.target.name;
+            if !self.can_be_joined(from, job, &keyed) {
+                continue;
+            }
             let Some(Cut { ranges, .. }) = copies.goes_on(job, &keyed, since) else { continue };
             if !sink.takes_parts(&job.target, &keyed.column).await? {
                 continue;
@@ -100,6 +103,18 @@ impl Preparation {
         Ok(all)
     }
 
+    /// Whether nothing on the other side is in the way of ranges of several snapshots before the
+    /// stream has joined them. Who makes green's indexes ourselves lets those wait for it; of
+    /// partitions they are made with what they are part of.
+    fn can_be_joined(&self, from: Side, job: &Job, keyed: &Keyed) -> bool {
+        let source = &job.sources[0];
+        let waits = from == Side::Blue
+            && !self.book.standing().after_rows
+            && matches!(self.definitions, Definitions::Copy { .. })
+            && source.root.is_none();
+        source.root == job.target.root && (keyed.alone || waits)
+    }
+
     /// Cuts those jobs that can be copied in ranges, and are worth it.
     pub(super) async fn cut(
         &self,
@@ -110,9 +125,7 @@ impl Preparation {
     ) -> Result<HashMap<TableName, InRanges>, RunError> {
         let sink = &self.ports.side(from.other()).sink;
         let large = |job: &&&Job| {
-            let whole = |table: &Table| table.root.is_none();
-            matches!(&job.sources[..], [source] if whole(source) && whole(&job.target)
-                && source.bytes >= worth(self.chunk)
+            matches!(&job.sources[..], [source] if source.bytes >= worth(self.chunk)
                 && since.contains_key(&source.name))
         };
         let ranges =
@@ -121,7 +134,8 @@ impl Preparation {
                 false => Ok(None),
             };
         let (mut all, mut facts) = (HashMap::new(), Vec::new());
-        let keyed = keyed(snapshot, todo.iter().filter(large).copied().collect()).await?;
+        let mut keyed = keyed(snapshot, todo.iter().filter(large).copied().collect()).await?;
+        keyed.retain(|(job, keyed)| self.can_be_joined(from, job, keyed));
         for some in keyed.chunks(self.workers.max(1)) {
             let found = some.iter().map(|(job, keyed)| ranges(job, &keyed.column));
             for ((job, keyed), ranges) in some.iter().zip(try_join_all(found).await?) {

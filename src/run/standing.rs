@@ -383,7 +383,7 @@ mod tests {
         assert!(standing.from_blue.cut.contains_key(&table) && standing.from_green.cut.is_empty());
         let standing = Standing::of(&[cut.clone(), copied]);
         assert_eq!(standing.from_blue.targets[&table].views, Some(views));
-        assert!(standing.from_blue.cut.is_empty() && !standing.from_blue.are_of_one_view());
+        assert!(standing.from_blue.cut.is_empty() && standing.from_blue.torn().is_some());
         let outdated = Fact::Outdated { from: Side::Blue, tables: vec![table] };
         assert!(Standing::of(&[cut, outdated]).from_blue.cut.is_empty());
     }

@@ -42,12 +42,17 @@ const WRITES: [&str; 6] = [
 impl Pair {
     /// A client that writes until it is told to stop, or the server goes.
     async fn writes(&self) -> JoinHandle<()> {
+        self.writes_also(&[]).await
+    }
+
+    async fn writes_also(&self, more: &[&'static str]) -> JoinHandle<()> {
+        let all: Vec<&str> = WRITES.iter().chain(more).copied().collect();
         let client = self.direct(Side::Blue).await;
         tokio::spawn(async move {
             let mut pace = tokio::time::interval(Duration::from_millis(4));
             for i in 1_i64.. {
                 pace.tick().await;
-                let write = WRITES[usize::try_from(i).expect("a number") % WRITES.len()];
+                let write = all[usize::try_from(i).expect("a number") % all.len()];
                 let key = i * 7919 % ROWS;
                 let done = match write.contains("$1") {
                     true => client.execute(write, &[&key]).await,
@@ -66,6 +71,8 @@ impl Pair {
 }
 
 struct Ledger {
+    /// What it is called; of a partitioned one, the part that is large.
+    table: &'static str,
     pair: Pair,
     run: Run,
     writes: JoinHandle<()>,
@@ -87,7 +94,7 @@ impl Ledger {
         pair.does(Side::Blue, LEDGER).await;
         let writes = pair.writes().await;
         let run = pair.desk.run();
-        Self { pair, run, writes }
+        Self { table: "ledger", pair, run, writes }
     }
 
     /// Waits until green has so many ranges of the table more.
@@ -118,15 +125,16 @@ impl Ledger {
 
     fn facts(&self, kind: &str) -> Vec<Value> {
         let facts = self.pair.desk.facts("run.journal");
-        let of = |f: &Value| f["table"]["name"].as_str().is_none_or(|name| name == "ledger");
+        let of = |f: &Value| f["table"]["name"].as_str().is_none_or(|name| name == self.table);
         facts.into_iter().filter(|f| f["fact"] == kind && of(f)).collect()
     }
 
     /// Waits until the copy goes on; how many ranges it keeps.
     async fn kept(&mut self) -> u64 {
+        let name = format!("public.{}", self.table);
         let kept = |s: &Value| {
             let tables = s["copy"]["tables"].as_array()?;
-            tables.iter().find(|t| t["table"] == "public.ledger")?["kept"]["ranges"].as_u64()
+            tables.iter().find(|t| t["table"] == name.as_str())?["kept"]["ranges"].as_u64()
         };
         let status = self
             .run
@@ -183,6 +191,118 @@ async fn a_copy_that_was_killed_goes_on_where_it_was() {
     // What was kept was not copied again, and clients write little beside it.
     assert!(kept > ROWS / 4 && (rows + kept - ROWS).abs() < ROWS / 10, "{rows} and {kept}");
     ledger.completes().await;
+}
+
+/// A ledger of another shape.
+struct Shape {
+    table: &'static str,
+    /// What becomes of the plain one.
+    becomes: &'static str,
+    /// What clients do as well.
+    writes: &'static [&'static str],
+    /// What happens after the first ranges, and what is true on green in the end.
+    between: &'static str,
+    then: &'static str,
+}
+
+impl Shape {
+    /// Cut off twice, under constant writes.
+    async fn goes_on(&self, name: &str) {
+        let (blue, green) = oldest_and_newest().await;
+        for server in [&blue, &green] {
+            // It makes event triggers, and is told of each change of a definition.
+            let root = server.connect("postgres").await.expect("a superuser");
+            root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");
+        }
+        let pair = Pair::open(name, &blue, &green, &format!("{SLOWLY}ddl: apply\n")).await;
+        pair.does(Side::Blue, LEDGER).await;
+        pair.does(Side::Blue, self.becomes).await;
+        let writes = pair.writes_also(self.writes).await;
+        let run = pair.desk.run();
+        let mut ledger = Ledger { table: self.table, pair, run, writes };
+        let mut before = 0;
+        for between in [self.between, "UPDATE ledger SET n = n + 1 WHERE id < 0"] {
+            ledger.has_more(16).await;
+            ledger.run.kill9();
+            ledger.pair.does(Side::Blue, between).await;
+            ledger.run = ledger.pair.desk.run();
+            let kept = ledger.kept().await;
+            assert!(kept >= before + 16 && kept < RANGES, "{kept} after {before}");
+            before = kept;
+        }
+        ledger.run.streams().await;
+        let copied = ledger.facts("copied");
+        assert_eq!((ledger.facts("cut").len(), copied.len()), (1, 1), "copied again");
+        assert!(copied[0]["views"].is_object(), "copied as a whole");
+        ledger.run.ready().await;
+        ledger.pair.holds(Side::Green, self.then).await;
+        ledger.completes().await;
+    }
+}
+
+/// A row is in the range of the first column of its key, whatever becomes of the others; and what is
+/// unique together with that column cannot be in two ranges.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_table_with_a_wider_key_goes_on() {
+    let shape = Shape {
+        table: "ledger",
+        becomes: "ALTER TABLE ledger DROP CONSTRAINT ledger_pkey CASCADE;
+            ALTER TABLE ledger ADD PRIMARY KEY (id, n), ADD UNIQUE (id);
+            ALTER TABLE lines ADD FOREIGN KEY (id) REFERENCES ledger (id)
+                ON UPDATE CASCADE ON DELETE CASCADE",
+        writes: &["UPDATE ledger SET n = -n, id = id + 12000 WHERE id = $1::int8 + 15"],
+        between: "UPDATE ledger SET n = n + 1 WHERE id % 7 = 0",
+        then: "SELECT count(*) = 2 FROM pg_index WHERE indrelid = 'ledger'::regclass",
+    };
+    shape.goes_on("wider").await;
+}
+
+/// Rows go from one partition to another, and back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_partition_goes_on() {
+    let shape = Shape {
+        table: "ledger_1",
+        becomes: "ALTER TABLE lines DROP CONSTRAINT lines_id_fkey;
+            ALTER TABLE ledger RENAME TO ledger_1;
+            CREATE TABLE ledger (LIKE ledger_1 INCLUDING ALL) PARTITION BY RANGE (id);
+            ALTER TABLE ledger ATTACH PARTITION ledger_1 FOR VALUES FROM (MINVALUE) TO (1000000);
+            CREATE TABLE ledger_2 PARTITION OF ledger FOR VALUES FROM (1000000) TO (MAXVALUE)",
+        writes: &[],
+        between: "UPDATE ledger SET id = id + 2000000 WHERE id % 70 = 0",
+        then: "SELECT count(*) > 300 FROM ledger_2",
+    };
+    shape.goes_on("part").await;
+}
+
+/// Values go from row to row. While ranges are of several snapshots two rows may have the same one,
+/// and nothing on green forbids that before the stream has joined them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_table_with_other_unique_values_goes_on() {
+    let shape = Shape {
+        table: "ledger",
+        becomes: "ALTER TABLE ledger ADD code bigint;
+            ALTER TABLE ledger ALTER code TYPE bigint USING id, ADD UNIQUE (code);
+            CREATE UNIQUE INDEX ledger_twin ON ledger ((code + 1)) WHERE code <> 7;
+            CREATE TABLE tags (id int PRIMARY KEY, code bigint REFERENCES ledger (code));
+            INSERT INTO tags VALUES (1, -500000)",
+        writes: &["WITH old AS MATERIALIZED (
+                SELECT id, code FROM ledger WHERE id = $1::int8 AND code > 0),
+            gone AS (UPDATE ledger SET code = NULL FROM old WHERE ledger.id = old.id
+                RETURNING old.code)
+            UPDATE ledger SET code = gone.code FROM gone
+             WHERE ledger.id = ($1::int8 + 12000) % 24000 AND ledger.code IS NULL"],
+        // The first of these rows is in a range that is there, and the second in one that is not. The
+        // stream is told of a definition while green lacks others of that table.
+        between: "DELETE FROM tags; UPDATE ledger SET code = NULL WHERE id = -500000;
+            INSERT INTO ledger (id, v, code) VALUES (5000000, 'has it now', -500000),
+                (6000000, 'the last', NULL);
+            INSERT INTO tags VALUES (1, -500000);
+            CREATE INDEX ledger_n ON ledger (n)",
+        then: "SELECT count(*) = 4 AND (SELECT count(*) = 1 FROM pg_constraint
+                                         WHERE contype = 'f' AND conrelid = 'tags'::regclass)
+                 FROM pg_index WHERE indrelid = 'ledger'::regclass",
+    };
+    shape.goes_on("torn").await;
 }
 
 /// The process stays, and the sessions that read blue go.
@@ -285,6 +405,8 @@ async fn a_copy_that_was_killed_before_it_was_noted_is_not_repeated() {
     ledger.completes().await;
 }
 
+type Spoil = fn(&FaultProxy);
+
 /// Connections of the program end in every way, on both sides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_goes_on_whatever_becomes_of_its_connections() {
@@ -306,7 +428,7 @@ async fn a_copy_goes_on_whatever_becomes_of_its_connections() {
     }
     let mut ledger = Ledger::of(pair).await;
     // Each waits longer than the one before until the program tries again.
-    let spoils: [(Side, fn(&FaultProxy)); 5] = [
+    let spoils: [(Side, Spoil); 5] = [
         (Side::Blue, FaultProxy::cut),
         (Side::Green, |proxy| proxy.half_close(Direction::Up)),
         (Side::Blue, |proxy| proxy.half_close(Direction::Down)),
@@ -345,7 +467,7 @@ async fn a_copy_goes_on_after_a_failover_of_blue() {
     let held = waits(&pair, "ledger").await;
     blue.takes_the_slot_by_hand(&pair).await;
     let writes = pair.writes().await;
-    let mut ledger = Ledger { pair, run, writes };
+    let mut ledger = Ledger { table: "ledger", pair, run, writes };
     drop(held);
     ledger.has_more(20).await;
     ledger.writes.abort();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// the last one are open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRanges {
-    /// The only column of the key.
+    /// The first column of the key.
     pub column: String,
     /// The first key of each range but the first, ascending, none twice.
     pub bounds: Vec<i64>,

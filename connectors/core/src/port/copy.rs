@@ -31,15 +31,17 @@ pub struct Coming {
     pub anywhere: Range,
 }
 
-/// What makes ranges of a table's key possible that are read under several snapshots: nothing but its
-/// key says that two of its rows cannot be there together.
+/// What makes ranges of a table's key possible that are read under several snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyed {
-    /// The only column of its key, of whole numbers.
+    /// The first column of its key, of whole numbers.
     pub column: String,
     /// Another text once a column of the table was altered: its rows may be others then, without a
-    /// word in the stream.
+    /// word in the stream. And once something else keeps rows of several ranges apart.
     pub definition: String,
+    /// Nothing but this column says that rows of two ranges cannot be there together. Else, where one
+    /// range is older than another, the same value may be in both, until the stream has joined them.
+    pub alone: bool,
 }
 
 /// How rows of a copy travel.

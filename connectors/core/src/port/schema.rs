@@ -1,5 +1,7 @@
 //! Moving table definitions between two databases of the same engine.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::Result;
@@ -13,20 +15,22 @@ pub trait SchemaCopy: Send + Sync {
     async fn before_rows(&self, selection: &Selection) -> Result<()>;
 
     /// Creates the rest in parallel: indexes, constraints, foreign keys, triggers, policies; then
-    /// gathers statistics. Where the rows are not of `one_view`, foreign keys that they break are
-    /// left for [`SchemaCopy::complete`]. Where the stream tells of changes (`told`), indexes and
+    /// gathers statistics. `None` says that the rows are of one view. Else foreign keys that they
+    /// break are left for [`SchemaCopy::complete`]. So is, of the tables `torn`, in which ranges of
+    /// the column named are of several views, whatever forbids rows of two ranges to be there
+    /// together, but for the primary key, and what rests on it. Where the stream tells of changes (`told`), indexes and
     /// constraints on columns that came since are left to it. What belongs to tables that came
     /// since comes with them. Repeating it after a crash is harmless.
     async fn after_rows(
         &self,
         selection: &Selection,
         workers: usize,
-        one_view: bool,
+        torn: Option<&BTreeMap<TableName, String>>,
         told: bool,
     ) -> Result<()>;
 
     /// Creates what [`SchemaCopy::after_rows`] has left, in this process or an earlier one: the
-    /// stream has brought what was missing. Gives way to whoever holds the tables, with a transient
+    /// stream has brought what was missing. What the source has no more is forgotten. Gives way to whoever holds the tables, with a transient
     /// error.
     async fn complete(&self) -> Result<()>;
 

@@ -120,8 +120,8 @@ pub trait Sink: Send + Sync {
     /// says were not finished, and only on the side that does not own the writes.
     async fn clear(&self, run: &RunId, table: &Table) -> Result<()>;
 
-    /// Whether parts of this table may be copied under several snapshots: nothing here but its key,
-    /// `column`, says that two of its rows cannot be there together.
+    /// Whether parts of this table may be copied under several snapshots: nothing here but a key with
+    /// this column says that rows of two ranges of it cannot be there together.
     async fn takes_parts(&self, _table: &Table, _column: &str) -> Result<bool> {
         Ok(false)
     }

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     connect::{Session, port_error},
-    sql,
+    schema,
+    sql::{self, Names},
 };
 
 /// A change of definitions cannot be made on this side.
@@ -34,6 +35,8 @@ pub(crate) struct Followed<'a> {
     pub(crate) selection: &'a Selection,
     /// Where the rows of each table go.
     pub(crate) routes: &'a [Route],
+    /// What the run calls its own.
+    pub(crate) names: &'a Names,
 }
 
 impl Followed<'_> {
@@ -299,6 +302,10 @@ impl Here<'_> {
                     Context { plain: message.plain, filled: std::mem::take(&mut course.filled) };
                 match self.table(&name).await? {
                     Some(mut here) => {
+                        for name in self.awaited(&name, followed).await? {
+                            here.indexes.insert(name.clone(), String::new());
+                            here.constraints.insert(name, String::new());
+                        }
                         if *created {
                             // Made ahead of the stream, which will tell of those.
                             let told = |p: &Partition| {
@@ -503,6 +510,12 @@ impl Here<'_> {
 
     async fn table(&self, name: &TableName) -> Result<Option<Definition>> {
         self.read(&text::table("to_regclass($1)"), name).await
+    }
+
+    /// What is made when the stream has joined all rows, and counts as being here.
+    async fn awaited(&self, name: &TableName, of: Followed<'_>) -> Result<Vec<String>> {
+        let awaited = schema::awaited(self.session, of.names, name).await;
+        awaited.map_err(|e| port_error(self.doing(), e))
     }
 
     async fn user_type(&self, name: &TableName) -> Result<Option<UserType>> {

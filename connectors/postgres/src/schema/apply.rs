@@ -32,6 +32,8 @@ pub(super) struct Ahead {
     pub(super) breaks: Breaks,
     /// The stream tells of what was defined since.
     pub(super) told: bool,
+    /// Something is left for later on which others may rest.
+    pub(super) waited_for: bool,
 }
 
 /// A definition that the target refuses.
@@ -124,6 +126,23 @@ pub(super) async fn at_once(db: &Database, green: &Session, entries: &[Entry]) -
     green.batch_execute("COMMIT").await.map_err(failed)
 }
 
+/// Leaves entries for later.
+pub(super) async fn leave(
+    db: &Database,
+    green: &Session,
+    section: Section,
+    entries: &[Entry],
+) -> Result<()> {
+    prepare(db, green).await?;
+    let doing = format!("leaving definitions for later on {}", db.side);
+    for entry in open_entries(db, green, section, entries).await? {
+        tracing::info!("it waits until the stream has joined its rows: {}", entry.label());
+        let later = format!("{}; {}", mark(db, &[entry], section), owed::leave(db, entry));
+        green.batch_execute(&later).await.map_err(|e| port_error(doing.as_str(), e))?;
+    }
+    Ok(())
+}
+
 /// Creates indexes and constraints beside each other in the order they are given, then the rest in
 /// order, then foreign keys.
 pub(super) async fn in_parallel(
@@ -173,6 +192,10 @@ async fn last(
     for entry in entries {
         let Err(e) = one_or_later(db, green, section, entry, ahead.breaks).await else { continue };
         if !(ahead.told && is_new(entry, &e, &left)) {
+            if ahead.waited_for && is_too_early(&e) {
+                leave(db, green, section, std::slice::from_ref(entry)).await?;
+                continue;
+            }
             return Err(refused(&doing, &entry.label(), e));
         }
         tracing::info!("left to the stream, which tells of what it rests on: {}", entry.label());
@@ -367,7 +390,7 @@ const GIVEN: &str = "
      WHERE NOT pg_has_role(srvowner, 'USAGE')";
 
 /// Something that the entry needs does not exist (yet).
-fn is_too_early(e: &tokio_postgres::Error) -> bool {
+pub(super) fn is_too_early(e: &tokio_postgres::Error) -> bool {
     matches!(
         e.code(),
         Some(

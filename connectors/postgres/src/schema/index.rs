@@ -5,12 +5,15 @@
 //! INDEX` does not: a large index of a constraint is built by itself, beside the others of its
 //! table, and the constraint takes it over (`ADD CONSTRAINT … USING INDEX`).
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
 use cutover_core::{model::schema::TableName, port::Result};
 use tokio_postgres::Row;
 
-use super::script::Entry;
+use super::{owed::Awaited, script::Entry};
 use crate::{
     catalog::USER_SCHEMA,
     connect::{Session, port_error},
@@ -27,6 +30,10 @@ pub(super) struct Index {
     bytes: u64,
     /// How to build it by itself, when a constraint can take it over then.
     apart: Option<Apart>,
+    /// What it is called, where it forbids rows beside a primary key,
+    forbids: Option<Awaited>,
+    /// and columns of which rows with different values never mind each other.
+    apart_by: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +60,14 @@ pub(super) async fn read(blue: &Session) -> Result<Indexes> {
                         pg_relation_size(i.oid), k.contype::text, \
                         CASE WHEN k.contype IN ('p', 'u') AND NOT k.condeferrable \
                                AND t.relkind = 'r' AND a.amname = 'btree' \
-                          THEN pg_get_indexdef(i.oid) END \
+                          THEN pg_get_indexdef(i.oid) END, \
+                        i.oid, NOT x.indisprimary AND (x.indisunique OR x.indisexclusion), \
+                        coalesce(pg_get_constraintdef(k.oid), pg_get_indexdef(i.oid)), \
+                        ARRAY(SELECT c.attname::text \
+                                FROM unnest(x.indkey::int2[], x.indclass::oid[]) AS y(att, class) \
+                                JOIN pg_opclass p ON p.oid = y.class AND p.opcdefault \
+                                JOIN pg_attribute c ON c.attrelid = t.oid AND c.attnum = y.att \
+                               WHERE NOT x.indisexclusion) \
                  FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid \
                  JOIN pg_class t ON t.oid = x.indrelid JOIN pg_am a ON a.oid = i.relam \
                  JOIN pg_namespace n ON n.oid = i.relnamespace \
@@ -73,9 +87,44 @@ pub(super) async fn read(blue: &Session) -> Result<Indexes> {
         let entry = if kind.is_some() { format!("{table} {name}") } else { name.clone() };
         let apart = row.get::<_, Option<String>>(5);
         let apart = apart.map(|definition| Apart { definition, table, name, word });
-        ((schema, entry), Index { bytes, apart })
+        let awaited = || Awaited {
+            number: row.get(6),
+            schema: schema.clone(),
+            table: row.get(2),
+            name: row.get(1),
+            definition: row.get(8),
+        };
+        let forbids = row.get::<_, bool>(7).then(awaited);
+        ((schema, entry), Index { bytes, apart, forbids, apart_by: row.get(9) })
     };
     Ok(rows.iter().map(index).collect())
+}
+
+/// Those entries that forbid rows of two ranges of `torn` tables to be there together, as they are
+/// left for later, and the others. `None` where one is not among the indexes: it has just come, or gone.
+pub(super) fn waiting(
+    entries: Vec<Entry>,
+    indexes: &Indexes,
+    torn: &BTreeMap<TableName, String>,
+) -> Option<(Vec<Entry>, Vec<Entry>)> {
+    let (mut wait, mut others) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let index = indexes.get(&(entry.schema.clone(), entry.name.clone()));
+        let index = index.filter(|_| entry.is_heavy());
+        if index.is_none() && !torn.is_empty() && entry.may_forbid() {
+            return None;
+        }
+        let forbids = |index: &'_ Index| {
+            let awaited = index.forbids.clone()?;
+            let column = torn.get(&TableName::new(&awaited.schema, &awaited.table))?;
+            (!index.apart_by.contains(column)).then_some(awaited)
+        };
+        match index.and_then(forbids) {
+            Some(awaited) => wait.push(Entry { text: awaited.before(&entry.text), ..entry }),
+            None => others.push(entry),
+        }
+    }
+    Some((wait, others))
 }
 
 /// The entries with the largest index first, where an index is built at all; what is large and of a
@@ -149,7 +198,7 @@ mod tests {
                 word: "UNIQUE",
             });
             let entry = if apart.is_some() { format!("a b {name}") } else { name.to_owned() };
-            (("s".into(), entry), Index { bytes, apart })
+            (("s".into(), entry), Index { bytes, apart, forbids: None, apart_by: Vec::new() })
         };
         let definition = "CREATE UNIQUE INDEX \"K x\" ON s.\"a b\" USING btree (c)";
         let indexes: Indexes = [
@@ -193,5 +242,51 @@ mod tests {
             "ALTER TABLE ONLY \"s\".\"a b\" ADD CONSTRAINT \"K x\" UNIQUE USING INDEX \"K x\";\n"
         );
         assert_eq!((&arranged[1], &arranged[3]), (&entries[3], &entries[1]));
+    }
+
+    #[test]
+    fn what_forbids_rows_of_torn_tables_waits() {
+        let awaited = |table: &str, name: &str| Awaited {
+            number: 7,
+            schema: "s".into(),
+            table: table.into(),
+            name: name.into(),
+            definition: "UNIQUE (c)".into(),
+        };
+        let index = |forbids| Index { bytes: 1, apart: None, forbids, apart_by: vec!["c".into()] };
+        let known = |name: &str, forbids| (("s".to_owned(), name.to_owned()), index(forbids));
+        let indexes: Indexes = [
+            known("t t_pkey", None),
+            known("t t_c_key", Some(awaited("t", "t_c_key"))),
+            known("u u_c_key", Some(awaited("u", "u_c_key"))),
+            known("plain", None),
+        ]
+        .into();
+        let entries = || {
+            let key = "ALTER TABLE ONLY s.x\n    ADD CONSTRAINT x UNIQUE (c);";
+            vec![
+                entry("CONSTRAINT", "t t_pkey", "ALTER TABLE ONLY s.t ADD PRIMARY KEY (id);"),
+                entry("CONSTRAINT", "t t_c_key", key),
+                entry("CONSTRAINT", "u u_c_key", key),
+                entry("INDEX", "plain", "CREATE INDEX plain ON s.t USING btree (c);"),
+                entry("CONSTRAINT", "t not_null", "ALTER TABLE s.t ADD CONSTRAINT n NOT NULL c;"),
+            ]
+        };
+        let names =
+            |entries: &[Entry]| -> Vec<String> { entries.iter().map(|e| e.name.clone()).collect() };
+        let torn = |column: &str| BTreeMap::from([(TableName::new("s", "t"), column.to_owned())]);
+        let (wait, others) = waiting(entries(), &indexes, &torn("id")).unwrap();
+        assert_eq!(names(&wait), ["t t_c_key"]);
+        assert_eq!(names(&others), ["t t_pkey", "u u_c_key", "plain", "t not_null"]);
+        assert_eq!(Awaited::of(&wait[0].text), Some(awaited("t", "t_c_key")));
+        assert_eq!(Awaited::of(&others[1].text), None);
+        for torn in [BTreeMap::new(), torn("c")] {
+            assert!(waiting(entries(), &indexes, &torn).unwrap().0.is_empty());
+        }
+        for unknown in ["CREATE UNIQUE INDEX new ON s.t USING btree (c);", "ADD EXCLUDE (c)"] {
+            let new = || vec![entry("INDEX", "new", unknown)];
+            assert!(waiting(new(), &indexes, &torn("id")).is_none(), "{unknown}");
+            assert!(waiting(new(), &indexes, &BTreeMap::new()).is_some());
+        }
     }
 }

@@ -9,7 +9,7 @@
 //! - `script`: its text as entries. Pure.
 //! - `index`: in which order and how indexes are built.
 //! - `apply`: creating them on the target.
-//! - `owed`: foreign keys that wait for the stream.
+//! - `owed`: foreign keys and unique indexes that wait for the stream.
 //! - `add`: tables that came into being during the run, all of them or none.
 //! - `align`: tables that are copied again and have changed since they were made.
 //! - `after`: materialized views and statistics.
@@ -24,7 +24,7 @@ mod program;
 mod script;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -37,12 +37,12 @@ use cutover_core::{
     port::{Result, error::PortError, schema::SchemaCopy},
 };
 
-pub(crate) use self::apply::marks;
 use self::{
     apply::Breaks,
     program::PgDump,
     script::{Entry, Section},
 };
+pub(crate) use self::{apply::marks, owed::awaited};
 use crate::{
     catalog,
     connect::{Session, port_error},
@@ -183,17 +183,23 @@ impl SchemaCopy for PgSchemaCopy {
         &self,
         selection: &Selection,
         workers: usize,
-        one_view: bool,
+        torn: Option<&BTreeMap<TableName, String>>,
         told: bool,
     ) -> Result<()> {
-        let breaks = if one_view { Breaks::Never } else { Breaks::ForNow };
+        let breaks = if torn.is_none() { Breaks::Never } else { Breaks::ForNow };
         let workers = workers.max(1);
         let blue = self.blue.session("schema").await?;
         let green = self.green.session("schema").await?;
         let entries = self.dump(&blue, &green, selection, Section::PostData).await?;
-        let entries = index::arrange(entries, &index::read(&blue).await?);
-        let section = Section::PostData;
-        let ahead = apply::Ahead { breaks, told };
+        let (indexes, section) = (index::read(&blue).await?, Section::PostData);
+        let none = BTreeMap::new();
+        let Some((wait, entries)) = index::waiting(entries, &indexes, torn.unwrap_or(&none)) else {
+            let what = "indexes of blue came or went while they were read";
+            return Err(PortError::transient("reading what to create on green", what));
+        };
+        apply::leave(&self.green, &green, section, &wait).await?;
+        let entries = index::arrange(entries, &indexes);
+        let ahead = apply::Ahead { breaks, told, waited_for: !wait.is_empty() };
         apply::in_parallel(&self.green, &green, section, &entries, workers, ahead).await?;
         after::refresh(&blue, &green, &self.green).await?;
         drop((blue, green));
@@ -201,7 +207,7 @@ impl SchemaCopy for PgSchemaCopy {
     }
 
     async fn complete(&self) -> Result<()> {
-        owed::create(&self.green).await
+        owed::create(&self.blue, &self.green).await
     }
 
     async fn add(&self, selection: &Selection, tables: &[TableName], attach: bool) -> Result<()> {

@@ -120,6 +120,12 @@ impl Entry {
         matches!(self.kind.as_str(), "INDEX" | "CONSTRAINT")
     }
 
+    /// Whether it looks like one that forbids two rows of a table to be there together.
+    pub(super) fn may_forbid(&self) -> bool {
+        let words = ["UNIQUE", "EXCLUDE", "PRIMARY KEY"];
+        self.is_heavy() && words.iter().any(|word| self.text.contains(word))
+    }
+
     /// Whether it compares rows of two tables.
     pub(super) fn is_foreign_key(&self) -> bool {
         self.kind == "FK CONSTRAINT"

@@ -16,6 +16,7 @@ use tokio_postgres::{Client, error::SqlState};
 use super::refusal::{self, is_state};
 use crate::{
     connect::port_error,
+    snapshot::others,
     sql::{self, Names},
 };
 
@@ -33,24 +34,23 @@ pub(super) fn create(names: &Names) -> String {
     )
 }
 
-/// Whether no unique index and no exclusion constraint of a plain table has anything else than
-/// `column`, a whole number, for its key.
-const TAKES: &str = "
-    SELECT c.relkind = 'r' AND NOT c.relispartition AND a.atttypid IN (21, 23, 20) AND NOT EXISTS (
-             SELECT FROM pg_catalog.pg_index i
-              WHERE i.indrelid = c.oid AND (i.indisexclusion OR i.indisunique
-                AND (i.indnkeyatts <> 1 OR i.indkey[0] <> a.attnum)))
-      FROM pg_catalog.pg_class c
-      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0
-     WHERE c.oid = pg_catalog.to_regclass($1)";
-
+/// Whether nothing keeps rows of several ranges of `column`, a whole number, apart but the column
+/// itself.
 pub(super) async fn takes(
     client: &Client,
     at: &str,
     table: &TableName,
     column: &str,
 ) -> Result<bool> {
-    let row = client.query_opt(TAKES, &[&sql::table(table), &column]).await;
+    let takes = format!(
+        "SELECT c.relkind = 'r' AND a.atttypid IN (21, 23, 20) AND NOT EXISTS (SELECT FROM {})
+           FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_attribute a
+             ON a.attrelid = c.oid AND a.attname = $2 AND a.attnum > 0
+          WHERE c.oid = pg_catalog.to_regclass($1)",
+        others("c.oid", "a.attnum")
+    );
+    let row = client.query_opt(&takes, &[&sql::table(table), &column]).await;
     let row = row.map_err(|e| port_error(format!("looking at table {table} on {at}"), e))?;
     Ok(row.is_some_and(|row| row.get(0)))
 }

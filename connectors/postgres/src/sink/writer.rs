@@ -390,7 +390,7 @@ impl SinkWriter for Writer {
         if self.open.is_none() || std::mem::replace(&mut self.broken, true) {
             return Err(refusal::not_a_stream("definitions change outside of a transaction"));
         }
-        let followed = ddl::Followed { selection, routes: &self.routes };
+        let followed = ddl::Followed { selection, routes: &self.routes, names: &self.names };
         let (made, places) =
             ddl::make(&self.session, &self.at, (content, now), followed, make, &mut self.course)
                 .await?;

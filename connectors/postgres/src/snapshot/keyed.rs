@@ -26,25 +26,45 @@ const PER_PAGE: f64 = 1.1;
 /// How the condition of such a range begins.
 const BY_KEY: &str = "/* by key */ ";
 
-/// Tables in a heap of their own with an index of a key that is one whole number, that the stream
-/// brings with every change and that nothing else than it keeps rows apart by.
-const KEYED: &str = "
-    SELECT w.n, a.attname::text,
-           (SELECT concat_ws(' ', c.relpersistence, c.relam,
-                             string_agg(d.attnum || ':' || d.xmin, ' ' ORDER BY d.attnum))
-              FROM pg_attribute d WHERE d.attrelid = c.oid AND d.attnum > 0)
+/// Tables in a heap of their own with an index of a key that begins with a whole number and that the
+/// stream brings with every change; and what else keeps rows of several ranges apart.
+fn keyed_tables() -> String {
+    let others = others("c.oid", "a.attnum");
+    format!(
+        "SELECT w.n, a.attname::text,
+           concat_ws(' ', c.relpersistence, c.relam,
+                     (SELECT string_agg(d.attnum || ':' || d.xmin, ' ' ORDER BY d.attnum)
+                        FROM pg_attribute d WHERE d.attrelid = c.oid AND d.attnum > 0),
+                     (SELECT 'below ' || h.inhparent FROM pg_inherits h
+                       WHERE h.inhrelid = c.oid AND c.relispartition),
+                     others.names),
+           others.names IS NULL
       FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n)
       JOIN pg_class c ON c.oid = to_regclass(w.name)
       JOIN pg_am m ON m.oid = c.relam AND m.amname = 'heap'
       JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary AND i.indisvalid
-                     AND i.indimmediate AND i.indnkeyatts = 1
+                     AND i.indimmediate AND NOT i.indisexclusion
       JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcdefault
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
                          AND a.atttypid IN (21, 23, 20) AND a.attgenerated = ''
-     WHERE c.relkind = 'r' AND NOT c.relispartition AND c.relreplident IN ('d', 'f')
-       AND NOT EXISTS (SELECT FROM pg_index u
-                        WHERE u.indrelid = c.oid AND u.indexrelid <> i.indexrelid
-                          AND (u.indisunique OR u.indisexclusion))";
+      CROSS JOIN LATERAL (SELECT string_agg(u.indexrelid || ':' || x.relname, ' '
+                                            ORDER BY u.indexrelid)
+                            FROM {others} JOIN pg_class x ON x.oid = u.indexrelid) AS others(names)
+     WHERE c.relkind = 'r' AND c.relreplident IN ('d', 'f')"
+    )
+}
+
+/// Indexes `u` of the table `table` that may refuse a row for the sake of one with another value of
+/// `column`: unique ones without this column, as it is usually compared, and exclusion constraints.
+pub(crate) fn others(table: &str, column: &str) -> String {
+    format!(
+        "(SELECT * FROM pg_catalog.pg_index u WHERE u.indrelid = {table}
+           AND (u.indisexclusion OR u.indisunique AND NOT EXISTS (
+                  SELECT FROM unnest(u.indkey::int2[], u.indclass::oid[]) AS k(att, class)
+                    JOIN pg_catalog.pg_opclass p ON p.oid = k.class AND p.opcdefault
+                   WHERE k.att = {column}))) AS u"
+    )
+}
 
 impl View {
     pub(super) async fn keyed(&self, tables: &[&Table]) -> Result<Vec<Option<Keyed>>> {
@@ -52,7 +72,7 @@ impl View {
         let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
         let rows = warm
             .session
-            .query(KEYED, &[&names])
+            .query(&keyed_tables(), &[&names])
             .await
             .map_err(|e| port_error(self.doing("looking at the keys"), e))?;
         self.idle.put(warm);
@@ -60,7 +80,8 @@ impl View {
         for row in &rows {
             let at = usize::try_from(row.get::<_, i64>(0)).ok().and_then(|n| n.checked_sub(1));
             if let Some(place) = at.and_then(|at| all.get_mut(at)) {
-                *place = Some(Keyed { column: row.get(1), definition: row.get(2) });
+                *place =
+                    Some(Keyed { column: row.get(1), definition: row.get(2), alone: row.get(3) });
             }
         }
         Ok(all)

@@ -27,6 +27,7 @@ use cutover_core::{
     },
 };
 pub(crate) use hold::Pages;
+pub(crate) use keyed::others;
 pub use live::LiveReader;
 use tokio_postgres::error::SqlState;
 

@@ -134,6 +134,12 @@ on_each_server! {
         assert!(!takes().await);
         world.define("dst", "DROP INDEX other; ALTER TABLE t ADD EXCLUDE USING btree (id WITH =)").await;
         assert!(!takes().await);
+        // Rows of two ranges have different values in it.
+        let wider = "DROP TABLE t; CREATE TABLE t (id int, v int, PRIMARY KEY (id, v), UNIQUE (v, id))";
+        world.define("dst", wider).await;
+        assert!(takes().await);
+        world.define("dst", "CREATE UNIQUE INDEX other ON t (v) INCLUDE (id)").await;
+        assert!(!takes().await);
         // Without its key, as before its indexes are built.
         world.define("dst", "DROP TABLE t; CREATE TABLE t (id int, v int)").await;
         assert!(takes().await);

@@ -180,7 +180,7 @@ async fn the_role_of_the_page_can_do_everything_and_leaves_without_a_trace() {
         if find_program("pg_dump", Some(install.major)).is_some() {
             let schema = PgSchemaCopy::new(blue.clone(), green.clone());
             schema.before_rows(&selection()).await.unwrap();
-            schema.after_rows(&selection(), 2, true, false).await.unwrap();
+            schema.after_rows(&selection(), 2, None, false).await.unwrap();
         } else {
             green_place.server.execute("shop", TABLES).await.unwrap();
         }

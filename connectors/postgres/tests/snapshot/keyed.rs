@@ -18,7 +18,9 @@ CREATE TABLE apart (id int PRIMARY KEY, p int4range, EXCLUDE USING gist (p WITH 
 CREATE TABLE other (id int PRIMARY KEY, v int NOT NULL);
 CREATE UNIQUE INDEX other_v ON other (v); ALTER TABLE other REPLICA IDENTITY USING INDEX other_v;
 CREATE TABLE named (id text PRIMARY KEY);
-CREATE TABLE two (a int, b int, PRIMARY KEY (a, b));
+CREATE TABLE two (a int, b int, c int, PRIMARY KEY (a, b), UNIQUE (c, a));
+CREATE TABLE included (id int PRIMARY KEY, v int); CREATE UNIQUE INDEX ON included (v) INCLUDE (id);
+CREATE TABLE behind (a text, b int, PRIMARY KEY (a, b));
 CREATE TABLE late (id int PRIMARY KEY DEFERRABLE);
 CREATE TABLE computed (v int, id int GENERATED ALWAYS AS (v) STORED PRIMARY KEY);
 CREATE TABLE keyless (id int);
@@ -26,9 +28,10 @@ CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
 CREATE TABLE parts_1 PARTITION OF parts DEFAULT;
 INSERT INTO ordered SELECT i * 3, repeat('v', 200) FROM generate_series(1, 30000) i;
 INSERT INTO mixed SELECT (i::bigint * 7919) % 30011, repeat('v', 200) FROM generate_series(1, 30000) i";
-const CAN: [&str; 4] = ["ordered", "mixed", "small", "whole"];
-const CANNOT: [&str; 9] =
-    ["again", "apart", "other", "named", "two", "late", "computed", "keyless", "parts_1"];
+const CAN: [&str; 6] = ["ordered", "mixed", "small", "whole", "two", "parts_1"];
+/// Whose ranges have something in common.
+const TORN: [&str; 3] = ["again", "apart", "included"];
+const CANNOT: [&str; 6] = ["other", "named", "behind", "late", "computed", "keyless"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranges_of_a_key_hold_every_row_once_and_are_read_by_its_index() {
@@ -98,14 +101,16 @@ async fn only_tables_that_nothing_but_a_plain_key_tells_apart() {
         let home = Home::new(server, DDL).await;
         let all = home.tables().await;
         let keyed = async || -> Vec<Option<Keyed>> {
-            let names = CAN.iter().chain(&CANNOT);
+            let names = CAN.iter().chain(&TORN).chain(&CANNOT);
             let tables: Vec<_> =
                 names.map(|n| all.iter().find(|t| t.name.name == *n).expect("a table")).collect();
             home.db.snapshot().await.unwrap().keyed(&tables).await.unwrap()
         };
         let first = keyed().await;
-        for (found, name) in first.iter().zip(CAN.iter().chain(&CANNOT)) {
-            assert_eq!(found.is_some(), CAN.contains(name), "{name}");
+        for (found, name) in first.iter().zip(CAN.iter().chain(&TORN).chain(&CANNOT)) {
+            let alone = found.as_ref().map(|keyed| keyed.alone);
+            let want = (!CANNOT.contains(name)).then(|| CAN.contains(name));
+            assert_eq!(alone, want, "{name}");
         }
         assert_eq!(first[0].as_ref().expect("a key").column, "the Id");
         for work in ["ANALYZE", "VACUUM FREEZE", "VACUUM FULL ordered", "UPDATE ordered SET w = 1"]
@@ -118,5 +123,13 @@ async fn only_tables_that_nothing_but_a_plain_key_tells_apart() {
         let second = keyed().await;
         assert!(second[0].is_some() && second[0] != first[0]);
         assert_eq!(second[1..], first[1..]);
+        let alter =
+            "DROP INDEX included_v_id_idx; CREATE UNIQUE INDEX ON included (v) INCLUDE (id);
+                     ALTER TABLE parts DETACH PARTITION parts_1";
+        home.root.batch_execute(alter).await.unwrap();
+        let third = keyed().await;
+        for (at, name) in CAN.iter().chain(&TORN).enumerate() {
+            assert_eq!(third[at] != second[at], ["included", "parts_1"].contains(name), "{name}");
+        }
     }
 }

@@ -112,7 +112,7 @@ async fn money_travels_between_servers_that_print_it_in_their_own_way() {
         let copy = PgSchemaCopy::new(pair.blue.db.clone(), pair.green.db.clone());
         let all = Selection { include: vec!["app.*".into()], exclude: Vec::new() };
         copy.before_rows(&all).await.unwrap();
-        copy.after_rows(&all, 1, true, false).await.unwrap();
+        copy.after_rows(&all, 1, None, false).await.unwrap();
         let (snapshot, mut pump) = pair.follow().await;
         for table in pair.blue.tables().await {
             for format in [CopyFormat::PostgresText, CopyFormat::PostgresBinary] {

@@ -152,7 +152,7 @@ async fn geometry_travels_where_postgis_is_installed() {
             pair.assert_equal(&table, "copied").await;
         }
         drop(snapshot);
-        copy.after_rows(&all, 1, true, false).await.unwrap();
+        copy.after_rows(&all, 1, None, false).await.unwrap();
 
         let mut writer = pair.writer().await;
         for sql in [&rows(100), CHANGES] {
