@@ -148,3 +148,30 @@ async fn our_own_transactions_are_not_waited_for() {
         assert_eq!(home.db.fence(&home.run).await.unwrap(), Fence::Closed);
     }
 }
+
+/// A table that is no part of the run is filled, and becomes one: the fence was never asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_brings_rows_with_a_partition_or_a_child_is_waited_for() {
+    for server in servers().await {
+        let home = fenced(
+            server,
+            "CREATE TABLE p (id int) PARTITION BY RANGE (id); \
+             CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (1) TO (9); CREATE TABLE t (id int)",
+        )
+        .await;
+        for brings in [
+            "ALTER TABLE p ATTACH PARTITION late FOR VALUES FROM (10) TO (19)",
+            "ALTER TABLE late INHERIT t",
+        ] {
+            let writer = home.client().await;
+            let fill = "BEGIN; CREATE TABLE late (id int); INSERT INTO late VALUES (11)";
+            writer.batch_execute(&format!("{fill}; {brings}")).await.unwrap();
+            held_up(&home.db.close_to_clients(&home.run, SHORT).await.unwrap_err());
+            let open = home.db.open_transactions(&home.run).await.unwrap();
+            assert!(open.iter().any(|t| t.blocks_fence), "{open:?}");
+            writer.batch_execute("ROLLBACK").await.unwrap();
+            home.db.close_to_clients(&home.run, LONG).await.unwrap();
+            home.db.open_to_clients(&home.run).await.unwrap();
+        }
+    }
+}

@@ -29,13 +29,15 @@
 //! Prepared statements, cursors, functions, `COPY FROM`, `MERGE`, `ON CONFLICT`, writable CTEs,
 //! rules, views and cascades of foreign keys all run as statements on a named table and fire its
 //! statement triggers. A rolled back savepoint gives its locks back, together with its writes.
-//! `SELECT ... FOR UPDATE` changes no row and is let through.
+//! `SELECT ... FOR UPDATE` changes no row and is let through. A transaction that hangs a filled
+//! table below one of the run counts as a writer: it holds `SHARE UPDATE EXCLUSIVE` there, and has a
+//! transaction number.
 //!
 //! # What it does not stop
 //!
 //! - A client that sets `cutover.run` itself, and an owner who drops or disables the triggers, or
-//!   alters a table. Closing checks the triggers and that no new parent appeared; later changes
-//!   show in [`state`] and in the fingerprint.
+//!   alters a table, or attaches one later. Closing checks the triggers and that no new parent
+//!   appeared; later changes show in [`state`] and in the fingerprint.
 //! - The apply worker of a subscription: it fires row triggers only. Closing refuses while one
 //!   writes into a table of the run.
 //! - `nextval`: a value that was drawn but could not be written is simply lost.

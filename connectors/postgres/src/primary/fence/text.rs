@@ -272,7 +272,7 @@ pub(super) fn writers(run: &RunId, names: &Names) -> String {
          FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
          WHERE l.locktype = 'relation' AND l.granted \
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-           AND l.relation IN (SELECT relid FROM {}) AND l.mode IN ({WRITING_MODES}) \
+           AND l.relation IN (SELECT relid FROM {}) AND {WRITING} \
            AND l.pid IS DISTINCT FROM pg_backend_pid() \
            AND a.backend_type IS DISTINCT FROM 'autovacuum worker' AND NOT {}",
         fenced(names),
@@ -280,9 +280,16 @@ pub(super) fn writers(run: &RunId, names: &Names) -> String {
     )
 }
 
-/// Lock modes under which rows may have been written.
-const WRITING_MODES: &str =
-    "'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'";
+/// Lock modes under which rows may have been written, as a condition on `l`. Who attaches a
+/// partition or a child with rows holds a weaker one on what is above it, and so does who merely
+/// tends a table, but without a transaction number for long.
+const WRITING: &str = "\
+    (l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
+                'AccessExclusiveLock') \
+     OR l.mode = 'ShareUpdateExclusiveLock' \
+        AND EXISTS (SELECT FROM pg_locks y WHERE y.locktype = 'transactionid' AND y.granted \
+                       AND y.mode = 'ExclusiveLock' \
+                       AND y.virtualtransaction = l.virtualtransaction))";
 
 /// Locks `l` on tables of the run that closing the fence waits for, as a condition; and those that
 /// waking it waits for, on tables where it sleeps. Where there is no fence yet every table that is
@@ -294,17 +301,11 @@ pub(in crate::primary) fn in_the_way(names: &Names, fenced: bool) -> [String; 2]
     if !fenced {
         // Numbers below belong to the system's catalogs.
         let users = format!("{here} AND l.relation >= 16384");
-        return [
-            format!("{users} AND l.mode IN ({WRITING_MODES})"),
-            format!("{users} AND {defines}"),
-        ];
+        return [format!("{users} AND {WRITING}"), format!("{users} AND {defines}")];
     }
     let ours = format!("{here} AND l.relation IN (SELECT relid FROM {})", self::fenced(names));
     let sleeps = format!("NOT EXISTS ({})", working_trigger(names, "l.relation"));
-    [
-        format!("{ours} AND l.mode IN ({WRITING_MODES})"),
-        format!("{ours} AND {defines} AND {sleeps}"),
-    ]
+    [format!("{ours} AND {WRITING}"), format!("{ours} AND {defines} AND {sleeps}")]
 }
 
 /// Condition on `a` (pg_stat_activity) for sessions of this run.
