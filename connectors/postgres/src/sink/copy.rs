@@ -346,7 +346,7 @@ fn copy_error(at: &str, table: &TableName, e: tokio_postgres::Error) -> PortErro
              the run again",
         );
     }
-    if is_state(&e, &SqlState::UNDEFINED_TABLE) {
+    if is_state(&e, &SqlState::UNDEFINED_TABLE) && !refusal::lacks_a_name(db) {
         return refusal::table_missing(table);
     }
     if !refusal::is_about_rows(db) || is_about_encoding(db.code().code()) {
@@ -356,8 +356,7 @@ fn copy_error(at: &str, table: &TableName, e: tokio_postgres::Error) -> PortErro
         refusal::ROW_REFUSED,
         doing,
         format!("this side does not accept a row: {what}; nothing of this part was written"),
-        "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
-         partitions, domains), then start the run again; the server's log has the details",
+        refusal::refused_remedy(db),
     )
 }
 

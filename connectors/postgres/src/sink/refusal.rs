@@ -142,13 +142,43 @@ pub(super) fn truncate_refused(tables: &str, place: &Place, what: &str) -> PortE
     )
 }
 
-pub(super) fn row_refused(table: &TableName, place: &Place, what: String) -> PortError {
+pub(super) fn row_refused(table: &TableName, place: &Place, db: &DbError) -> PortError {
+    let what = describe(db);
     PortError::definite(
         ROW_REFUSED,
         applying(table, place),
         format!("this side does not accept a row: {what}; nothing of the batch was written"),
-        "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
-         partitions, domains, enum labels), then start the run again; the server's log has the details",
+        refused_remedy(db),
+    )
+    .spoiling(table)
+}
+
+/// What to do about a row that is refused.
+pub(super) fn refused_remedy(db: &DbError) -> &'static str {
+    if lacks_a_name(db) {
+        return "a function that a CHECK, a generated column, a domain or an index of the table calls \
+                finds something only by the search_path of clients: ALTER FUNCTION ... SET search_path \
+                = ... on both sides, then start the run again; the server's log has the names \
+                (docs/errors/CUT0407.md)";
+    }
+    "make the definitions of the table equal on both sides (types, lengths, NOT NULL, CHECK, \
+     partitions, domains, enum labels), then start the run again; the server's log has the details"
+}
+
+/// Whether a function that is called for a row did not find what it names.
+pub(super) fn lacks_a_name(db: &DbError) -> bool {
+    let missing = ["42883", "42P01", "42704", "3F000"].contains(&db.code().code());
+    missing && db.where_().is_some()
+}
+
+pub(super) fn row_suppressed(table: &TableName, place: &Place) -> PortError {
+    PortError::definite(
+        ROW_REFUSED,
+        applying(table, place),
+        "this side does not accept a row: a trigger or rule suppressed an insert; nothing of the \
+         batch was written",
+        "set the triggers and rules of the table back to what is quiet for `cutover` (ENABLE TRIGGER, \
+         ENABLE RULE), then start the run again (docs/errors/CUT0407.md)",
     )
     .spoiling(table)
 }

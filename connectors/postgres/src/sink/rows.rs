@@ -174,11 +174,7 @@ async fn send(context: Context<'_>, cache: &Cache, ones: &[One<'_>]) -> Result<(
         match answer {
             Ok(1) => {}
             Ok(0) if matches!(one.key.1, Kind::InsertOne(_)) => {
-                return Err(refusal::row_refused(
-                    table,
-                    &place(),
-                    "a trigger or rule suppressed an insert".to_owned(),
-                ));
+                return Err(refusal::row_suppressed(table, &place()));
             }
             Ok(0) => return Err(refusal::row_missing(table, &place())),
             Ok(rows) => return Err(refusal::key_not_unique(table, &place(), rows)),
@@ -195,9 +191,7 @@ async fn send(context: Context<'_>, cache: &Cache, ones: &[One<'_>]) -> Result<(
                     c if is_about_encoding(c.code()) => {
                         refusal::not_convertible(table, &place(), db)
                     }
-                    _ if refusal::is_about_rows(db) => {
-                        refusal::row_refused(table, &place(), refusal::describe(db))
-                    }
+                    _ if refusal::is_about_rows(db) => refusal::row_refused(table, &place(), db),
                     _ => port_error(format!("writing table {table}"), error),
                 });
             }

@@ -123,6 +123,22 @@ on_each_server! {
         }
     }
 
+    /// Both sides are alike, so that making them alike does not help.
+    async fn a_function_that_finds_something_by_the_path_of_clients(server) {
+        for body in ["RETURN other(a)", "RETURN EXISTS (SELECT FROM t)"] {
+            let behind = format!(
+                "CREATE FUNCTION dst.other(a text) RETURNS bool LANGUAGE sql AS 'SELECT true';
+                 CREATE FUNCTION dst.asks(a text) RETURNS bool LANGUAGE plpgsql
+                   AS $$ BEGIN {body}; END $$;
+                 SET search_path = dst; ALTER TABLE t ADD CHECK (asks(a)); RESET search_path"
+            );
+            let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+            let error = refused(&mut world, &behind, &["INSERT INTO t VALUES (2, 'secret')"]).await;
+            assert_eq!(error.code(), Some("CUT0407"), "{error}");
+            assert!(error.remedy().unwrap().contains("ALTER FUNCTION"), "{error:?}");
+        }
+    }
+
     async fn a_truncate_that_a_foreign_key_forbids(server) {
         let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
         let behind = "CREATE TABLE dst.child (id int PRIMARY KEY, t int REFERENCES dst.t)";
