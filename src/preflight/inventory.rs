@@ -10,7 +10,7 @@ use cutover_core::model::{
 };
 
 use super::{
-    found,
+    around, found,
     words::{ident, list, number},
 };
 
@@ -37,7 +37,8 @@ pub(super) fn compare(
     findings.extend(by_bytes(blue, green, tables));
     findings.extend(read_otherwise(blue, green, tables));
     findings.extend(locale(blue, green));
-    findings.extend(settings(blue, green));
+    findings.extend(around::settings(blue, green));
+    findings.extend(around::rights(blue, green));
     findings.extend(extensions(blue, green));
     findings.extend(extension_versions(blue, green));
     findings.extend(roles(blue, green, creates));
@@ -237,34 +238,6 @@ fn locale(blue: &Inventory, green: &Inventory) -> Option<Finding> {
             format!("the rules by which text is sorted have version {g} on green and {b} on blue"),
             "indexes are built anew on green and need nothing; ranges of partitions and CHECK \
              constraints over text may mean something else",
-        )
-    })
-}
-
-/// `pg_dump` of one database leaves out what ALTER DATABASE and ALTER ROLE IN DATABASE set.
-fn settings(blue: &Inventory, green: &Inventory) -> Option<Finding> {
-    let names: Vec<&String> = blue
-        .settings
-        .iter()
-        .filter(|(name, digest)| green.settings.get(*name) != Some(digest))
-        .map(|(name, _)| name)
-        .collect();
-    (!names.is_empty()).then(|| {
-        found(
-            "CUT0191",
-            Severity::Warning,
-            Side::Green,
-            format!(
-                "{} of blue's database missing or different on green: {}",
-                number(names.len(), "setting"),
-                list(&names)
-            ),
-            format!(
-                "see them on blue with \\drds, and set them on green: ALTER DATABASE {} SET NAME = \
-                 VALUE; ALTER ROLE ROLE IN DATABASE {} SET NAME = VALUE;",
-                ident(&green.database),
-                ident(&green.database)
-            ),
         )
     })
 }

@@ -4,6 +4,7 @@
 //! can see, because it takes both sides to see it. Never stops at the first finding; a question
 //! without an answer is a finding too. Changes nothing, and knows no database by name.
 
+mod around;
 pub mod beside;
 mod collect;
 mod counters;

@@ -1,5 +1,7 @@
 //! Definitions from one server to another, as the role with the least rights.
 
+#[path = "schema/given.rs"]
+mod given;
 mod home;
 
 #[path = "schema/owed.rs"]
@@ -213,29 +215,6 @@ async fn a_selection_and_what_leads_out_of_it() {
     assert_eq!(names, ["Odd s.T x", "public.part_24", "public.part_rest"]);
     let tables = green.db.tables(&Selection::default()).await.unwrap();
     assert_eq!(tables[1].primary_key, ["id", "at"]);
-}
-
-/// Ordinary roles can make no foreign server: what an administrator made before is taken as it is.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn foreign_servers_that_are_there_stay_as_they_are() {
-    let servers = "CREATE FOREIGN DATA WRAPPER far; CREATE SERVER \"S one\" FOREIGN DATA WRAPPER far; \
-                   CREATE USER MAPPING FOR PUBLIC SERVER \"S one\"; \
-                   CREATE USER MAPPING FOR app SERVER \"S one\"; \
-                   GRANT USAGE ON FOREIGN SERVER \"S one\" TO app; \
-                   COMMENT ON SERVER \"S one\" IS 'far away'";
-    for (blue_server, green_server) in pairs().await {
-        let blue = Home::new(blue_server, "CREATE TABLE near (id int PRIMARY KEY)").await;
-        let green = Home::new(green_server, "SELECT 1").await;
-        let table = "SET ROLE app; CREATE FOREIGN TABLE away (id int) SERVER \"S one\"";
-        blue.root.batch_execute(&format!("{servers}; {table}")).await.unwrap();
-        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
-        let e = copy.before_rows(&Selection::default()).await.unwrap_err();
-        assert_eq!(e.code(), Some("CUT0305"), "{e}");
-        green.root.batch_execute(servers).await.unwrap();
-        copy.before_rows(&Selection::default()).await.unwrap();
-        copy.after_rows(&Selection::default(), 2, None, false).await.unwrap();
-        green.root.batch_execute("SELECT 'away'::regclass").await.unwrap();
-    }
 }
 
 /// Everything about keys and indexes.

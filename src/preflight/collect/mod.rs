@@ -85,6 +85,7 @@ pub async fn examine(inputs: &Inputs, scope: Scope) -> Report {
         owners: beside_tables.owners.clone(),
         owned_in: beside_tables.owned_in.clone(),
         schema_owners: beside_tables.schema_owners.clone(),
+        belongings: beside_tables.belongings.clone(),
         forced: beside_tables.forced.clone(),
         owns_writes: inputs.owner == side,
         resuming: inputs.resuming,

@@ -29,6 +29,10 @@ pub struct Inventory {
     /// Settings of the database itself and of roles in it: where and name, to a digest of the
     /// value. The value may be a secret.
     pub settings: BTreeMap<String, String>,
+    /// Settings of roles wherever they connect: role, to name, to a digest of the value.
+    pub role_settings: BTreeMap<String, BTreeMap<String, String>>,
+    /// What ordinary roles that can log in may do with the database, in the words of a grant.
+    pub database_rights: BTreeMap<String, Vec<String>>,
     /// Installed extensions.
     pub extensions: Vec<String>,
     /// Their versions.
@@ -43,6 +47,8 @@ pub struct Inventory {
     pub owned_in: Vec<(String, String)>,
     /// Owners of the selected schemas, by schema.
     pub schema_owners: BTreeMap<String, String>,
+    /// What the copy of definitions makes beside tables, and not every role may make.
+    pub belongings: Vec<Belonging>,
     /// Selected tables with row-level security that is forced on their owner.
     pub forced: Vec<TableName>,
     /// All roles.
@@ -55,4 +61,27 @@ pub struct Inventory {
     pub sequences: Vec<TableName>,
     /// Size of the database on disk in bytes.
     pub bytes: u64,
+}
+
+/// Something beside tables that belongs to a role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Belonging {
+    /// `FUNCTION`, `EVENT TRIGGER` and so on.
+    pub kind: String,
+    /// Its schema; `-` for things outside of any.
+    pub schema: String,
+    /// Its name, with the types of what it takes.
+    pub name: String,
+    /// Who owns it.
+    pub owner: String,
+    /// Only a superuser may make it, whoever owns it.
+    pub privileged: bool,
+}
+
+impl std::fmt::Display for Belonging {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let schema = if self.schema == "-" { "" } else { &self.schema };
+        let dot = if schema.is_empty() { "" } else { "." };
+        write!(f, "{} {schema}{dot}{} of {}", self.kind.to_lowercase(), self.name, self.owner)
+    }
 }

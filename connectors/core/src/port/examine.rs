@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::Result;
 use crate::model::{
     finding::{Finding, Scope},
+    inventory::Belonging,
     run::RunId,
     schema::{Table, TableName},
     selection::Selection,
@@ -32,6 +33,8 @@ pub struct Question {
     pub owned_in: Vec<(String, String)>,
     /// Owners of the schemas that the schema copy makes, as on blue, by schema.
     pub schema_owners: BTreeMap<String, String>,
+    /// What that copy makes beside tables, and not every role may make, as on blue.
+    pub belongings: Vec<Belonging>,
     /// Those tables on which row-level security is forced on blue, also for their owners.
     pub forced: Vec<TableName>,
     /// Whether clients' writes belong to this side now.

@@ -8,7 +8,7 @@ use cutover_core::{
 };
 use tokio_postgres::{Error, types::ToSql};
 
-use super::{USER_SCHEMA, definitions, in_one_view, selects_schema, sequences};
+use super::{USER_SCHEMA, belongings, definitions, in_one_view, selects_schema, sequences};
 use crate::connect::Session;
 
 /// Objects that an extension brought along.
@@ -22,6 +22,7 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
     let doing = "reading what the database has";
     in_one_view(session, doing, async {
         let schemas = schemas(session).await?;
+        let all = schemas.len();
         let schemas: Vec<String> =
             schemas.into_iter().filter(|s| selects_schema(selection, &tables, s)).collect();
         let (table_schemas, table_names): (Vec<&str>, Vec<&str>) =
@@ -32,6 +33,12 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         inventory.extension_versions =
             pairs(session, "SELECT extname::text, extversion FROM pg_extension").await?;
         inventory.settings = pairs(session, SETTINGS).await?;
+        for row in session.query(ROLE_SETTINGS, &[]).await? {
+            let of = inventory.role_settings.entry(row.get(0)).or_default();
+            of.insert(row.get(1), row.get(2));
+        }
+        let rights = session.query(DATABASE_RIGHTS, &[]).await?;
+        inventory.database_rights = rights.iter().map(|row| (row.get(0), row.get(1))).collect();
         (inventory.locale, inventory.locale_version) = locale(session).await?;
         inventory.available_extensions =
             texts(session, "SELECT DISTINCT name::text FROM pg_available_extensions", &[]).await?;
@@ -40,6 +47,15 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         let owned = session.query(OWNED_IN, &[&table_schemas, &table_names]).await?;
         inventory.owned_in = owned.iter().map(|row| (row.get(0), row.get(1))).collect();
         inventory.schema_owners = pairs_of(session, SCHEMA_OWNERS, &[&schemas]).await?;
+        let whole = schemas.len() == all;
+        inventory.belongings = belongings(session)
+            .await?
+            .into_iter()
+            .map(|made| made.what)
+            .filter(|it| if it.schema == "-" { whole } else { schemas.contains(&it.schema) })
+            // Who owns tables has to be one of ours in any case.
+            .filter(|it| it.privileged || !inventory.owners.contains(&it.owner))
+            .collect();
         inventory.forced = {
             let rows = session.query(FORCED, &[&table_schemas, &table_names]).await?;
             rows.iter().map(|r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1))).collect()
@@ -125,6 +141,22 @@ const SETTINGS: &str = "SELECT CASE WHEN s.setrole = 0 THEN '' \
                         LEFT JOIN pg_roles r ON r.oid = s.setrole \
                         WHERE d.datname = current_database() \
                           AND r.rolname IS DISTINCT FROM current_user";
+
+/// Settings of roles that may log in to this database, wherever they do, but for our own role's.
+const ROLE_SETTINGS: &str = "SELECT r.rolname::text, split_part(c.setting, '=', 1), \
+                                    encode(sha256(convert_to(c.setting, 'UTF8')), 'hex') \
+                             FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole \
+                             CROSS JOIN unnest(s.setconfig) c(setting) \
+                             WHERE s.setdatabase = 0 AND r.rolcanlogin \
+                               AND has_database_privilege(r.oid, current_database(), 'CONNECT') \
+                               AND r.rolname <> current_user";
+
+const DATABASE_RIGHTS: &str = "SELECT r.rolname::text, array_agg(p.name ORDER BY p.name) \
+                               FROM pg_roles r \
+                               CROSS JOIN (VALUES ('CONNECT'), ('CREATE'), ('TEMPORARY')) p(name) \
+                               WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname <> current_user \
+                                 AND has_database_privilege(r.oid, current_database(), p.name) \
+                               GROUP BY 1";
 
 /// Names of all schemas of users, sorted.
 pub(crate) async fn schemas(session: &Session) -> std::result::Result<Vec<String>, Error> {

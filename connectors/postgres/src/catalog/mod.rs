@@ -3,6 +3,7 @@
 //! A handful of queries over sets, never one per table, so that ten thousand tables take a second.
 //! Reads only; judges nothing (that is `checks`).
 
+mod belongings;
 mod inventory;
 mod sequences;
 mod since;
@@ -16,6 +17,7 @@ use cutover_core::{
     port::Result,
 };
 
+pub(crate) use belongings::{belongings, right_to_become};
 pub(crate) use inventory::{inventory, schemas};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
 pub(crate) use since::since;

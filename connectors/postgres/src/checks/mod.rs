@@ -107,6 +107,7 @@ const CHECKS: &[Check] = &[
     check!(rights::replication, START, Each),
     check!(rights::database, START),
     check!(rights::ownership, START),
+    check!(rights::belongings, START),
     check!(rights::tables, START),
     check!(rights::schemas, START),
     check!(rights::sequences, START),

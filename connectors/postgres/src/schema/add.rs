@@ -8,8 +8,8 @@ use cutover_core::{
 };
 
 use super::{
-    PgSchemaCopy, apply, owned_schemas,
-    script::{self, Entry, Section},
+    PgSchemaCopy, apply, entries_for, owned_schemas,
+    script::{Entry, Section},
 };
 use crate::{
     catalog,
@@ -49,7 +49,7 @@ impl PgSchemaCopy {
         let program = self.pg_dump(&blue, &green).await?;
         let sections = [Section::PreData, Section::PostData];
         let text = program.dump(&self.blue, &blue, &sections, &arguments).await?;
-        let said: Vec<Entry> = script::entries(&text).into_iter().filter(Entry::travels).collect();
+        let said = entries_for(&green, &text).await?;
         let types = new_types(&blue, &green, &missing).await?;
         let whose: Vec<Entry> = said.iter().chain(&types).cloned().collect();
         let schemas = owned_schemas(&blue, &whose).await?;
@@ -126,7 +126,7 @@ async fn new_types(blue: &Session, green: &Session, tables: &[&TableName]) -> Re
     let entry = |(new, _): (ddl::NewType, _)| {
         let text = format!("{};\n", new.statement?);
         let TableName { schema, name } = new.name;
-        Some(Entry { kind: "TYPE".into(), name, schema, text })
+        Some(Entry { kind: "TYPE".into(), name, schema, owner: String::new(), text })
     };
     Ok(missing.filter_map(entry).collect())
 }

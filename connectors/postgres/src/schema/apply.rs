@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::error::SqlState;
 
 use super::{
+    given::Given,
     owed,
     script::{Entry, Section},
 };
@@ -367,27 +368,10 @@ async fn open_entries<'a>(
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let given: HashSet<String> = green
-        .query(GIVEN, &[])
-        .await
-        .map_err(|e| port_error(format!("reading the foreign servers of {}", db.side), e))?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    let open =
-        |e: &&Entry| !e.is_schema() && !done.contains(&e.mark(section)) && !e.about_servers(&given);
+    let given = Given::read(db, green).await?;
+    let open = |e: &&Entry| !e.is_schema() && !done.contains(&e.mark(section)) && !given.has(e);
     Ok(entries.iter().filter(open).collect())
 }
-
-/// What there is of foreign servers, by the tags of a dump; what others own there with its grants.
-/// Ordinary roles may make none of it, so it may be there before us.
-const GIVEN: &str = "
-    SELECT 'SERVER ' || srvname FROM pg_foreign_server
-    UNION ALL SELECT 'FOREIGN DATA WRAPPER ' || fdwname FROM pg_foreign_data_wrapper
-    UNION ALL SELECT 'USER MAPPING ' || usename || ' SERVER ' || srvname FROM pg_user_mappings
-    UNION ALL SELECT 'FOREIGN SERVER ' || name
-      FROM pg_foreign_server CROSS JOIN unnest(ARRAY[srvname, quote_ident(srvname)]) AS name
-     WHERE NOT pg_has_role(srvowner, 'USAGE')";
 
 /// Something that the entry needs does not exist (yet).
 pub(super) fn is_too_early(e: &tokio_postgres::Error) -> bool {
@@ -422,10 +406,15 @@ pub(super) fn refused(doing: &str, label: &str, e: tokio_postgres::Error) -> Por
             | &SqlState::DUPLICATE_OBJECT
             | &SqlState::DUPLICATE_SCHEMA
             | &SqlState::DUPLICATE_FUNCTION,
-        ) => "green must be empty: drop the object there, or use `schema: provided`",
+        ) => {
+            "green must be empty: drop the object there, give it there to the owner that it has on \
+             blue, or use `schema: provided`"
+        }
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             "make our role a member of the owner (GRANT owner TO role), and let both create in the \
-             schema (GRANT USAGE, CREATE ON SCHEMA ... TO role, owner)"
+             schema (GRANT USAGE, CREATE ON SCHEMA ... TO role, owner); or let a superuser make it \
+             on green as it is on blue, with its grants, and start again: what others made there is \
+             left as it is (docs/errors/CUT0187.md)"
         }
         Some(&SqlState::UNDEFINED_OBJECT) => {
             "create what is missing on green (roles: CREATE ROLE ...; extensions: install their \

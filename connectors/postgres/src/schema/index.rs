@@ -166,6 +166,7 @@ fn in_two(entry: &Entry, index: &Index) -> Option<[Entry; 2]> {
             kind: "INDEX".into(),
             name: name.clone(),
             schema: entry.schema.clone(),
+            owner: entry.owner.clone(),
             text: format!("{definition};\n"),
         },
         Entry {
@@ -185,7 +186,13 @@ mod tests {
 
     fn entry(kind: &str, name: &str, text: &str) -> Entry {
         let text = format!("{text}\n");
-        Entry { kind: kind.into(), name: name.into(), schema: "s".into(), text }
+        Entry {
+            kind: kind.into(),
+            name: name.into(),
+            schema: "s".into(),
+            owner: String::new(),
+            text,
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - `script`: its text as entries. Pure.
 //! - `index`: in which order and how indexes are built.
 //! - `apply`: creating them on the target.
+//! - `given`: what others made there.
 //! - `owed`: foreign keys and unique indexes that wait for the stream.
 //! - `add`: tables that came into being during the run, all of them or none.
 //! - `align`: tables that are copied again and have changed since they were made.
@@ -18,6 +19,7 @@ mod add;
 mod after;
 mod align;
 mod apply;
+mod given;
 mod index;
 mod owed;
 mod program;
@@ -116,7 +118,7 @@ impl PgSchemaCopy {
             }
         }
         let text = program.dump(&self.blue, blue, &[section], &scope.arguments).await?;
-        Ok(script::entries(&text).into_iter().filter(Entry::travels).collect())
+        entries_for(green, &text).await
     }
 
     /// Foreign keys to tables that are not moved would fail hours later, after the rows.
@@ -233,6 +235,15 @@ impl SchemaCopy for PgSchemaCopy {
     async fn analyze(&self, workers: usize) -> Result<()> {
         after::analyze(&self.green, workers.max(1)).await
     }
+}
+
+/// The entries of a script as our role may make them: only a superuser may act as another who gave a
+/// right.
+async fn entries_for(green: &Session, script: &str) -> Result<Vec<Entry>> {
+    let failed = |e| port_error("reading what our role may do on green", e);
+    let superuser = given::is_superuser(green).await.map_err(failed)?;
+    let entries = script::entries(script).into_iter().filter(Entry::travels);
+    Ok(entries.map(|e| if superuser { e } else { e.given_by_owner() }).collect())
 }
 
 /// What `pg_dump` is told to leave out.

@@ -1,6 +1,6 @@
 //! The script that `pg_dump` writes, as entries. Pure.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 use cutover_core::model::schema::TableName;
 
@@ -32,6 +32,8 @@ pub(super) struct Entry {
     pub(super) name: String,
     /// Unquoted; `-` for things outside of any schema.
     pub(super) schema: String,
+    /// Unquoted; empty for what has none.
+    pub(super) owner: String,
     /// SQL, ends with a line break.
     pub(super) text: String,
 }
@@ -85,6 +87,18 @@ impl Entry {
         !fence && !event && !comment
     }
 
+    /// The same without acting as others who gave rights: the owner gives them.
+    pub(super) fn given_by_owner(mut self) -> Self {
+        let acts = |line: &str| {
+            line.starts_with("SET SESSION AUTHORIZATION ") || line == "RESET SESSION AUTHORIZATION;"
+        };
+        if self.kind == "ACL" && self.text.lines().any(acts) {
+            let own = self.text.lines().filter(|line| !acts(line));
+            self.text = own.flat_map(|line| [line, "\n"]).collect();
+        }
+        self
+    }
+
     /// Whether it makes a partition, or the index of one, a part of what it belongs to.
     pub(super) fn is_attachment(&self) -> bool {
         matches!(self.kind.as_str(), "TABLE ATTACH" | "INDEX ATTACH")
@@ -129,21 +143,6 @@ impl Entry {
     /// Whether it compares rows of two tables.
     pub(super) fn is_foreign_key(&self) -> bool {
         self.kind == "FK CONSTRAINT"
-    }
-
-    /// Whether it is about a foreign server, and among `given`.
-    pub(super) fn about_servers(&self, given: &HashSet<String>) -> bool {
-        match self.kind.as_str() {
-            "SERVER" | "FOREIGN DATA WRAPPER" => {
-                given.contains(&format!("{} {}", self.kind, self.name))
-            }
-            // A comment calls it otherwise than a grant.
-            "USER MAPPING" | "ACL" | "COMMENT" => match self.name.strip_prefix("SERVER ") {
-                Some(server) => given.contains(&format!("FOREIGN SERVER {server}")),
-                None => given.contains(&self.name),
-            },
-            _ => false,
-        }
     }
 
     /// Whether `schemas` makes it.
@@ -264,13 +263,16 @@ fn identifier(text: &str) -> Option<(String, &str)> {
 fn heading_of(line: &str) -> Option<Entry> {
     let rest = line.strip_prefix("-- Name: ")?;
     // From the right: names may hold anything but a line break.
-    let (rest, _owner) = rest.rsplit_once("; Owner: ")?;
+    let (rest, owner) = rest.rsplit_once("; Owner: ")?;
+    // A table space may follow.
+    let owner = owner.split_once("; ").map_or(owner, |(owner, _)| owner);
     let (rest, schema) = rest.rsplit_once("; Schema: ")?;
     let (name, kind) = rest.rsplit_once("; Type: ")?;
     Some(Entry {
         kind: kind.to_owned(),
         name: name.to_owned(),
         schema: schema.to_owned(),
+        owner: owner.to_owned(),
         text: String::new(),
     })
 }
@@ -300,6 +302,7 @@ mod tests {
             kind: kind.into(),
             name: name.into(),
             schema: "s".into(),
+            owner: "app".into(),
             text: text.into(),
         };
         for (text, want) in [
@@ -408,6 +411,17 @@ GRANT USAGE ON SCHEMA own TO other;
         let travels: Vec<bool> = entries.iter().map(Entry::travels).collect();
         assert_eq!(travels, [true, true, false, false, true]);
         assert_eq!(entries[4].text.lines().last(), Some("GRANT USAGE ON SCHEMA own TO other;"));
+    }
+
+    #[test]
+    fn rights_that_others_gave() {
+        let mut acl = entries(SCRIPT).remove(4);
+        acl.text = "GRANT a;\nSET SESSION AUTHORIZATION \"Lead\";\nGRANT b;\n\
+                    RESET SESSION AUTHORIZATION;\n"
+            .into();
+        let other = Entry { kind: "FUNCTION".into(), ..acl.clone() };
+        assert_eq!(other.clone().given_by_owner(), other);
+        assert_eq!(acl.given_by_owner().text, "GRANT a;\nGRANT b;\n");
     }
 
     #[test]

@@ -128,6 +128,7 @@ async fn move_stops(w: &World) -> Vec<String> {
         owners: Vec::new(),
         owned_in: Vec::new(),
         schema_owners: Default::default(),
+        belongings: Vec::new(),
         forced: Vec::new(),
         owns_writes: true,
         resuming: true,

@@ -130,6 +130,7 @@ async fn examined(database: &Database, tables: &[Table], resuming: bool) {
             owners: vec!["shop_owner".into()],
             owned_in: ["app", "public"].map(|s| (s.to_owned(), "shop_owner".to_owned())).into(),
             schema_owners: Default::default(),
+            belongings: Vec::new(),
             forced: Vec::new(),
             owns_writes: database.side() == Side::Blue,
             resuming,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use cutover_core::{
     model::{
         finding::Finding,
+        inventory::Belonging,
         schema::{Table, TableName},
         side::Side,
     },
@@ -143,6 +144,15 @@ async fn what_the_copy_will_make_here_is_looked_at_before() {
             .map(|(s, o)| (s.into(), o.into()))
             .into();
         question.forced.push(TableName::new("half", "later"));
+        question.belongings = [("FUNCTION", "half", "f(integer)"), ("EVENT TRIGGER", "-", "watch")]
+            .map(|(kind, schema, name)| Belonging {
+                kind: kind.into(),
+                schema: schema.into(),
+                name: name.into(),
+                owner: root.clone(),
+                privileged: schema == "-",
+            })
+            .into();
         let database = place.as_mover(Side::Green);
         let findings = database.examine(&question).await.unwrap();
         let says = |code: &str, what: &str| {
@@ -153,11 +163,17 @@ async fn what_the_copy_will_make_here_is_looked_at_before() {
         says("CUT0119", "lacks USAGE on 2 schemas: app, half");
         says("CUT0119", "may not make some in their schema: app in half");
         says("CUT0124", "on 1 table: half.later");
+        let both = format!("function half.f(integer) of {root}, event trigger watch of {root}");
+        says("CUT0187", &both);
+        // What is there already is nobody's trouble.
+        place.sql("CREATE FUNCTION half.f(int) RETURNS int LANGUAGE sql AS 'SELECT 1'").await;
         for finding in findings.iter().filter(|f| pastable(f)) {
             place.follow(finding).await;
         }
         let findings = database.examine(&question).await.unwrap();
         assert_eq!(errors(&findings), Vec::<&Finding>::new(), "{}", install.major);
+        let left = findings.iter().find(|f| f.code == "CUT0187").unwrap();
+        assert!(left.what.ends_with(&format!("there: event trigger watch of {root}")), "{left:?}");
         // Once the run has made its tables, they themselves are looked at.
         place.sql("ALTER ROLE \"Mover\" NOBYPASSRLS").await;
         question.resuming = true;

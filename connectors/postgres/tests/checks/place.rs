@@ -131,6 +131,7 @@ impl Place {
             owners: vec!["app".into()],
             owned_in: Vec::new(),
             schema_owners: Default::default(),
+            belongings: Vec::new(),
             forced: Vec::new(),
             owns_writes: side == Side::Blue,
             resuming: false,

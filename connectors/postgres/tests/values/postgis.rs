@@ -113,6 +113,7 @@ async fn geometry_travels_where_postgis_is_installed() {
             owners: Vec::new(),
             owned_in: Vec::new(),
             schema_owners: Default::default(),
+            belongings: Vec::new(),
             forced: Vec::new(),
             owns_writes: true,
             resuming: false,

@@ -2,6 +2,7 @@
 //!
 //! `docs/GRANTS.md` has all of them together. A superuser passes every check here.
 
+pub(super) mod belongings;
 pub(super) mod database;
 pub(super) mod origins;
 pub(super) mod ownership;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{Answer, facts::Context, facts::Relation, found::*};
-use crate::sql;
+use crate::{catalog, sql};
 
 /// An owner whose rights we lack.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,8 +69,7 @@ async fn of_blue(
     let of_schemas = schemas.iter().filter_map(|schema| question.schema_owners.get(schema));
     let names: BTreeSet<&String> = question.owners.iter().chain(of_schemas).collect();
     let names: Vec<&String> = names.into_iter().collect();
-    // Since 16 a membership may come without the right to become the role.
-    let right = if context.version() >= 160_000 { "SET" } else { "MEMBER" };
+    let right = catalog::right_to_become(context.version());
     let rows = context
         .session
         .query(

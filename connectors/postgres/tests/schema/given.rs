@@ -1,0 +1,104 @@
+//! What others than our role have to make on green.
+
+use cutover_core::{model::selection::Selection, port::schema::SchemaCopy};
+use cutover_postgres::schema::PgSchemaCopy;
+
+use crate::{green_of, home::Home, pairs};
+
+/// Ordinary roles can make no foreign server: what an administrator made before is taken as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_servers_that_are_there_stay_as_they_are() {
+    let servers = "CREATE FOREIGN DATA WRAPPER far; CREATE SERVER \"S one\" FOREIGN DATA WRAPPER far; \
+                   CREATE USER MAPPING FOR PUBLIC SERVER \"S one\"; \
+                   CREATE USER MAPPING FOR app SERVER \"S one\"; \
+                   GRANT USAGE ON FOREIGN SERVER \"S one\" TO app; \
+                   COMMENT ON SERVER \"S one\" IS 'far away'";
+    for (blue_server, green_server) in pairs().await {
+        let blue = Home::new(blue_server, "CREATE TABLE near (id int PRIMARY KEY)").await;
+        let green = Home::new(green_server, "SELECT 1").await;
+        let table = "SET ROLE app; CREATE FOREIGN TABLE away (id int) SERVER \"S one\"";
+        blue.root.batch_execute(&format!("{servers}; {table}")).await.unwrap();
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        let e = copy.before_rows(&Selection::default()).await.unwrap_err();
+        assert_eq!(e.code(), Some("CUT0305"), "{e}");
+        green.root.batch_execute(servers).await.unwrap();
+        copy.before_rows(&Selection::default()).await.unwrap();
+        copy.after_rows(&Selection::default(), 2, None, false).await.unwrap();
+        green.root.batch_execute("SELECT 'away'::regclass").await.unwrap();
+    }
+}
+
+/// Made by a superuser, in the order in which the copy comes to them; the second half comes after the
+/// rows.
+const OF_OTHERS: [&[&str]; 2] = [
+    &[
+        "CREATE FUNCTION \"Auth\"(who text, n timestamp) RETURNS text LANGUAGE sql SECURITY DEFINER \
+         AS 'SELECT rolpassword FROM pg_authid WHERE rolname = who'; \
+         REVOKE ALL ON FUNCTION \"Auth\" FROM PUBLIC; GRANT EXECUTE ON FUNCTION \"Auth\" TO app; \
+         COMMENT ON FUNCTION \"Auth\" IS 'for the pooler'",
+        "CREATE FUNCTION watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        "CREATE SEQUENCE of_others; GRANT USAGE ON SEQUENCE of_others TO app",
+        "CREATE VIEW seen AS SELECT id FROM users; GRANT SELECT ON seen TO app; \
+         COMMENT ON COLUMN seen.id IS 'all of them'",
+    ],
+    &[
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO app",
+        "CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION watch()",
+    ],
+];
+
+/// It was "already there", and the copy stopped again, whatever anybody did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_made_stays_as_it_is() {
+    for (blue_server, green_server) in pairs().await {
+        let users = "CREATE TABLE users (id int PRIMARY KEY)";
+        let blue = Home::new(blue_server, users).await;
+        let green = Home::new(green_server, "SELECT 1").await;
+        for text in OF_OTHERS.concat() {
+            blue.root.batch_execute(text).await.unwrap();
+        }
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        let all = Selection::default();
+        for (half, texts) in OF_OTHERS.iter().enumerate() {
+            for text in *texts {
+                let copied = match half {
+                    0 => copy.before_rows(&all).await,
+                    _ => copy.after_rows(&all, 2, None, false).await,
+                };
+                let e = copied.expect_err(text);
+                assert_eq!(e.code(), Some("CUT0305"), "{e}");
+                assert_eq!(e.code(), Some("CUT0305"), "{e}");
+                assert!(e.remedy().unwrap().contains("as it is on blue"), "{e:?}");
+                green.root.batch_execute(text).await.unwrap();
+            }
+            match half {
+                0 => copy.before_rows(&all).await.unwrap(),
+                _ => copy.after_rows(&all, 2, None, false).await.unwrap(),
+            }
+        }
+    }
+}
+
+/// Only a superuser may act as whoever gave a right: the owner gives it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_others_gave_arrive() {
+    for (blue_server, green_server) in pairs().await {
+        for server in [blue_server, green_server] {
+            // On one server twice.
+            for role in ["lead", "deputy"] {
+                server.execute("postgres", &format!("CREATE ROLE {role}")).await.ok();
+            }
+        }
+        let users = "CREATE TABLE users (id int PRIMARY KEY, v int); GRANT USAGE ON SCHEMA public TO \
+                     lead; GRANT SELECT, UPDATE (v) ON users TO lead WITH GRANT OPTION";
+        let blue = Home::new(blue_server, users).await;
+        let by_lead = "SET ROLE lead; GRANT SELECT, UPDATE (v) ON users TO deputy";
+        blue.root.batch_execute(by_lead).await.unwrap();
+        let green = Home::new(green_server, "SELECT 1").await;
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        copy.before_rows(&Selection::default()).await.unwrap();
+        let given = "SELECT has_table_privilege('deputy', 'users', 'SELECT') \
+                     AND has_column_privilege('deputy', 'users', 'v', 'UPDATE')";
+        assert!(green.root.query_one(given, &[]).await.unwrap().get::<_, bool>(0));
+    }
+}
