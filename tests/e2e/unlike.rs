@@ -70,6 +70,7 @@ const DATABASES: [&[(&str, &str)]; 2] = [
 
 /// Of our role in them.
 const ROLE: &[(&str, &str)] = &[
+    ("role", "shop"),
     ("statement_timeout", "1ms"),
     ("lock_timeout", "1ms"),
     ("idle_in_transaction_session_timeout", "1ms"),

@@ -15,6 +15,8 @@ use crate::{database::Database, sql};
 /// Settings of every session of ours, replication included, whatever role, database or server
 /// say. They decide how values are rendered, so both sides must agree to the letter.
 const PINNED: &[(&str, &str)] = &[
+    // We are who logged in: rights are judged, and sessions known, by that name.
+    ("role", "none"),
     ("search_path", ""),
     ("DateStyle", "ISO,YMD"),
     ("IntervalStyle", "postgres"),
