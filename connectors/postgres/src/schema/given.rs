@@ -19,6 +19,8 @@ pub(super) struct Given {
     servers: HashSet<String>,
     /// Schema, and kind with name, as entries, grants and comments call them.
     made: HashSet<(String, String)>,
+    /// Schemas of others: what is said of them is theirs.
+    schemas: HashSet<String>,
 }
 
 /// Whether our role may do everything.
@@ -34,6 +36,8 @@ impl Given {
         let superuser = is_superuser(green).await.map_err(failed)?;
         let servers = green.query(SERVERS, &[]).await.map_err(failed)?;
         given.servers = servers.iter().map(|row| row.get(0)).collect();
+        let schemas = green.query(SCHEMAS, &[]).await.map_err(failed)?;
+        given.schemas = schemas.iter().map(|row| row.get(0)).collect();
         for made in catalog::belongings(green).await.map_err(failed)? {
             if !made.ours || made.what.privileged && !superuser {
                 given.add(&made.what, &made.quoted);
@@ -62,6 +66,9 @@ impl Given {
 
     /// Whether the entry is about something that is there already, and no matter of ours.
     pub(super) fn has(&self, entry: &Entry) -> bool {
+        if entry.kind == "COMMENT" && self.schemas.contains(&entry.name) {
+            return true;
+        }
         let called = match entry.kind.as_str() {
             "ACL" | "COMMENT" | "SECURITY LABEL" => match entry.name.strip_prefix("COLUMN ") {
                 // Of a view or the like: tables are made by us.
@@ -94,6 +101,11 @@ const SERVERS: &str = "
     UNION ALL SELECT 'FOREIGN SERVER ' || name
       FROM pg_foreign_server CROSS JOIN unnest(ARRAY[srvname, quote_ident(srvname)]) AS name
      WHERE NOT pg_has_role(srvowner, 'USAGE')";
+
+/// Schemas that others own, as comments call them.
+const SCHEMAS: &str = "
+    SELECT 'SCHEMA ' || name FROM pg_namespace CROSS JOIN unnest(ARRAY[nspname, quote_ident(nspname)])
+        AS name WHERE NOT pg_has_role(nspowner, 'USAGE')";
 
 /// Whether it is about a foreign server, and among `given`.
 fn about_servers(entry: &Entry, given: &HashSet<String>) -> bool {

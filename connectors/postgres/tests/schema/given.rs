@@ -54,6 +54,9 @@ async fn what_others_made_stays_as_it_is() {
         let users = "CREATE TABLE users (id int PRIMARY KEY)";
         let blue = Home::new(blue_server, users).await;
         let green = Home::new(green_server, "SELECT 1").await;
+        blue.root.batch_execute("CREATE SCHEMA \"Their own\"").await.unwrap();
+        blue.root.batch_execute("COMMENT ON SCHEMA \"Their own\" IS 'x'").await.unwrap();
+        green.root.batch_execute("CREATE SCHEMA \"Their own\"").await.unwrap();
         for text in OF_OTHERS.concat() {
             blue.root.batch_execute(text).await.unwrap();
         }
