@@ -89,6 +89,9 @@ const PER_ROW: f64 = 0.2;
 /// Comparing one MiB of a table as a whole, in milliseconds; on the careful side.
 const PER_MIB: f64 = 16.0;
 
+/// The part that is the clients'.
+const OPEN: &str = "open transactions";
+
 /// Bytes of tables that are compared as a whole within `time`, on the careful side.
 #[must_use]
 pub fn compared_within(time: Duration) -> u64 {
@@ -136,7 +139,7 @@ pub fn estimate(measured: &Measured) -> Estimate {
     part("pause", 2.0 * switch, format!("2 round trips, {n} switches at once"));
     if !blocking.is_empty() {
         // A transaction that has lasted so long is expected to last as long again.
-        part("open transactions", oldest, format!("{} that write, the oldest", blocking.len()));
+        part(OPEN, oldest, format!("{} that write, the oldest", blocking.len()));
     }
     if let Some(prepared) = blocking.iter().find(|t| t.is_forgotten()) {
         known(&format!("end of the prepared transaction {}", prepared.who), None);
@@ -179,7 +182,8 @@ pub fn estimate(measured: &Measured) -> Estimate {
     part("unfence", target, "1 round trip".into());
     part("point", 2.0 * switch, format!("2 round trips, {n} switches at once"));
 
-    let sum: f64 = parts.iter().map(|p| p.ms).sum();
+    // How long others keep their transactions open, no pause of ours tells.
+    let sum: f64 = parts.iter().filter(|p| p.name != OPEN).map(|p| p.ms).sum();
     if let Some(factor) = experience(&measured.history) {
         parts.push(Part {
             name: "experience".into(),
@@ -346,5 +350,10 @@ mod tests {
             let e = estimate(&Measured { history, ..measured() });
             assert!((e.ms - 36.45 * factor).abs() < 1e-6, "{} {factor}", e.ms);
         }
+        // What clients still do takes as long as it takes.
+        let slow = Measured { history: vec![(10.0, 20.0)], ..measured() };
+        let waits = Measured { open: vec![open(0.2, true, false)], ..slow.clone() };
+        let more = estimate(&waits).ms - estimate(&slow).ms;
+        assert!((more - 200.0).abs() < 1e-6, "{more}");
     }
 }
