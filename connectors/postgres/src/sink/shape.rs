@@ -1,6 +1,8 @@
 //! Where the columns of a streamed table go: target tables, and the map from one to the other.
 //! Pure.
 
+use std::{collections::HashSet, sync::Arc};
+
 use cutover_core::{
     model::{
         event::Relation,
@@ -28,21 +30,36 @@ pub(super) struct Target {
     pub(super) late_key: bool,
 }
 
+/// Texts that many columns have in common are there once: of ten thousand tables all are described.
+#[derive(Debug, Default)]
+pub(super) struct Texts(HashSet<Arc<str>>);
+
+impl Texts {
+    fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = text.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+}
+
 /// A column of a [`Target`].
 #[derive(Debug, Clone)]
 pub(super) struct TargetColumn {
-    pub(super) name: String,
-    pub(super) quoted: String,
+    pub(super) name: Arc<str>,
+    pub(super) quoted: Arc<str>,
     /// What stands behind `::` where a value is written.
-    pub(super) cast: String,
+    pub(super) cast: Arc<str>,
     /// What stands behind `::` where a value is looked for: a domain may refuse one that is there.
-    pub(super) found_as: String,
+    pub(super) found_as: Arc<str>,
     /// How its values travel in arrays.
     pub(super) wire: Wire,
     /// Equality of the type as an operator, when every two values of the type can be compared.
-    pub(super) equality: Option<String>,
+    pub(super) equality: Option<Arc<str>>,
     /// What stands behind both sides of a comparison: nothing, or a cast.
-    pub(super) compared_as: String,
+    pub(super) compared_as: Arc<str>,
     pub(super) identity_always: bool,
     pub(super) generated: bool,
     /// Values that are there may break a constraint of its domain.
@@ -50,10 +67,10 @@ pub(super) struct TargetColumn {
 }
 
 impl TargetColumn {
-    fn new(column: &Column, facts: &Facts) -> Self {
+    fn new<'f>(column: &Column, facts: &'f Facts, texts: &mut Texts) -> Self {
         let name = &column.name;
-        let among = |all: &[(String, String)]| {
-            all.iter().find(|(known, _)| known == name).map(|(_, what)| what.clone())
+        let among = |all: &'f [(String, String)]| {
+            all.iter().find(|(known, _)| known == name).map(|(_, what)| what.as_str())
         };
         let cast = |of: &str| match facts.by_input.contains(name) {
             true => format!("pg_catalog.bpchar::{of}"),
@@ -61,13 +78,14 @@ impl TargetColumn {
         };
         let below = among(&facts.unproven);
         Self {
-            name: name.clone(),
-            quoted: sql::ident(name),
-            cast: cast(&column.base_type),
-            found_as: cast(below.as_deref().unwrap_or(&column.base_type)),
+            name: texts.share(name),
+            quoted: texts.share(&sql::ident(name)),
+            cast: texts.share(&cast(&column.base_type)),
+            found_as: texts.share(&cast(below.unwrap_or(&column.base_type))),
             wire: Wire::of(&column.base_type),
-            equality: among(&facts.equality),
-            compared_as: among(&facts.compared_as).map(|of| format!("::{of}")).unwrap_or_default(),
+            equality: among(&facts.equality).map(|operator| texts.share(operator)),
+            compared_as: texts
+                .share(&among(&facts.compared_as).map(|of| format!("::{of}")).unwrap_or_default()),
             identity_always: column.identity == Identity::Always,
             generated: column.generated != Generated::No,
             unproven: below.is_some(),
@@ -92,9 +110,9 @@ pub(super) struct Facts {
 }
 
 impl Target {
-    pub(super) fn new(table: &Table, facts: &Facts) -> Self {
+    pub(super) fn new(table: &Table, facts: &Facts, texts: &mut Texts) -> Self {
         let columns: Vec<TargetColumn> =
-            table.columns.iter().map(|c| TargetColumn::new(c, facts)).collect();
+            table.columns.iter().map(|c| TargetColumn::new(c, facts, texts)).collect();
         let quoted = sql::table(&table.name);
         let key: Option<Vec<u16>> = table.key().iter().map(|name| find(&columns, name)).collect();
         Self {
@@ -201,7 +219,7 @@ fn keys(relation: &Relation) -> impl Iterator<Item = &str> {
 }
 
 fn find(columns: &[TargetColumn], name: &str) -> Option<u16> {
-    columns.iter().position(|c| c.name == name).and_then(|at| u16::try_from(at).ok())
+    columns.iter().position(|c| *c.name == *name).and_then(|at| u16::try_from(at).ok())
 }
 
 #[cfg(test)]
@@ -258,7 +276,7 @@ pub(super) mod tests {
         };
         let equality =
             table.columns.iter().map(|c| (c.name.clone(), "pg_catalog.=".into())).collect();
-        Target::new(&table, &Facts { equality, ..Facts::default() })
+        Target::new(&table, &Facts { equality, ..Facts::default() }, &mut Texts::default())
     }
 
     #[test]

@@ -290,7 +290,7 @@ fn text(index: usize) -> String {
 }
 
 fn list(target: &Target, columns: &[u16]) -> String {
-    let names: Vec<&str> = columns.iter().map(|c| target.column(*c).quoted.as_str()).collect();
+    let names: Vec<&str> = columns.iter().map(|c| &*target.column(*c).quoted).collect();
     names.join(", ")
 }
 
