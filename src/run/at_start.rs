@@ -14,7 +14,7 @@ use crate::stream::Definitions;
 pub(super) struct AtStart {
     primary: Arc<dyn Primary>,
     selection: Selection,
-    known: BTreeMap<String, String>,
+    known: Arc<BTreeMap<String, String>>,
 }
 
 impl AtStart {
@@ -22,7 +22,7 @@ impl AtStart {
     pub(super) fn new(
         primary: Arc<dyn Primary>,
         selection: Selection,
-        known: BTreeMap<String, String>,
+        known: Arc<BTreeMap<String, String>>,
     ) -> Self {
         Self { primary, selection, known }
     }

@@ -233,7 +233,7 @@ impl Live {
                 return Ok(());
             }
         };
-        if definitions != *self.book.standing().definitions(Side::Green) {
+        if definitions != **self.book.standing().definitions(Side::Green) {
             self.book.note(fact::Fact::Redefined { of: Side::Green, definitions })?;
         }
         Ok(())

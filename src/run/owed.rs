@@ -18,6 +18,35 @@ use cutover_core::{
 use super::fact::{Carried, Views};
 use crate::copy::Job;
 
+/// Tables, each once, and since when they are followed. Most targets have one, so it is no map.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources(Vec<(TableName, String)>);
+
+impl Sources {
+    fn place(&self, table: &TableName) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(table))
+    }
+
+    fn since(&self, table: &TableName) -> Option<&String> {
+        self.place(table).ok().map(|at| &self.0[at].1)
+    }
+
+    /// Puts it in the place of what was known of the table.
+    pub fn insert(&mut self, table: TableName, since: String) {
+        match self.place(&table) {
+            Ok(at) => self.0[at].1 = since,
+            Err(at) => self.0.insert(at, (table, since)),
+        }
+    }
+}
+
+impl FromIterator<(TableName, String)> for Sources {
+    fn from_iter<T: IntoIterator<Item = (TableName, String)>>(all: T) -> Self {
+        let sorted: BTreeMap<TableName, String> = all.into_iter().collect();
+        Self(sorted.into_iter().collect())
+    }
+}
+
 /// What a target holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
@@ -27,7 +56,7 @@ pub struct Held {
     pub views: Option<Views>,
     /// Its sources, and since when they are followed; `None`: those that it had when an earlier
     /// version copied it.
-    pub sources: Option<BTreeMap<TableName, String>>,
+    pub sources: Option<Sources>,
     /// It was written by a copy while its own side was followed already.
     pub late: bool,
 }
@@ -36,11 +65,11 @@ impl Held {
     /// Not what it should hold.
     #[must_use]
     pub fn outdated() -> Self {
-        Self { sources: Some(BTreeMap::new()), ..Self::default() }
+        Self { sources: Some(Sources::default()), ..Self::default() }
     }
 
     fn is_outdated(&self) -> bool {
-        self.sources.as_ref().is_some_and(BTreeMap::is_empty)
+        self.sources.as_ref().is_some_and(|sources| sources.0.is_empty())
     }
 }
 
@@ -110,11 +139,11 @@ impl Copies {
     fn hold(&self, job: &Job, since: &Since) -> bool {
         let Some(held) = self.targets.get(&job.target.name) else { return false };
         let Some(sources) = &held.sources else { return true };
-        sources.len() == job.sources.len()
+        sources.0.len() == job.sources.len()
             && job
                 .sources
                 .iter()
-                .all(|s| since.get(&s.name).is_some_and(|now| sources.get(&s.name) == Some(now)))
+                .all(|s| since.get(&s.name).is_some_and(|now| sources.since(&s.name) == Some(now)))
     }
 
     /// Whether what a table is carried with was carried when something was copied already: whoever
@@ -126,14 +155,15 @@ impl Copies {
     }
 
     fn sinces(&self) -> impl Iterator<Item = &String> {
-        self.targets.values().filter_map(|held| held.sources.as_ref()).flat_map(BTreeMap::values)
+        let sources = self.targets.values().filter_map(|held| held.sources.as_ref());
+        sources.flat_map(|sources| sources.0.iter().map(|(_, since)| since))
     }
 
     /// Whether a target is known to have this source.
     #[must_use]
     pub fn has(&self, target: &TableName, source: &TableName) -> bool {
         self.targets.get(target).is_some_and(|held| {
-            held.sources.as_ref().is_none_or(|sources| sources.contains_key(source))
+            held.sources.as_ref().is_none_or(|sources| sources.since(source).is_some())
         })
     }
 
@@ -223,7 +253,7 @@ mod tests {
     fn table(n: &str, root: Option<&str>) -> Table {
         Table {
             name: name(n),
-            columns: Vec::new(),
+            columns: Default::default(),
             identity: RowIdentity::Nothing,
             primary_key: Vec::new(),
             root: root.map(name),

@@ -192,8 +192,8 @@ impl Preparation {
         let [from_blue, from_green] = strays;
         let mut mapping = mapping;
         // Their rows have no place yet: the stream says so when they come.
-        mapping.forward.retain(|route| !from_blue.contains(&route.source));
-        mapping.back.retain(|route| !from_green.contains(&route.source));
+        Arc::make_mut(&mut mapping.forward).retain(|route| !from_blue.contains(&route.source));
+        Arc::make_mut(&mut mapping.back).retain(|route| !from_green.contains(&route.source));
         Ok(Prepared { mapping, handover, definitions, told: [told, back_told] })
     }
 
@@ -409,7 +409,7 @@ impl Preparation {
         told: bool,
     ) -> Result<(), RunError> {
         let now = self.ports.blue.primary.fingerprint(&self.selection).await?;
-        if now == *self.book.standing().definitions(Side::Blue) {
+        if now == **self.book.standing().definitions(Side::Blue) {
             return Ok(());
         }
         let mut findings = preflight::compare_tables(blue, green, Side::Green, false);
@@ -438,7 +438,7 @@ impl Preparation {
         let known = standing.definitions(Side::Green);
         let is_new = |t: &&Table| known.get(&t.name.to_string()) != now.get(&t.name.to_string());
         let changed: Vec<Table> = green.iter().filter(is_new).cloned().collect();
-        if now == known || standing.owner == Side::Green && !fit(&changed, blue) {
+        if *now == **known || standing.owner == Side::Green && !fit(&changed, blue) {
             return Ok(());
         }
         self.book.note(Fact::Redefined { of: Side::Green, definitions: now.clone() })?;
@@ -536,9 +536,9 @@ pub fn inputs(
     };
     let mut began = BTreeMap::new();
     if standing.start.is_some() {
-        began.insert(Side::Blue, standing.definitions(Side::Blue).clone());
+        began.insert(Side::Blue, Arc::clone(standing.definitions(Side::Blue)));
         if standing.owner == Side::Green {
-            began.insert(Side::Green, standing.definitions(Side::Green).clone());
+            began.insert(Side::Green, Arc::clone(standing.definitions(Side::Green)));
         }
     }
     preflight::Inputs {

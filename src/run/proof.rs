@@ -140,7 +140,7 @@ impl Proof {
         pause: Duration,
         kept: Kept,
     ) -> Self {
-        let pairs = Arc::new(mapping.pairs.clone());
+        let pairs = Arc::clone(&mapping.pairs);
         let ledger = Arc::new(Ledger::new(&pairs, budget));
         let recent = Recent {
             pairs: Arc::clone(&pairs),

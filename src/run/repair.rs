@@ -98,7 +98,7 @@ impl Live {
         let now = here.primary.fingerprint(&self.selection).await?;
         let blue = owner == Side::Blue;
         // Where no stream tells of them, all changes of blue have to be on green.
-        let all = blue && !self.told[0] && now != *self.book.standing().definitions(owner);
+        let all = blue && !self.told[0] && now != **self.book.standing().definitions(owner);
         let makes = blue && self.policy == Policy::Apply;
         let targets = Counterparts::new(&to);
         let looked: Vec<Table> = from

@@ -363,11 +363,13 @@ fn connect(
         shapes: shapes(&mapping.pairs, &prepared.definitions, &standing),
     };
     let [of_blue, of_green] = prepared.definitions;
+    let of_blue = standing.shared(Side::Blue, of_blue);
+    let of_green = standing.shared(Side::Green, of_green);
     let proof = Proof::new(p.ports.clone(), Arc::clone(&mapping), LEDGER_BYTES, pause, kept);
     let proof = Arc::new(proof);
     let owner = standing.owner;
     let routed: HashSet<&TableName> =
-        mapping.forward.iter().chain(&mapping.back).map(|route| &route.source).collect();
+        mapping.forward.iter().chain(&*mapping.back).map(|route| &route.source).collect();
     let given_up: Vec<TableName> =
         unfollowed.iter().filter(|table| !routed.contains(table)).cloned().collect();
     let mut pipes = Vec::new();
@@ -383,7 +385,7 @@ fn connect(
                 from,
                 source: Arc::clone(&p.ports.side(from).source),
                 sink: Arc::clone(&p.ports.side(from.other()).sink),
-                routes: routes.clone(),
+                routes: Arc::clone(routes),
                 start: start.clone(),
                 selection: p.selection.clone(),
                 handover,

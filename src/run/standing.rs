@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use cutover_core::model::{position::Position, schema::TableName, side::Side};
+use cutover_core::model::{position::Position, side::Side};
 use serde::{Deserialize, Serialize};
 
 use super::{
     fact::{Carried, Fact},
-    owed::{Copies, Cut, Held},
+    owed::{Copies, Cut, Held, Sources},
 };
 use crate::preflight::beside::Objects;
 
@@ -59,7 +59,7 @@ pub struct Standing {
     pub start: Option<Position>,
     /// Definitions of blue and of green that both sides agree on: blue's when capture began, green's
     /// when clients were last sent there.
-    definitions: [BTreeMap<String, String>; 2],
+    definitions: [Arc<BTreeMap<String, String>>; 2],
     /// What blue and green had beside tables when both were last alike; `None` in journals of
     /// earlier versions.
     pub beside: [Option<Objects>; 2],
@@ -130,10 +130,10 @@ impl Standing {
             Fact::Resumed { .. } => {}
             Fact::Captured { start, definitions, .. } => {
                 self.start = Some(start.clone());
-                self.definitions[0].clone_from(definitions);
+                self.definitions[0] = Arc::new(definitions.clone());
             }
             Fact::Redefined { of, definitions } => {
-                self.definitions[of.index()].clone_from(definitions);
+                self.definitions[of.index()] = Arc::new(definitions.clone());
             }
             Fact::Beside { of, objects } => {
                 self.beside[of.index()] = Some(Arc::new(objects.clone()));
@@ -231,8 +231,15 @@ impl Standing {
 
     /// Definitions of this side that the other agrees with.
     #[must_use]
-    pub fn definitions(&self, of: Side) -> &BTreeMap<String, String> {
+    pub fn definitions(&self, of: Side) -> &Arc<BTreeMap<String, String>> {
         &self.definitions[of.index()]
+    }
+
+    /// These definitions; shared where they are those.
+    #[must_use]
+    pub fn shared(&self, of: Side, now: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
+        let known = self.definitions(of);
+        if now == **known { Arc::clone(known) } else { Arc::new(now) }
     }
 
     /// A place in this side's own log behind all definitions and rows that it was given.
@@ -271,13 +278,15 @@ impl Standing {
     }
 }
 
-fn carried(sources: &[Carried]) -> BTreeMap<TableName, String> {
+fn carried(sources: &[Carried]) -> Sources {
     sources.iter().map(|s| (s.table.clone(), s.since.clone())).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use cutover_core::model::{ranges::KeyRanges, run::RunId, selection::Selection};
+    use cutover_core::model::{
+        ranges::KeyRanges, run::RunId, schema::TableName, selection::Selection,
+    };
 
     use super::*;
     use crate::run::fact::Views;

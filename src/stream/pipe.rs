@@ -58,7 +58,7 @@ pub struct PipeConfig {
     /// Writes, on the other side.
     pub sink: Arc<dyn Sink>,
     /// Where the rows of each table go.
-    pub routes: Vec<Route>,
+    pub routes: Arc<Vec<Route>>,
     /// What is moved; excluded leaves are passed over.
     pub selection: Selection,
     /// Where the stream starts as long as the sink holds nothing of it; `None`: wherever the source

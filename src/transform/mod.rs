@@ -4,7 +4,10 @@
 //! name the rows go there; where it is partitioned in another way, or not at all, they go to the
 //! table of the root's name and the database routes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cutover_core::{
     model::{
@@ -47,15 +50,15 @@ impl Pair {
     }
 }
 
-/// Everything that follows from the two catalogs.
+/// Everything that follows from the two catalogs; shared by all who work with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mapping {
     /// From blue to green.
-    pub forward: Vec<Route>,
+    pub forward: Arc<Vec<Route>>,
     /// From green to blue.
-    pub back: Vec<Route>,
+    pub back: Arc<Vec<Route>>,
     /// What the verifier compares.
-    pub pairs: Vec<Pair>,
+    pub pairs: Arc<Vec<Pair>>,
 }
 
 /// A table without a counterpart.
@@ -70,16 +73,17 @@ pub struct Unmatched(pub TableName);
 /// [`Unmatched`] when a table of blue has no place on green. Tables that only green has are no
 /// part of the run.
 pub fn map(blue: &[Table], green: &[Table]) -> Result<Mapping, Unmatched> {
-    let mut mapping = Mapping { forward: routes(blue, green)?, ..Mapping::default() };
+    let forward = routes(blue, green)?;
     let wanted: BTreeSet<&TableName> = blue.iter().map(group).collect();
     let followed: Vec<Table> = green
         .iter()
         .filter(|t| wanted.contains(group(t)) || wanted.contains(&t.name))
         .cloned()
         .collect();
-    mapping.back = routes(&followed, blue)?;
+    let back = routes(&followed, blue)?;
 
     // Leaves are compared one by one where both sides agree on all of them.
+    let mut pairs = Vec::with_capacity(blue.len());
     let (blue_groups, green_groups) = (groups(blue), groups(&followed));
     for (name, blue) in blue_groups {
         let green = green_groups.get(name).cloned().unwrap_or_default();
@@ -89,14 +93,14 @@ pub fn map(blue: &[Table], green: &[Table]) -> Result<Mapping, Unmatched> {
         if names(&blue) == names(&green) {
             for b in blue {
                 if let Some(g) = green.iter().find(|g| g.name == b.name) {
-                    mapping.pairs.push(pair(b.name.clone(), &[b], &[g]));
+                    pairs.push(pair(b.name.clone(), &[b], &[g]));
                 }
             }
         } else {
-            mapping.pairs.push(pair(name.clone(), &blue, &green));
+            pairs.push(pair(name.clone(), &blue, &green));
         }
     }
-    Ok(mapping)
+    Ok(Mapping { forward: forward.into(), back: back.into(), pairs: pairs.into() })
 }
 
 fn group(table: &Table) -> &TableName {
@@ -132,11 +136,18 @@ fn pair(name: TableName, blue: &[&Table], green: &[&Table]) -> Pair {
         .collect();
     let key = first.key().to_vec();
     let keyed = !key.is_empty() && key.iter().all(|k| common.contains(k));
+    let columns = |t: &Table| {
+        // Shared, as long as they are the same.
+        if t.columns.iter().map(|c| &c.name).eq(&common) {
+            return t.columns.clone();
+        }
+        common.iter().filter_map(|c| t.column(c)).cloned().collect()
+    };
     let align = |tables: &[&Table]| -> Vec<Table> {
         tables
             .iter()
             .map(|t| Table {
-                columns: common.iter().filter_map(|c| t.column(c)).cloned().collect(),
+                columns: columns(t),
                 identity: if keyed { RowIdentity::Key(key.clone()) } else { RowIdentity::Full },
                 primary_key: if keyed { key.clone() } else { Vec::new() },
                 ..(*t).clone()

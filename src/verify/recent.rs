@@ -352,7 +352,7 @@ mod tests {
         let relation = Relation {
             id: 1,
             name: TableName::new("public", "t"),
-            columns: Vec::new(),
+            columns: Default::default(),
             full_identity: false,
         };
         recent.ledger.foreign(Side::Green, 99, &relation);

@@ -37,7 +37,7 @@ async fn pair(w: &World, name: &str) -> Pair {
     let blue = w.database(Side::Blue).tables(&all).await.unwrap();
     let green = w.database(Side::Green).tables(&all).await.unwrap();
     let pairs = map(&blue, &green).unwrap().pairs;
-    pairs.into_iter().find(|pair| pair.name.name == name).unwrap()
+    pairs.iter().find(|pair| pair.name.name == name).unwrap().clone()
 }
 
 /// A mark of now.

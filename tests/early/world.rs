@@ -175,7 +175,8 @@ impl World {
             routes: tables
                 .into_iter()
                 .map(|target| Route { source: target.name.clone(), target })
-                .collect(),
+                .collect::<Vec<_>>()
+                .into(),
             selection: Selection::default(),
             start: Some(self.starts[usize::from(from == Side::Green)].clone()),
             handover,

@@ -110,7 +110,7 @@ fn tables() -> Vec<Table> {
     (0..7)
         .map(|n| Table {
             name: TableName::new("app", format!("t{n}")),
-            columns: Vec::new(),
+            columns: Default::default(),
             identity: RowIdentity::Key(vec!["id".into()]),
             primary_key: Vec::new(),
             root: None,

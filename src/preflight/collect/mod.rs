@@ -64,7 +64,7 @@ pub struct Inputs {
     /// Workers of copy and comparison.
     pub workers: usize,
     /// Definitions when the run began, per side, from table to text; empty before.
-    pub began: BTreeMap<Side, BTreeMap<String, String>>,
+    pub began: BTreeMap<Side, Arc<BTreeMap<String, String>>>,
     /// What was defined beside tables when both sides were last alike, blue's first; `None` where
     /// nobody looked.
     pub beside: [Option<beside::Objects>; 2],

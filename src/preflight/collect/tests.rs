@@ -263,7 +263,7 @@ async fn a_move_looks_at_definitions_and_not_at_the_inventory() {
     let mut inputs = inputs(&blue, &green, Side::Blue);
     inputs.resuming = true;
     inputs.began =
-        [(Side::Green, [("app.t".to_owned(), "then".to_owned())].into())].into_iter().collect();
+        [(Side::Green, Arc::new([("app.t".to_owned(), "then".to_owned())].into()))].into();
     let report = examine(&inputs, Scope::Move).await;
     assert_eq!(told(&report), ["green CUT0176", "pooler[0] CUT0712"]);
     inputs.began.clear();

@@ -24,7 +24,7 @@ pub(super) fn setup(budget: usize) -> (Ledger, Relation) {
     };
     let table = Table {
         name: name.clone(),
-        columns: vec![column],
+        columns: vec![column].into(),
         identity: RowIdentity::Key(vec!["id".into()]),
         primary_key: vec!["id".into()],
         root: None,
@@ -59,7 +59,7 @@ impl Ledger {
 pub(crate) fn pair(name: TableName) -> Pair {
     let table = Table {
         name: name.clone(),
-        columns: Vec::new(),
+        columns: Default::default(),
         identity: RowIdentity::Key(vec!["id".into()]),
         primary_key: vec!["id".into()],
         root: None,

@@ -1,6 +1,11 @@
 //! Tables as a database's catalog describes them.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +76,47 @@ pub struct Column {
     pub collation: Option<String>,
 }
 
+/// Columns of a table, shared by all copies of its description: with ten thousand tables there are
+/// several for each, and columns are most of it. Whoever changes them changes their own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Columns(Arc<Vec<Column>>);
+
+impl Deref for Columns {
+    type Target = Vec<Column>;
+
+    fn deref(&self) -> &Vec<Column> {
+        &self.0
+    }
+}
+
+impl DerefMut for Columns {
+    fn deref_mut(&mut self) -> &mut Vec<Column> {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl From<Vec<Column>> for Columns {
+    fn from(mut columns: Vec<Column>) -> Self {
+        columns.shrink_to_fit();
+        Self(Arc::new(columns))
+    }
+}
+
+impl FromIterator<Column> for Columns {
+    fn from_iter<T: IntoIterator<Item = Column>>(columns: T) -> Self {
+        Vec::from_iter(columns).into()
+    }
+}
+
+impl<'a> IntoIterator for &'a Columns {
+    type Item = &'a Column;
+    type IntoIter = std::slice::Iter<'a, Column>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 /// What identifies a row in the change log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,12 +130,12 @@ pub enum RowIdentity {
 }
 
 /// One table that holds rows. A partitioned table appears as its leaf partitions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// Its name.
     pub name: TableName,
     /// All columns in catalog order, generated ones included.
-    pub columns: Vec<Column>,
+    pub columns: Columns,
     /// What identifies a row in the change log.
     pub identity: RowIdentity,
     /// Primary key columns in key order, empty when there is none.

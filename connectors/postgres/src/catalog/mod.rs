@@ -71,7 +71,7 @@ mod tests {
     fn a_schema_is_selected_by_its_tables_or_as_a_whole() {
         let table = |schema: &str| Table {
             name: TableName::new(schema, "t"),
-            columns: Vec::new(),
+            columns: Default::default(),
             identity: RowIdentity::Nothing,
             primary_key: Vec::new(),
             root: Some(TableName::new("roots", "r")),

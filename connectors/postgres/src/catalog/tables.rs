@@ -172,7 +172,7 @@ impl Relation {
     fn table(&self, root: Option<TableName>) -> Table {
         Table {
             name: self.name.clone(),
-            columns: Vec::new(),
+            columns: Default::default(),
             identity: RowIdentity::Nothing,
             primary_key: Vec::new(),
             root,
@@ -270,6 +270,7 @@ async fn columns(
             table.columns.push(column);
         }
     }
+    found.values_mut().for_each(|table| table.columns.shrink_to_fit());
     Ok(numbers)
 }
 

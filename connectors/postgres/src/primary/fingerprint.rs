@@ -137,7 +137,8 @@ mod tests {
                 generated: Generated::No,
                 identity: Identity::No,
                 collation: None,
-            }],
+            }]
+            .into(),
             identity: RowIdentity::Full,
             primary_key: Vec::new(),
             root: None,

@@ -343,7 +343,7 @@ mod tests {
     fn table(schema: &str, name: &str, root: Option<&str>) -> Table {
         Table {
             name: TableName::new(schema, name),
-            columns: Vec::new(),
+            columns: Default::default(),
             identity: RowIdentity::Nothing,
             primary_key: Vec::new(),
             root: root.map(|r| TableName::new(schema, r)),

@@ -184,7 +184,7 @@ mod tests {
         };
         Table {
             name: TableName::new("s", "t"),
-            columns: vec![column("A b", "integer"), column("c", "text")],
+            columns: vec![column("A b", "integer"), column("c", "text")].into(),
             identity: RowIdentity::Key(key.iter().map(ToString::to_string).collect()),
             primary_key: Vec::new(),
             root: None,

@@ -97,7 +97,7 @@ mod tests {
         };
         let mut table = Table {
             name: TableName::new("S", "t"),
-            columns: vec![column("a", Generated::No), column("g", Generated::Stored)],
+            columns: vec![column("a", Generated::No), column("g", Generated::Stored)].into(),
             identity: RowIdentity::Nothing,
             primary_key: Vec::new(),
             root: None,

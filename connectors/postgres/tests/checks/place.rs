@@ -94,7 +94,7 @@ impl Place {
             let name: String = row.get(0);
             let table = tables.entry(name.clone()).or_insert_with(|| Table {
                 name: TableName::new("app", name),
-                columns: Vec::new(),
+                columns: Default::default(),
                 identity: RowIdentity::Nothing,
                 primary_key: Vec::new(),
                 root: None,

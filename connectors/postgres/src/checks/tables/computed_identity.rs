@@ -106,7 +106,7 @@ mod tests {
         };
         let table = |generated, identity| Table {
             name: TableName::new("a", "t"),
-            columns: vec![column("k", Generated::No), column("g", generated)],
+            columns: vec![column("k", Generated::No), column("g", generated)].into(),
             identity,
             primary_key: Vec::new(),
             root: None,

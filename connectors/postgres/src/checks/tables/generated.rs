@@ -50,9 +50,9 @@ mod tests {
             identity: Identity::No,
             collation: None,
         };
-        let table = |columns| Table {
+        let table = |columns: Vec<Column>| Table {
             name: TableName::new("a", "t"),
-            columns,
+            columns: columns.into(),
             identity: RowIdentity::Nothing,
             primary_key: Vec::new(),
             root: None,
