@@ -23,6 +23,8 @@ pub(super) struct Known {
     pub(super) sizes: BTreeMap<usize, u64>,
     /// The files of every pair, blue's and green's, as they were seen last.
     pub(super) files: Vec<Option<[Vec<u64>; 2]>>,
+    /// What both sides said of all of their files before these were asked for.
+    pub(super) file_marks: [Option<String>; 2],
 }
 
 impl Known {

@@ -156,7 +156,7 @@ impl work::Proof for Live {
 impl work::Ready for Live {
     async fn ready(&self, from: Side) -> Result<Readiness> {
         // What changes from here on is looked for behind the fence.
-        let mark = self.ports.side(from).primary.definitions_mark().await;
+        let mark = self.ports.side(from).primary.definitions_mark(None).await;
         *self.mark() = mark.ok().flatten();
         let mut inputs = prepare::inputs(
             &self.run,
@@ -246,8 +246,8 @@ impl Live {
             return Ok(());
         }
         let primary = &self.ports.side(from).primary;
-        let mark = primary.definitions_mark().await?;
-        if mark.is_some() && mark == *self.mark() {
+        let before = self.mark().clone();
+        if before.is_some() && primary.definitions_mark(before.as_deref()).await? == before {
             return Ok(());
         }
         let now = primary.fingerprint(&self.selection).await?;

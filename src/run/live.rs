@@ -115,6 +115,7 @@ pub(super) struct State {
     whole_again: Option<Instant>,
     /// Why the last comparison of every row, or of tables as a whole, came to no end.
     pub(super) uncompared_for: Option<String>,
+    definitions_seen: Option<Compared>,
     /// When definitions are looked at again, and sequences counted.
     definitions_due: Option<Instant>,
     sequences_due: Option<Instant>,
@@ -122,6 +123,15 @@ pub(super) struct State {
     /// Rows of others that a later comparison found to do no harm.
     pub(super) foreign_known: Foreign,
     doubt: Option<Doubt>,
+}
+
+/// Definitions that were compared: reading those of ten thousand tables takes seconds, and room.
+#[derive(Clone)]
+struct Compared {
+    /// What the owner said of all of them before.
+    mark: Option<String>,
+    /// With which.
+    known: Arc<BTreeMap<String, String>>,
 }
 
 /// A move that waits for an operator's word.
@@ -191,6 +201,7 @@ impl Live {
                 measured: Measured::default(),
                 whole_again: None,
                 uncompared_for: None,
+                definitions_seen: None,
                 definitions_due: None,
                 sequences_due: None,
                 applied: None,
@@ -492,9 +503,30 @@ impl Live {
         if self.state().definitions_due.is_some_and(|due| began < due) {
             return Ok(());
         }
-        let (owner, standing) = (self.owner(), self.book.standing());
+        let owner = self.owner();
+        self.compare_definitions(owner).await?;
+        self.proof.look_for_rewrites().await?;
+        self.proof.look_for_growth().await?;
+        self.state().definitions_due = Some(began + began.elapsed() * SELDOM);
+        let count = self.ports.side(owner).primary.unfollowed().await?;
+        let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
+        self.alarm("CUT0130", alarm);
+        Ok(())
+    }
+
+    /// Compares definitions of the owner with those that both sides had, unless both are as they were
+    /// the last time.
+    async fn compare_definitions(&self, owner: Side) -> Result<()> {
+        let (primary, standing) = (&self.ports.side(owner).primary, self.book.standing());
         let known = standing.definitions(owner);
-        let now = self.ports.side(owner).primary.fingerprint(&self.selection).await?;
+        let seen = self.state().definitions_seen.clone();
+        let seen = seen.filter(|seen| Arc::ptr_eq(&seen.known, known)).and_then(|seen| seen.mark);
+        // Ahead of what it is about.
+        let mark = primary.definitions_mark(seen.as_deref()).await?;
+        if mark.is_some() && mark == seen {
+            return Ok(());
+        }
+        let now = primary.fingerprint(&self.selection).await?;
         let changed: Vec<&String> = known
             .keys()
             .filter(|t| now.get(*t) != known.get(*t))
@@ -515,12 +547,7 @@ impl Live {
             )
         });
         self.alarm("CUT0509", alarm);
-        self.proof.look_for_rewrites().await?;
-        self.proof.look_for_growth().await?;
-        self.state().definitions_due = Some(began + began.elapsed() * SELDOM);
-        let count = self.ports.side(owner).primary.unfollowed().await?;
-        let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
-        self.alarm("CUT0130", alarm);
+        self.state().definitions_seen = Some(Compared { mark, known: Arc::clone(known) });
         Ok(())
     }
 

@@ -52,6 +52,14 @@ impl Proof {
     ///
     /// A side does not say.
     pub async fn look_for_rewrites(&self) -> Result<()> {
+        let marks: [Option<String>; 2] = tokio::try_join!(
+            self.ports.blue.reader.files_mark(),
+            self.ports.green.reader.files_mark()
+        )?
+        .into();
+        if marks.iter().all(Option::is_some) && marks == self.lock().file_marks {
+            return Ok(());
+        }
         let (blue, green) = tokio::try_join!(
             files(&self.ports.blue.reader, &self.pairs, |p| &p.blue),
             files(&self.ports.green.reader, &self.pairs, |p| &p.green)
@@ -67,6 +75,7 @@ impl Proof {
             }
         }
         inner.files = now;
+        inner.file_marks = marks;
         Ok(())
     }
 }

@@ -156,9 +156,10 @@ pub trait Primary: Send + Sync {
         selection: &Selection,
     ) -> Result<std::collections::BTreeMap<String, String>>;
 
-    /// A text that changes whenever the [fingerprint](Primary::fingerprint) does, and sometimes
-    /// without need; cheap enough for a pause. `None` where there is no such thing.
-    async fn definitions_mark(&self) -> Result<Option<String>> {
+    /// A text that is not `since`, that of an earlier look, when the
+    /// [fingerprint](Primary::fingerprint) changed in between, and sometimes without need; cheap
+    /// enough for a pause. Without `since`, one to begin with. `None` where there is no such thing.
+    async fn definitions_mark(&self, _since: Option<&str>) -> Result<Option<String>> {
         Ok(None)
     }
 

@@ -116,6 +116,16 @@ pub trait RowReader: Send + Sync {
         Ok(all)
     }
 
+    /// A text that changes whenever the answer to [`RowReader::files`] does, of whatever tables, and
+    /// sometimes without need; cheap enough for a pause. `None` where there is no such thing.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector.
+    async fn files_mark(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Bytes of these tables by now.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 
 mod belongings;
 mod inventory;
+mod mark;
 mod sequences;
 mod since;
 mod tables;
@@ -19,6 +20,7 @@ use cutover_core::{
 
 pub(crate) use belongings::{belongings, right_to_become};
 pub(crate) use inventory::{inventory, schemas};
+pub(crate) use mark::{definitions_mark, sequences_mark};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
 pub(crate) use since::since;
 pub(crate) use tables::{definitions, definitions_now, families, tables, trees};

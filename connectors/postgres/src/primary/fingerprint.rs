@@ -12,7 +12,7 @@ use cutover_core::{
 use tokio_postgres::Row;
 
 use crate::{
-    catalog::{self, USER_SCHEMA},
+    catalog,
     connect::{Session, port_error},
     shelf::Warm,
 };
@@ -32,27 +32,11 @@ pub(super) async fn read(
         .collect())
 }
 
-/// A text that changes with any definition: the transactions that wrote what the catalog says about
-/// tables of users, their columns and indexes, and about types.
-pub(super) async fn mark(warm: &mut Warm) -> Result<String> {
-    let query = format!(
-        "WITH tables AS (
-           SELECT c.oid, c.xmin FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {USER_SCHEMA})
-         SELECT concat_ws(' ', count(*), sum(hashint8extended(id, writer::text::int8))) FROM (
-           SELECT oid::int8, xmin FROM tables
-           UNION ALL SELECT a.attrelid::int8 * 2048 + a.attnum, a.xmin
-             FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attnum > 0
-           UNION ALL SELECT i.indexrelid::int8, i.xmin
-             FROM pg_index i JOIN tables t ON t.oid = i.indrelid
-           UNION ALL SELECT e.oid::int8, e.xmin FROM pg_enum e
-           UNION ALL SELECT y.oid::int8, y.xmin
-             FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace
-            WHERE y.typrelid = 0 AND {USER_SCHEMA}) AS written(id, writer)"
-    );
+/// A text that changes with any definition, and is `since` otherwise.
+pub(super) async fn mark(warm: &mut Warm, since: Option<&str>) -> Result<String> {
     let ask = async {
-        let statement = warm.prepared(&query).await?;
-        warm.session.query_one(&statement, &[]).await
+        let statement = warm.prepared(&catalog::definitions_mark()).await?;
+        warm.session.query_one(&statement, &[&since]).await
     };
     let row = ask.await.map_err(|e| port_error("looking for changes in the catalog", e))?;
     Ok(row.get(0))

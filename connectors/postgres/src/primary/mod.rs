@@ -133,9 +133,9 @@ impl Primary for Database {
         Ok(texts)
     }
 
-    async fn definitions_mark(&self) -> Result<Option<String>> {
+    async fn definitions_mark(&self, since: Option<&str>) -> Result<Option<String>> {
         let mut warm = self.errand().await?;
-        let mark = fingerprint::mark(&mut warm).await?;
+        let mark = fingerprint::mark(&mut warm, since).await?;
         self.put_back(warm);
         Ok(Some(mark))
     }

@@ -38,6 +38,14 @@ const PREPARED: usize = 250;
 const FILES: &str = "SELECT coalesce(pg_relation_filenode(to_regclass(w.name))::int8, 0) \
                      FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
 
+/// The same of all tables, and names of schemas, in one number.
+const FILES_MARK: &str = "
+    SELECT concat_ws(' ',
+      (SELECT sum(hashnameextended(c.relname, (c.relfilenode::int8 << 32) + c.relnamespace::int8))
+         FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relpersistence <> 't'),
+      (SELECT sum(hashnameextended(n.nspname, n.oid::int8))
+         FROM pg_catalog.pg_namespace n WHERE n.nspname !~ '^pg_'))";
+
 const SIZES: &str = "SELECT coalesce(pg_table_size(to_regclass(w.name)), 0) \
                      FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
 
@@ -185,6 +193,19 @@ impl RowReader for LiveReader {
         self.of_each(tables, FILES).await
     }
 
+    async fn files_mark(&self) -> Result<Option<String>> {
+        let _turn = self.turns(1).await;
+        let mut warm = self.session().await?;
+        let ask = async {
+            let statement = warm.prepared(FILES_MARK).await?;
+            warm.session.query_one(&statement, &[]).await
+        };
+        let doing = || format!("asking whether rows of {} were written anew", self.db.side);
+        let row = ask.await.map_err(|e| port_error(doing(), e))?;
+        self.idle.put(warm);
+        Ok(row.get(0))
+    }
+
     async fn sizes_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
         self.of_each(tables, SIZES).await
     }
@@ -212,6 +233,7 @@ impl RowReader for LiveReader {
             digest::keyed(&mut warm, &self.keys, &nothing)
                 .await
                 .map_err(|e| port_error(doing(), e))?;
+            warm.prepared(FILES_MARK).await.map_err(|e| port_error(doing(), e))?;
             Ok::<_, PortError>(warm)
         });
         for warm in try_join_all(prepared).await? {

@@ -133,6 +133,37 @@ async fn read_and_moved_never_behind_what_others_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_about_sequences_is_noticed() {
+    for server in servers().await {
+        let ddl = "CREATE SCHEMA other; CREATE SEQUENCE other.s; CREATE SEQUENCE free; \
+                   CREATE TABLE t (id int); CREATE TABLE left_out (id int)";
+        let home = Home::new(server, ddl).await;
+        let selection = only(&["public.*"], &["*.left_out"]);
+        let free = "public.free 1 not called by 1";
+        assert_eq!(show(&home.db.counters(&selection).await.unwrap()), [free]);
+        for (change, want) in [
+            (
+                "ALTER TABLE t ALTER id SET DEFAULT nextval('other.s')",
+                &["other.s 1 not called by 1", free][..],
+            ),
+            ("ALTER SEQUENCE other.s INCREMENT 7", &["other.s 1 not called by 7", free]),
+            ("ALTER SCHEMA other RENAME TO others", &["others.s 1 not called by 7", free]),
+            ("ALTER TABLE t ALTER id DROP DEFAULT", &[free]),
+            ("CREATE TEMPORARY TABLE mine (id serial)", &[free]),
+            ("ALTER SEQUENCE free OWNED BY left_out.id", &[]),
+            (
+                "ALTER SEQUENCE free OWNED BY NONE; ALTER SEQUENCE free RENAME TO freed",
+                &["public.freed 1 not called by 1"],
+            ),
+            ("DROP SEQUENCE freed", &[]),
+        ] {
+            home.root.batch_execute(change).await.unwrap();
+            assert_eq!(show(&home.db.counters(&selection).await.unwrap()), want, "{change}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_go_on_here_is_said_before_the_move() {
     for server in servers().await {
         let ddl = "CREATE SEQUENCE blocks; CREATE TABLE old (id serial PRIMARY KEY)";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cutover_core::{
     model::selection::Selection,
-    port::{primary::Primary, source::Source},
+    port::{primary::Primary, reader::RowReader, source::Source},
 };
 use futures_util::future::join_all;
 
@@ -88,16 +88,31 @@ async fn a_changed_definition_shows() {
     for server in servers().await {
         let ddl = "CREATE TYPE mood AS ENUM ('a'); CREATE TABLE t (id int PRIMARY KEY, m mood); \
                    CREATE TABLE p (id int) PARTITION BY LIST (id); \
-                   CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)";
+                   CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE SCHEMA s; \
+                   CREATE COLLATION s.c (locale = 'C'); \
+                   CREATE TABLE s.u (id int PRIMARY KEY, c text COLLATE s.c)";
         let home = Home::new(server, ddl).await;
         let read = async || home.db.fingerprint(&Selection::default()).await.unwrap();
-        let mark = async || home.db.definitions_mark().await.unwrap().unwrap();
-        let (mut was, mut marked) = (read().await, mark().await);
+        let mark =
+            async |since: Option<&str>| home.db.definitions_mark(since).await.unwrap().unwrap();
+        // Whoever is under way since before the first look is not older than what it wrote.
+        let under_way = home.client().await;
+        under_way.batch_execute("BEGIN; INSERT INTO t VALUES (2, 'a')").await.unwrap();
+        let (mut was, mut marked) = (read().await, mark(None).await);
         home.root.batch_execute("INSERT INTO t VALUES (1, 'a'); ANALYZE t").await.unwrap();
         assert_eq!(read().await, was);
         let temporary = home.client().await;
         temporary.batch_execute("CREATE TEMPORARY TABLE mine (id int)").await.unwrap();
-        assert_eq!(mark().await, marked, "nobody's business");
+        assert_eq!(mark(Some(&marked)).await, marked, "nobody's business");
+        under_way.batch_execute("CREATE TABLE late (id int); COMMIT").await.unwrap();
+        let now = mark(Some(&marked)).await;
+        assert_ne!(now, marked, "of an older transaction");
+        (was, marked) = (read().await, now);
+        // Marks are not the same for ever.
+        let old = format!("7 {}", marked.split_once(' ').unwrap().1);
+        assert_eq!(mark(Some(&old)).await.split(' ').next(), Some("7"));
+        let too_old = format!("-1073741825 {}", marked.split_once(' ').unwrap().1);
+        assert_ne!(mark(Some(&too_old)).await, too_old);
         for change in [
             "ALTER TABLE t ADD COLUMN v varchar(10)",
             "ALTER TABLE t ALTER COLUMN v TYPE varchar(20)",
@@ -113,6 +128,9 @@ async fn a_changed_definition_shows() {
             "ALTER TABLE p DETACH PARTITION p1",
             "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)",
             "DROP TABLE p2",
+            "DROP TABLE p1; CREATE TABLE p1 (id int)",
+            "ALTER COLLATION s.c RENAME TO d",
+            "ALTER SCHEMA s RENAME TO r",
         ] {
             if change.contains("varchar(10)") {
                 home.root.batch_execute("DELETE FROM t").await.unwrap();
@@ -120,9 +138,41 @@ async fn a_changed_definition_shows() {
             home.root.batch_execute(change).await.unwrap();
             let now = read().await;
             assert_ne!(now, was, "{change}");
-            let mark = mark().await;
+            let mark = mark(Some(&marked)).await;
             assert_ne!(mark, marked, "{change}");
             (was, marked) = (now, mark);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_in_other_files_show() {
+    for server in servers().await {
+        let ddl = "CREATE TABLE t (id int, v text); CREATE TABLE u (id int, v text)";
+        let home = Home::new(server, ddl).await;
+        let (t, u) = (home.table("t").await, home.table("u").await);
+        let reader = home.db.reader();
+        let read = async || {
+            let mark = reader.files_mark().await.unwrap().unwrap();
+            (reader.files(&[&t, &u]).await.unwrap(), mark)
+        };
+        let mut before = read().await;
+        for (change, other) in [
+            ("INSERT INTO t VALUES (1, 'v'); ANALYZE t; CREATE INDEX ON t (id)", false),
+            ("ALTER TABLE t ADD COLUMN w int; CREATE TEMPORARY TABLE mine (id int)", false),
+            ("VACUUM FULL t", true),
+            ("TRUNCATE t", true),
+            ("ALTER TABLE t ALTER v TYPE varchar(9)", true),
+            (
+                "ALTER TABLE t RENAME TO x; ALTER TABLE u RENAME TO t; ALTER TABLE x RENAME TO u",
+                true,
+            ),
+        ] {
+            home.root.batch_execute(change).await.unwrap();
+            let now = read().await;
+            assert_eq!(now.0 != before.0, other, "{change}");
+            assert_eq!(now.1 != before.1, other, "{change}");
+            before = now;
         }
     }
 }

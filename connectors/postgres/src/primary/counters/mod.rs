@@ -1,7 +1,7 @@
 //! Sequences: read and moved in one round trip each, however many there are.
 //!
-//! Which belong to a selection is found out ahead; a question about the catalog that travels with
-//! the values says whether it still holds.
+//! Which belong to a selection is found out ahead; a mark of the catalog that travels with the
+//! values says whether it still holds.
 //!
 //! - `seen`: what they held when they were last read or moved.
 //! - `told`: statements about many sequences at once.
@@ -37,6 +37,8 @@ pub(super) const UNLIKE: &str = "CUT0715";
 /// Which sequences belong to a selection, as of a state of the catalog.
 pub(super) struct Plan {
     selection: Selection,
+    /// What the catalog's mark was before they were read.
+    mark: String,
     /// Every sequence there was.
     all: Vec<Sequence>,
     /// Those of the selection.
@@ -50,14 +52,13 @@ pub(super) async fn read(db: &Database, selection: &Selection) -> Result<Vec<Cou
     let mut counting = session(db, &mut kept).await?;
     loop {
         let known = take_plan(db, selection);
-        let plan = match known {
+        let mut plan = match known {
             Some(plan) => plan,
             None => make_plan(&counting.warm, selection, &doing).await?,
         };
-        let names: Vec<&TableName> = plan.wanted.iter().map(|s| &s.name).collect();
-        let read = counting.read(&names, &catalog::all_statement()).await;
+        let read = read_planned(&mut counting, &mut plan).await;
         match read {
-            Ok((states, all)) if catalog::sorted(&all) == plan.all => {
+            Ok(Some(states)) => {
                 let mut counters: Vec<Counter> =
                     plan.wanted.iter().zip(states).map(counter).collect();
                 counters.sort_by(|a, b| a.name.cmp(&b.name));
@@ -67,11 +68,31 @@ pub(super) async fn read(db: &Database, selection: &Selection) -> Result<Vec<Cou
                 return Ok(counters);
             }
             // The catalog changed since the plan was made.
-            Ok(_) => {}
+            Ok(None) => {}
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
             Err(e) => return Err(port_error(doing, e)),
         }
     }
+}
+
+/// The states of the sequences of a plan; `None` when it does not hold any more.
+async fn read_planned(
+    counting: &mut Counting,
+    plan: &mut Plan,
+) -> std::result::Result<Option<Vec<State>>, Error> {
+    let names: Vec<&TableName> = plan.wanted.iter().map(|s| &s.name).collect();
+    let (states, now) = counting.read(&names, &catalog::sequences_mark(), &[&plan.mark]).await?;
+    let now: Option<String> = now.first().map(|row| row.get(0));
+    if now.as_ref() == Some(&plan.mark) {
+        return Ok(Some(states));
+    }
+    // Something changed, and perhaps nothing that matters here.
+    let all = catalog::all_sequences(&counting.warm.session).await?;
+    if all != plan.all {
+        return Ok(None);
+    }
+    plan.mark = now.unwrap_or_default();
+    Ok(Some(states))
 }
 
 /// The session that reads and moves sequences; the caller keeps it again. There is one, and who
@@ -113,9 +134,13 @@ fn put_plan(db: &Database, plan: Plan) {
 }
 
 async fn make_plan(warm: &Warm, selection: &Selection, doing: &str) -> Result<Plan> {
-    let all = catalog::all_sequences(&warm.session).await.map_err(|e| port_error(doing, e))?;
+    let failed = |e| port_error(doing, e);
+    let nothing: Option<&str> = None;
+    let mark = warm.session.query_one(&catalog::sequences_mark(), &[&nothing]).await;
+    let mark = mark.map_err(failed)?.get(0);
+    let all = catalog::all_sequences(&warm.session).await.map_err(failed)?;
     let wanted = catalog::sequences(&warm.session, selection).await?;
-    Ok(Plan { selection: selection.clone(), all, wanted })
+    Ok(Plan { selection: selection.clone(), mark, all, wanted })
 }
 
 fn counter((sequence, state): (&Sequence, State)) -> Counter {
@@ -148,7 +173,7 @@ pub(super) async fn get_ready(db: &Database, counters: &[Counter]) -> Result<Vec
     let mut counting = session(db, &mut kept).await?;
     let names: Vec<&TableName> = counters.iter().map(|c| &c.name).collect();
     let (states, here) = counting
-        .read(&names, &catalog::all_statement())
+        .read(&names, &catalog::all_statement(), &[])
         .await
         .map_err(|e| port_error(doing.as_str(), e))?;
     *kept = Some(counting);

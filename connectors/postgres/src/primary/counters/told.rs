@@ -39,8 +39,8 @@ impl Counting {
         Self { warm, untold: HashSet::new() }
     }
 
-    /// The states of these sequences in their order, and the answer to `also`, which is at least as
-    /// new.
+    /// The states of these sequences in their order, and the answer to `also` of `parameters`, which
+    /// is at least as new.
     ///
     /// # Errors
     ///
@@ -49,6 +49,7 @@ impl Counting {
         &mut self,
         names: &[&TableName],
         also: &str,
+        parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<(Vec<State>, Vec<Row>), Error> {
         let texts: Vec<String> = names.iter().map(|name| sql::table(name)).collect();
         let version = self.warm.session.version();
@@ -62,7 +63,7 @@ impl Counting {
             let (told, read, also) = join3(
                 session.query(&tell, &[&texts]),
                 join_all(named.iter().map(|s| session.query(s, &[]))),
-                session.query(&also, &[]),
+                session.query(&also, parameters),
             )
             .await;
             let told = told?;
