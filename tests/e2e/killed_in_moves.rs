@@ -12,7 +12,7 @@ use cutover_sandbox::{shop::Load, wait_until};
 use serde_json::Value;
 
 use crate::{
-    program::{COMMAND_WITHIN, Run, send},
+    program::{COMMAND_WITHIN, LONG_BUDGET, Run, send},
     world::{BUDGET, World},
 };
 
@@ -172,7 +172,8 @@ async fn a_run_that_hangs_in_the_pause_is_ended_by_the_guard() {
     let (asked, writer) = world.held_in_the_fence().await;
     send("STOP", u64::from(run.id()));
     drop(writer);
-    wait_until("the guard to end the run", FREE_WITHIN, async || run.exit().is_some())
+    let within = LONG_BUDGET + Duration::from_secs(7);
+    wait_until("the guard to end the run", within, async || run.exit().is_some())
         .await
         .expect("the guard acts");
     world.traffic_flows(&load, FREE_WITHIN).await;

@@ -21,6 +21,8 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_cutover");
 pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(180);
 /// How long a copy and the first comparison of a small shop may take.
 pub(crate) const READY_WITHIN: Duration = Duration::from_secs(240);
+/// The pause budget of stories that hold a transaction open.
+pub(crate) const LONG_BUDGET: Duration = Duration::from_secs(20);
 
 /// A folder with a configuration, from which commands are given. Cheap to clone.
 #[derive(Clone)]
@@ -105,8 +107,8 @@ impl Desk {
     /// A transaction that is held open on purpose, for however long that takes on a busy machine, is
     /// part of the estimate of a pause, and no reason to refuse the move.
     pub(crate) fn waits_for_open_transactions(&self) {
-        let (short, long) = ("pause_budget: 3s", "pause_budget: 20s");
-        self.reconfigure(|yaml| yaml.replace(short, long));
+        let long = format!("pause_budget: {}s", LONG_BUDGET.as_secs());
+        self.reconfigure(|yaml| yaml.replace("pause_budget: 3s", &long));
     }
 
     /// Changes the configuration.

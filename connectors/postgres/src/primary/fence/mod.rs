@@ -30,8 +30,8 @@
 //! rules, views and cascades of foreign keys all run as statements on a named table and fire its
 //! statement triggers. A rolled back savepoint gives its locks back, together with its writes.
 //! `SELECT ... FOR UPDATE` changes no row and is let through. A transaction that hangs a filled
-//! table below one of the run counts as a writer: it holds `SHARE UPDATE EXCLUSIVE` there, and has a
-//! transaction number.
+//! table below one of the run counts as a writer: it holds `SHARE UPDATE EXCLUSIVE` there, and `ACCESS
+//! EXCLUSIVE` on what it hangs there.
 //!
 //! # What it does not stop
 //!

@@ -281,14 +281,14 @@ pub(super) fn writers(run: &RunId, names: &Names) -> String {
 }
 
 /// Lock modes under which rows may have been written, as a condition on `l`. Who attaches a
-/// partition or a child with rows holds a weaker one on what is above it, and so does who merely
-/// tends a table, but without a transaction number for long.
+/// partition or a child with rows holds a weaker one on what is above it, as who merely tends a
+/// table does (`ANALYZE`), and the strongest one on what is attached.
 const WRITING: &str = "\
     (l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
                 'AccessExclusiveLock') \
      OR l.mode = 'ShareUpdateExclusiveLock' \
-        AND EXISTS (SELECT FROM pg_locks y WHERE y.locktype = 'transactionid' AND y.granted \
-                       AND y.mode = 'ExclusiveLock' \
+        AND EXISTS (SELECT FROM pg_locks y WHERE y.locktype = 'relation' AND y.granted \
+                       AND y.mode = 'AccessExclusiveLock' AND y.relation <> l.relation \
                        AND y.virtualtransaction = l.virtualtransaction))";
 
 /// Locks `l` on tables of the run that closing the fence waits for, as a condition; and those that
