@@ -2,10 +2,7 @@
 
 use cutover_core::model::side::Side;
 
-use crate::{
-    pair::{Pair, oldest_and_newest},
-    program::COMMAND_WITHIN,
-};
+use crate::pair::{Pair, oldest_and_newest};
 
 const TABLES: &str = "CREATE TABLE owners (id integer PRIMARY KEY); \
     CREATE TABLE items (id integer PRIMARY KEY, owner integer REFERENCES owners); \
@@ -38,11 +35,7 @@ async fn a_table_that_was_copied_since_is_not_emptied_with_others() {
             pair.holds(Side::Green, &one).await;
         }
     }
-    pair.desk.moves("switch").await.exits(0);
-    pair.sides_are_equal().await;
-    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
-    assert!(run.ended(COMMAND_WITHIN).await.success());
-    pair.nothing_is_left().await;
+    pair.completes(run).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::{
-    program::{COMMAND_WITHIN, Desk, Ended},
+    program::{COMMAND_WITHIN, Desk, Ended, Run},
     world::{BUDGET, LAST_WORDS, become_equal, check_books, connect, held_in_the_fence},
 };
 
@@ -137,6 +137,15 @@ impl Pair {
     pub(crate) async fn defined(&self, side: Side) -> String {
         let client = self.superuser(side).await;
         client.query_one(DEFINED, &[]).await.expect("definitions").get(0)
+    }
+
+    /// The run moves to green with nothing lost, ends, and leaves nothing behind.
+    pub(crate) async fn completes(&self, mut run: Run) {
+        self.desk.moves("switch").await.exits(0);
+        self.sides_are_equal().await;
+        self.desk.ask(&["finish", "--yes"]).await.exits(0);
+        assert!(run.ended(COMMAND_WITHIN).await.success());
+        self.nothing_is_left().await;
     }
 
     /// Nothing of this run is on either server, whatever others are there.

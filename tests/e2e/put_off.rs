@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     pair::{Pair, oldest_and_newest},
-    program::{COMMAND_WITHIN, READY_WITHIN},
+    program::READY_WITHIN,
 };
 
 /// Four seconds of the first one; none can be copied in ranges of its key.
@@ -63,11 +63,7 @@ async fn a_table_that_is_not_what_it_was_holds_up_no_other() {
     run = pair.desk.run();
     run.ready().await;
     pair.sides_are_equal().await;
-    pair.desk.moves("switch").await.exits(0);
-    pair.sides_are_equal().await;
-    pair.desk.ask(&["finish", "--yes"]).await.exits(0);
-    assert!(run.ended(COMMAND_WITHIN).await.success());
-    pair.nothing_is_left().await;
+    pair.completes(run).await;
 }
 
 /// A table that is emptied again and again does not hold up the run.
@@ -78,11 +74,12 @@ async fn a_table_that_is_emptied_all_the_time_is_copied() {
     pair.does(Side::Blue, TABLES).await;
     let client = pair.direct(Side::Blue).await;
     let empties = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(5));
         loop {
+            pace.tick().await;
             let again =
                 "TRUNCATE emptied; INSERT INTO emptied SELECT i, 0 FROM generate_series(1, 9) i";
             client.batch_execute(again).await.expect("it is emptied");
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     });
     let mut run = pair.desk.run();

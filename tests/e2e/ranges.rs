@@ -153,11 +153,7 @@ impl Ledger {
         assert!(wrote.is_ok() || wrote.is_err_and(|e| e.is_cancelled()), "the client failed");
         self.pair.desk.ask(&["verify"]).await.exits(0).says("equal");
         self.pair.sides_are_equal().await;
-        self.pair.desk.moves("switch").await.exits(0);
-        self.pair.sides_are_equal().await;
-        self.pair.desk.ask(&["finish", "--yes"]).await.exits(0);
-        assert!(self.run.ended(COMMAND_WITHIN).await.success());
-        self.pair.nothing_is_left().await;
+        self.pair.completes(self.run).await;
     }
 }
 

@@ -143,10 +143,15 @@ async fn facts(place: &Place, inputs: &Inputs, scope: Scope) -> Facts<Unanswered
             Scope::Move => place.source.definitions(&inputs.selection).await,
         }
     };
-    let (tables, inventory) = tokio::join!(
-        asked("its tables", tables),
-        asked("its inventory", place.source.inventory(&inputs.selection)),
-    );
+    let inventory = async {
+        match scope {
+            Scope::Start => place.source.inventory(&inputs.selection).await,
+            // No check of a move asks for any of it.
+            Scope::Move => Ok(Inventory::default()),
+        }
+    };
+    let (tables, inventory) =
+        tokio::join!(asked("its tables", tables), asked("its inventory", inventory));
     Facts { tables, inventory }
 }
 

@@ -18,9 +18,9 @@ pub trait SchemaCopy: Send + Sync {
     /// gathers statistics. `None` says that the rows are of one view. Else foreign keys that they
     /// break are left for [`SchemaCopy::complete`]. So is, of the tables `torn`, in which ranges of
     /// the column named are of several views, whatever forbids rows of two ranges to be there
-    /// together, but for the primary key, and what rests on it. Where the stream tells of changes (`told`), indexes and
-    /// constraints on columns that came since are left to it. What belongs to tables that came
-    /// since comes with them. Repeating it after a crash is harmless.
+    /// together, but for the primary key, and what rests on it. Where the stream tells of changes
+    /// (`told`), indexes and constraints on columns that came since are left to it. What belongs to
+    /// tables that came since comes with them. Repeating it after a crash is harmless.
     async fn after_rows(
         &self,
         selection: &Selection,
@@ -30,8 +30,8 @@ pub trait SchemaCopy: Send + Sync {
     ) -> Result<()>;
 
     /// Creates what [`SchemaCopy::after_rows`] has left, in this process or an earlier one: the
-    /// stream has brought what was missing. What the source has no more is forgotten. Gives way to whoever holds the tables, with a transient
-    /// error.
+    /// stream has brought what was missing. What the source has no more is forgotten. Gives way to
+    /// whoever holds the tables, with a transient error.
     async fn complete(&self) -> Result<()>;
 
     /// Creates these tables, what they are partitions of, and what is selected below those, with
