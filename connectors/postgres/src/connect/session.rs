@@ -38,6 +38,9 @@ const PINNED: &[(&str, &str)] = &[
     ("default_transaction_deferrable", "off"),
     // A policy that would hide rows from us becomes an error instead of missing rows.
     ("row_security", "off"),
+    // What is estimated to be dear is often asked every moment: compiling it takes a hundred times
+    // as long as answering it.
+    ("jit", "off"),
     // Places in a table are read without the rest of it.
     ("enable_tidscan", "on"),
     ("tcp_keepalives_idle", "20"),

@@ -38,7 +38,6 @@ const WRITER_SETTINGS: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
     SET enable_memoize = off;
-    SET jit = off;
     SET work_mem = '32MB'";
 
 /// Creates schema, tables and origins. Idempotent.

@@ -106,7 +106,7 @@ impl LiveReader {
         // takes longer than reading a few rows.
         session
             .batch_execute(
-                "SET jit = off; SET max_parallel_workers_per_gather = 0; \
+                "SET max_parallel_workers_per_gather = 0; \
                  SET plan_cache_mode = force_generic_plan; \
                  SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off",
             )

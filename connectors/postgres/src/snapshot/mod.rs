@@ -173,9 +173,8 @@ impl View {
     /// Opens a session under the snapshot.
     async fn join(&self) -> Result<Warm> {
         let session = self.db.session("copy").await?;
-        // Parallel plans and compilation pay off for one big query, not for many workers.
-        let begin =
-            format!("SET jit = off; SET max_parallel_workers_per_gather = 0; {}", self.begin());
+        // Parallel plans pay off for one big query, not for many workers.
+        let begin = format!("SET max_parallel_workers_per_gather = 0; {}", self.begin());
         session
             .batch_execute(&begin)
             .await

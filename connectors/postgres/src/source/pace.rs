@@ -30,7 +30,7 @@ const LONGEST: f64 = 4.0;
 
 /// and how long when it has a backlog, and when much comes of it: then nobody waits for the next
 /// row, and the server works the better the longer it sends into a full buffer.
-const REST: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(8)];
+const REST: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(16)];
 
 /// How much comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

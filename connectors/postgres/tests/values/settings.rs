@@ -61,6 +61,21 @@ async fn no_limit_in_time_ends_our_sessions() {
     }
 }
 
+/// Our questions about locks look dear to the planner, and are asked every half second: compiled,
+/// each took 90 ms of the server's processor instead of 0.4.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_statement_of_ours_is_compiled() {
+    for (blue, green) in pairs(&[(14, 18)]).await {
+        let pair = Pair::with((blue, ""), (green, "")).await;
+        for half in [&pair.blue, &pair.green] {
+            half.sql(&format!("ALTER DATABASE {} SET jit = on", half.name)).await;
+            let session = half.db.session("test").await.unwrap();
+            let jit: String = session.query_one("SHOW jit", &[]).await.unwrap().get(0);
+            assert_eq!(jit, "off", "{}", half.server.major());
+        }
+    }
+}
+
 /// Computed when read: nothing of it is stored, sent or copied, and both sides print it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn columns_that_are_computed_when_read() {

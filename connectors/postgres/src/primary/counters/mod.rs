@@ -103,12 +103,9 @@ async fn session(db: &Database, kept: &mut Option<Counting>) -> Result<Counting>
     }
     let session = db.session("counters").await?;
     // Planned once and not with every use.
-    session
-        .batch_execute("SET plan_cache_mode = force_generic_plan; SET jit = off")
-        .await
-        .map_err(|e| {
-            port_error(format!("opening a session for the sequences of {}", db.side), e)
-        })?;
+    session.batch_execute("SET plan_cache_mode = force_generic_plan").await.map_err(|e| {
+        port_error(format!("opening a session for the sequences of {}", db.side), e)
+    })?;
     Ok(Counting::new(Warm::new(session)))
 }
 
