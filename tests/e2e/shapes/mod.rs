@@ -6,7 +6,7 @@ mod partitions;
 mod tables;
 
 use cutover_core::model::side::Side;
-use cutover_sandbox::find_postgres;
+use cutover_sandbox::{PgInstall, find_postgres};
 
 use crate::{
     program::COMMAND_WITHIN,
@@ -95,4 +95,15 @@ async fn every_shape_travels_to_the_newest_server_and_back() {
         World::with(Options { versions: Some((oldest, newest)), ..Options::default() }).await;
     make(&world, tables::ALL).await;
     travel(&world, tables::ALL).await;
+}
+
+/// What older servers do not know at all, between two of the newest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_the_newest_servers_know_travels_there_and_back() {
+    let knows = |install: &PgInstall| install.major >= 18 && install.program("pg_dump").is_some();
+    let newest = find_postgres().into_iter().find(knows).expect("a complete server of 18");
+    let versions = Some((newest.clone(), newest));
+    let world = World::with(Options { versions, ..Options::default() }).await;
+    make(&world, tables::FROM_18).await;
+    travel(&world, tables::FROM_18).await;
 }

@@ -298,3 +298,49 @@ pub(crate) const ALL: &[Shape] = &[
         ],
     },
 ];
+
+/// What servers know from 18 on; keys by period need no extension where all their columns are ranges.
+pub(crate) const FROM_18: &[Shape] = &[
+    Shape {
+        ddl: "CREATE TABLE rooms (room int4range, during daterange, v text, PRIMARY KEY (room, during WITHOUT OVERLAPS));
+              CREATE TABLE stays (id int PRIMARY KEY, room int4range, during daterange,
+                  FOREIGN KEY (room, PERIOD during) REFERENCES rooms (room, PERIOD during))",
+        rows: "INSERT INTO rooms SELECT int4range(i, i + 1), daterange('2026-01-01', '2026-07-01'), 'v' FROM generate_series(1, 20) i;
+               INSERT INTO stays SELECT i, int4range(i, i + 1), daterange('2026-02-01', '2026-03-01') FROM generate_series(1, 5) i",
+        changes: &[
+            "INSERT INTO rooms VALUES ('[{n}00,{n}01)', '[2026-01-01,2026-02-01)', NULL), ('[{n}00,{n}01)', '[2026-02-01,2026-03-01)', NULL)",
+            "UPDATE rooms SET v = 'changed {n}' WHERE room @> 1",
+            "UPDATE rooms SET during = daterange(lower(during), upper(during) + {n}) WHERE room @> 6",
+            "INSERT INTO stays VALUES ({n}00, '[2,3)', '[2026-04-0{n},2026-05-01)')",
+            "DELETE FROM rooms WHERE room @> 10 + {n}",
+        ],
+    },
+    Shape {
+        ddl: "CREATE TABLE lax (id int PRIMARY KEY, v int CONSTRAINT lax_v CHECK (v > 0) NOT ENFORCED,
+                  up int CONSTRAINT lax_up REFERENCES lax NOT ENFORCED);
+              CREATE TABLE late (id int PRIMARY KEY, v int);
+              INSERT INTO late VALUES (1, NULL), (2, 2);
+              ALTER TABLE late ADD CONSTRAINT late_v NOT NULL v NOT VALID",
+        rows: "INSERT INTO lax SELECT i, -i, 1000 + i FROM generate_series(1, 10) i;
+               INSERT INTO late SELECT i, i FROM generate_series(3, 10) i",
+        changes: &[
+            "INSERT INTO lax VALUES ({n}00, -1, -1)",
+            "UPDATE lax SET v = v - 1, up = NULL WHERE id = {n}",
+            "DELETE FROM lax WHERE id = 4 + {n}",
+            "UPDATE late SET v = v + 1 WHERE id = 1 + {n}",
+            "INSERT INTO late VALUES ({n}00, 1)",
+        ],
+    },
+    Shape {
+        ddl: "CREATE TABLE one_null (id int PRIMARY KEY, a int, b int, UNIQUE NULLS NOT DISTINCT (a, b));
+              CREATE TABLE when_read (a int PRIMARY KEY, twice int GENERATED ALWAYS AS (a * 2) VIRTUAL, t text)",
+        rows: "INSERT INTO one_null VALUES (1, NULL, NULL), (2, 1, NULL), (3, NULL, 1);
+               INSERT INTO when_read (a, t) SELECT i, 't' FROM generate_series(1, 10) i",
+        changes: &[
+            "BEGIN; UPDATE one_null SET a = -{n} WHERE id = 1; UPDATE one_null SET b = NULL WHERE id = 3; UPDATE one_null SET a = 7, b = 7 WHERE id = 3; UPDATE one_null SET a = NULL, b = NULL WHERE id = 1; UPDATE one_null SET a = NULL, b = {n} WHERE id = 3; COMMIT",
+            "INSERT INTO one_null VALUES ({n}0, {n}, {n})",
+            "UPDATE when_read SET a = a + 100 WHERE twice = 2 * {n}",
+            "DELETE FROM when_read WHERE twice = 2 * (5 + {n})",
+        ],
+    },
+];
