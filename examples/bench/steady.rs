@@ -38,6 +38,7 @@ INSERT INTO ticks DEFAULT VALUES;
 COMMIT;
 ";
 const SCALE: &str = "50";
+const IDLE: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(600);
 
 struct Bench {
@@ -99,6 +100,7 @@ pub(crate) async fn run(arguments: &[String]) -> Result<()> {
         if continuous {
             program.command(&["verify"]).await?;
         }
+        bench.idle(what, &running).await;
         for (i, limit) in limits.into_iter().enumerate() {
             let with = bench.followed(what, limit, &alone[i], "ours", Some(&running)).await?;
             if continuous {
@@ -178,6 +180,20 @@ impl Stretch {
 }
 
 impl Bench {
+    /// What following costs while nothing happens.
+    async fn idle(&self, what: &str, by: &Running) {
+        let before = Cpu::now(&self.blue, &self.green, by.id());
+        tokio::time::sleep(IDLE).await;
+        let cpu = Cpu::now(&self.blue, &self.green, by.id()).since(before);
+        let percent = |seconds: f64| seconds / IDLE.as_secs_f64() * 100.0;
+        println!(
+            "{what}, without any load, per cent of a core: blue {:.1}, green {:.1}, itself {:.1}",
+            percent(cpu.blue),
+            percent(cpu.green),
+            percent(cpu.program)
+        );
+    }
+
     /// A stretch of load that is followed into `database`, beside the same load `alone`.
     async fn followed(
         &self,
