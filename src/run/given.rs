@@ -5,10 +5,15 @@
 //! the last of it is told by that. Definitions and copied rows are facts of our journal: with them it
 //! has a place in the log of the side that was given them.
 
-use cutover_core::model::{position::Position, side::Side};
+use cutover_core::{
+    model::{position::Position, side::Side},
+    port::PortError,
+};
 
-use super::{error::RunError, fact::Fact, prepare::Preparation};
-use crate::error::Failure;
+use super::{error::RunError, fact::Fact, ports::Ports, prepare::Preparation, standing::Standing};
+
+/// The code of a server that lacks what was copied there.
+pub(super) const LOST: &str = "CUT0518";
 
 impl Preparation {
     /// Both addresses lead to primaries.
@@ -36,29 +41,39 @@ impl Preparation {
     ///
     /// `CUT0518` when another server took over and does not.
     pub(super) async fn keep_what_was_given(&self) -> Result<(), RunError> {
-        for side in [Side::Blue, Side::Green] {
-            let standing = self.book.standing();
-            let Some(there) = standing.given(side) else { continue };
-            if self.ports.side(side).source.contains(there).await? {
-                continue;
-            }
-            let (end, again) = match standing.owner {
-                Side::Blue => ("abort", "start a new run"),
-                Side::Green => ("finish", "begin again from green if a way back is needed"),
-            };
-            return Err(Failure::new(format!(
+        Ok(is_kept(&self.ports, &self.book.standing()).await?)
+    }
+}
+
+/// Both sides still have what they were given.
+///
+/// # Errors
+///
+/// Definite, with [`LOST`], when another server took over and does not.
+pub(super) async fn is_kept(ports: &Ports, standing: &Standing) -> Result<(), PortError> {
+    for side in [Side::Blue, Side::Green] {
+        let Some(there) = standing.given(side) else { continue };
+        if ports.side(side).source.contains(there).await? {
+            continue;
+        }
+        let (end, again) = match standing.owner {
+            Side::Blue => ("abort", "start a new run"),
+            Side::Green => ("finish", "begin again from green if a way back is needed"),
+        };
+        return Err(PortError::definite(
+            LOST,
+            format!("looking for what was copied to {side}"),
+            format!(
                 "the server that is {side} now lacks definitions or rows that were copied there: \
                  its history does not contain {there}"
-            ))
-            .code("CUT0518")
-            .remedy(format!(
+            ),
+            format!(
                 "end this run with `cutover {end}`, make the database of {side} anew, and {again}; \
                  a standby that commits wait for (synchronous_standby_names) prevents this"
-            ))
-            .into());
-        }
-        Ok(())
+            ),
+        ));
     }
+    Ok(())
 }
 
 /// The fact that goes with what a side was given, where it keeps a log.

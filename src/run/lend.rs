@@ -122,6 +122,12 @@ impl work::Proof for Live {
                 Ok(Err(error)) => tracing::debug!(%error, "the ends of tables were not looked at"),
                 Err(_) => tracing::debug!("the ends of tables could not be looked at in time"),
             }
+            if self.proof.passed() {
+                match tokio::time::timeout(LOOK_WITHIN, self.build_late()).await {
+                    Ok(built) => built?,
+                    Err(_) => tracing::debug!("what waits on green could not be built in time"),
+                }
+            }
         }
         Ok(self.uncompared())
     }
@@ -147,6 +153,12 @@ impl work::Proof for Live {
         // What was drained may have brought it.
         if self.redefined() {
             return Err(PortError::transient(doing, REDEFINED));
+        }
+        // Or green is another server since the move began.
+        if self.owner() == Side::Blue
+            && let Some(why) = self.proof.late.missing()
+        {
+            return Err(PortError::transient(doing, why));
         }
         certificate
     }
@@ -232,6 +244,9 @@ impl Live {
             let why = "waits for a full comparison, and is too large for one within half of \
                        `move.pause_budget`";
             return Some(format!("{table} {why}{}", failed()));
+        }
+        if let Some(why) = self.proof.late.missing() {
+            return Some(why);
         }
         let pending = self.proof.view().pending;
         (pending > LEFT_FOR_THE_FENCE)

@@ -364,12 +364,14 @@ impl Live {
     pub async fn background(&self) {
         let sampled = || self.soon_unless(self.lag().seconds.is_some(), SAMPLE_EVERY);
         let passed = || self.soon_unless(self.proof.passed(), VERIFY_EVERY);
+        let complete = || self.soon_unless(self.proof.late.missing().is_none(), VERIFY_EVERY);
         let nobody = Notify::new();
         tokio::join!(
             every(&self.forgotten, sampled, || self.sample()),
             every(&nobody, || MEASURE_EVERY, || self.measure()),
             every(&nobody, || DEFINITIONS_EVERY, || self.watch_definitions()),
             every(&nobody, passed, || self.compare()),
+            every(&nobody, complete, || self.watch_late()),
         );
     }
 

@@ -13,6 +13,7 @@ mod given;
 mod history;
 mod kept;
 mod known;
+mod late;
 mod lend;
 pub mod live;
 mod lost;

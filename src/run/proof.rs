@@ -24,6 +24,7 @@ use cutover_core::{
 use super::{
     kept::Kept,
     known::Known,
+    late::Late,
     pairs::{WHOLE_BEHIND_FENCE, sizes, sums, whole_within},
     pipes::Pipes,
     ports::Ports,
@@ -66,6 +67,7 @@ pub struct Proof {
     readings: Readings,
     compared: AtomicU64,
     pub(super) kept: Kept,
+    pub(super) late: Late,
     inner: Mutex<Known>,
 }
 
@@ -97,6 +99,9 @@ impl Witness for Proof {
         held: Option<&Position>,
         named: Option<&Position>,
     ) -> Option<Position> {
+        if from == Side::Blue {
+            self.late.begins();
+        }
         self.stream_begins(from, held, named)
     }
 
@@ -163,6 +168,7 @@ impl Proof {
             readings: Readings::default(),
             compared: AtomicU64::new(0),
             kept,
+            late: Late::default(),
             inner: Mutex::new(known),
         };
         proof.go_on();
@@ -243,6 +249,7 @@ impl Proof {
         given_up: impl Future<Output = ()>,
     ) -> Result<PassReport> {
         let reading = self.readings.begin();
+        let begun = self.late.begun();
         // Before any row is read: what is written anew from here on is seen later.
         self.look_for_rewrites().await?;
         let (pass, aligned) = pipes
@@ -264,7 +271,7 @@ impl Proof {
         let scattered: Vec<bool> = chosen.iter().map(|i| self.ledger.scattered(*i)).collect();
         let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
-        self.ports.schema.complete().await?;
+        self.build_late(begun).await?;
         let marks: Vec<Option<Arc<Mark>>> =
             marks.into_iter().map(|mark| mark.map(Arc::new)).collect();
         let all = chosen.len() == self.pairs.len();

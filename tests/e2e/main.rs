@@ -23,6 +23,7 @@ mod ends;
 mod failed_switch;
 mod failover;
 mod failover_copy;
+mod failover_owed;
 mod growing;
 mod kept;
 mod killed_before_moves;

@@ -20,7 +20,7 @@ use crate::{
 /// Rows of the table, and at least so many ranges of it.
 const ROWS: i64 = 24_000;
 const RANGES: u64 = 96;
-const SLOWLY: &str = "copy: { workers: 2, chunk: 256KiB, rate: 3MiB }\n";
+pub(crate) const SLOWLY: &str = "copy: { workers: 2, chunk: 256KiB, rate: 3MiB }\n";
 const LEDGER: &str = "
     CREATE TABLE ledger (id bigint PRIMARY KEY, n integer NOT NULL DEFAULT 0, v text, big text);
     ALTER TABLE ledger ALTER COLUMN v SET STORAGE PLAIN;
@@ -70,11 +70,11 @@ impl Pair {
     }
 }
 
-struct Ledger {
+pub(crate) struct Ledger {
     /// What it is called; of a partitioned one, the part that is large.
     table: &'static str,
-    pair: Pair,
-    run: Run,
+    pub(crate) pair: Pair,
+    pub(crate) run: Run,
     writes: JoinHandle<()>,
 }
 
@@ -91,14 +91,20 @@ impl Ledger {
     }
 
     async fn of(pair: Pair) -> Self {
+        Self::of_shape(pair, "").await
+    }
+
+    /// The plain one, and what becomes of it.
+    pub(crate) async fn of_shape(pair: Pair, becomes: &str) -> Self {
         pair.does(Side::Blue, LEDGER).await;
+        pair.does(Side::Blue, becomes).await;
         let writes = pair.writes().await;
         let run = pair.desk.run();
         Self { table: "ledger", pair, run, writes }
     }
 
     /// Waits until green has so many ranges of the table more.
-    async fn has_more(&mut self, more: i64) {
+    pub(crate) async fn has_more(&mut self, more: i64) {
         let (copied, before) = (self.facts("copied").len(), self.parts().await);
         wait_until("more ranges", READY_WITHIN, async || {
             assert!(self.run.exit().is_none(), "the run ended");
@@ -130,7 +136,7 @@ impl Ledger {
     }
 
     /// Waits until the copy goes on; how many ranges it keeps.
-    async fn kept(&mut self) -> u64 {
+    pub(crate) async fn kept(&mut self) -> u64 {
         let name = format!("public.{}", self.table);
         let kept = |s: &Value| {
             let tables = s["copy"]["tables"].as_array()?;
@@ -145,12 +151,16 @@ impl Ledger {
         kept(&status).expect("ranges")
     }
 
-    /// Ready, equal, and moved to green with nothing lost.
-    async fn completes(mut self) {
-        self.run.ready().await;
+    pub(crate) async fn stops_writing(&mut self) {
         self.writes.abort();
         let wrote = (&mut self.writes).await;
         assert!(wrote.is_ok() || wrote.is_err_and(|e| e.is_cancelled()), "the client failed");
+    }
+
+    /// Ready, equal, and moved to green with nothing lost.
+    async fn completes(mut self) {
+        self.run.ready().await;
+        self.stops_writing().await;
         self.pair.desk.ask(&["verify"]).await.exits(0).says("equal");
         self.pair.sides_are_equal().await;
         self.pair.completes(self.run).await;
