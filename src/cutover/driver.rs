@@ -176,7 +176,7 @@ pub async fn drive(
     watcher: Watcher<'_>,
 ) -> Result<Report, DriveError> {
     let mut state = State::of(history);
-    check(&state, &start).map_err(DriveError::OutOfOrder)?;
+    state.takes(&start).map_err(DriveError::OutOfOrder)?;
     let began = history.iter().rposition(|f| matches!(f, Fact::MoveBegan { .. })).unwrap_or(0);
     let mut facts = match start {
         Fact::MoveBegan { .. } => vec![],
@@ -201,25 +201,6 @@ pub async fn drive(
         overruns: Mutex::new(vec![]),
     };
     driver.run(goal).await
-}
-
-fn check(state: &State, start: &Fact) -> Result<(), String> {
-    match start {
-        Fact::MoveBegan { .. } if state.is_open() => {
-            Err("another move is open and must end first".into())
-        }
-        Fact::MoveBegan { from, .. } if *from != state.owner() => {
-            Err(format!("{} owns the writes already", from.other()))
-        }
-        Fact::MoveBegan { switches, .. } if switches.is_empty() => {
-            Err("there is no switch that could move the traffic".into())
-        }
-        Fact::MoveBegan { .. } => Ok(()),
-        Fact::Restarted { .. } if state.is_open() => Ok(()),
-        Fact::Resolved { owner, .. } if state.is_open() => state.may_resolve(*owner),
-        Fact::Restarted { .. } | Fact::Resolved { .. } => Err("no move is open".into()),
-        _ => Err("this fact does not begin anything".into()),
-    }
 }
 
 struct Driver<'a> {

@@ -335,6 +335,30 @@ impl State {
         Ok(())
     }
 
+    /// Whether a process may take part with this fact.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn takes(&self, start: &Fact) -> Result<(), String> {
+        match start {
+            Fact::MoveBegan { .. } if self.is_open() => {
+                Err("another move is open and must end first".into())
+            }
+            Fact::MoveBegan { from, .. } if *from != self.owner() => {
+                Err(format!("{} owns the writes already", from.other()))
+            }
+            Fact::MoveBegan { switches, .. } if switches.is_empty() => {
+                Err("there is no switch that could move the traffic".into())
+            }
+            Fact::MoveBegan { .. } => Ok(()),
+            Fact::Restarted { .. } if self.is_open() => Ok(()),
+            Fact::Resolved { owner, .. } if self.is_open() => self.may_resolve(*owner),
+            Fact::Restarted { .. } | Fact::Resolved { .. } => Err("no move is open".into()),
+            _ => Err("this fact does not begin anything".into()),
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_started(&self, act: &Act) -> bool {
         self.current.as_ref().is_some_and(|open| {

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     cutover::{
-        driver::{self, Goal, Limits, Report, Stop},
+        driver::{self, DriveError, Goal, Limits, Report, Stop},
         evidence::{About, Evidence},
         fact::{Details, Ending, Fact, KIND, Outcome, Process},
         ground::{
@@ -246,6 +246,7 @@ impl Live {
         responder: &Responder,
     ) -> Result<Answer, RunError> {
         let (mut journal, history) = open(&self.state_dir).await?;
+        let ground: Box<dyn Ground> = self.ground(from)?;
         let number = self.book.standing().moves + 1;
         let id = format!("{number:04}");
         if from == Side::Blue && !rehearsal {
@@ -254,7 +255,6 @@ impl Live {
         // It counts when the move is made, and costs nothing then.
         let sides: &[Side] = if rehearsal { &[] } else { &[Side::Blue, Side::Green] };
         let beside = beside::facts(&self.ports, &self.selection, sides).await;
-        self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
         let begun = Fact::MoveBegan {
             id: id.clone(),
             from,
@@ -263,8 +263,10 @@ impl Live {
             switches: self.ports.switches.iter().map(|s| s.name().to_owned()).collect(),
             at_ms: now_ms(),
         };
+        // What would not begin leaves no line: until its end nothing is copied, and nothing closed.
+        State::of(&history).takes(&begun).map_err(DriveError::OutOfOrder)?;
+        self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
         let predicted = self.estimate();
-        let ground: Box<dyn Ground> = self.ground(from)?;
         let limits = Limits::new(self.wishes.pause_budget);
         let tell = |fact: &Fact| {
             if let Some(text) = told(fact) {

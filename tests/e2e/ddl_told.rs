@@ -278,3 +278,27 @@ async fn safe_changes_while_rows_are_copied_lose_no_row() {
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_never_began_is_in_no_way() {
+    let world = world("apply").await;
+    world.desk.reconfigure(|yaml| {
+        let (before, rest) = yaml.split_once("switch:\n").expect("switches");
+        let (_, behind) = rest.split_once("move:").expect("a move");
+        format!("{before}move:{behind}")
+    });
+    let mut run = world.desk.run();
+    run.streams().await;
+    for command in ["switch", "rehearse"] {
+        world.desk.refuses(command, "CUT0739").await;
+    }
+    // A table that comes with its rows is copied.
+    let new = "CREATE TABLE late (id integer PRIMARY KEY); INSERT INTO late VALUES (1)";
+    alter(&world, Side::Blue, new).await;
+    holds(&world, Side::Green, "SELECT count(*) = 1 FROM late").await;
+    alter(&world, Side::Blue, "INSERT INTO late VALUES (2)").await;
+    holds(&world, Side::Green, "SELECT count(*) = 2 FROM late").await;
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
+}
