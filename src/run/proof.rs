@@ -277,6 +277,10 @@ impl Proof {
         let all = chosen.len() == self.pairs.len();
         // At once: what is known of a pair outlives the rest of the pass.
         let done = |n: usize, table: &TableReport| {
+            // It waits on, as what a pass does not come to.
+            if table.verdict == Verdict::Inconclusive {
+                return;
+            }
             let i = chosen[n];
             let unnamed = table.different > table.differences.len() as u64;
             self.lock().learn(i, table, &aligned.position, all);

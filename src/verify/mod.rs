@@ -108,6 +108,16 @@ impl PassReport {
         self.tables.iter().map(|t| t.blue_rows.max(t.green_rows)).sum()
     }
 
+    /// Takes what another pass, later, found of those tables that stand at `places` here, in their
+    /// order.
+    pub fn replace(&mut self, places: &[usize], later: Self) {
+        for (place, table) in places.iter().zip(later.tables) {
+            self.tables[*place] = table;
+        }
+        self.took_ms += later.took_ms;
+        self.verdict = self.tables.iter().fold(Verdict::Equal, |v, t| v.and(t.verdict));
+    }
+
     /// Rows that differ.
     #[must_use]
     pub fn different(&self) -> u64 {

@@ -6,7 +6,8 @@ use cutover::{
     transform::{Pair, map},
     verify::{
         Verdict,
-        full::Aligned,
+        full::{self, Aligned},
+        reading::Readings,
         tail::{self, Grown, Growth, Place},
     },
 };
@@ -40,11 +41,16 @@ async fn pair(w: &World, name: &str) -> Pair {
     pairs.iter().find(|pair| pair.name.name == name).unwrap().clone()
 }
 
-/// A mark of now.
-async fn mark(w: &World, pair: &Pair) -> Grown {
+/// Both sides as of now.
+async fn aligned(w: &World) -> Aligned {
     let (position, blue) = w.database(Side::Blue).snapshot_at_position().await.unwrap();
     let green = w.database(Side::Green).snapshot().await.unwrap();
-    let aligned = Aligned { position, blue: Arc::from(blue), green: Arc::from(green) };
+    Aligned { position, blue: Arc::from(blue), green: Arc::from(green) }
+}
+
+/// A mark of now.
+async fn mark(w: &World, pair: &Pair) -> Grown {
+    let aligned = aligned(w).await;
     let marks = tail::marks(&aligned, std::slice::from_ref(pair), &[true]).await.unwrap();
     let mark = marks.into_iter().next().flatten().expect("a heap without a key has an end");
     Grown { mark: Arc::new(mark), growth: Growth::default(), elsewhere: false }
@@ -157,4 +163,30 @@ async fn the_ends_of_all_partitions_count_together() {
     assert_eq!(proven(&w, &cut, &since, 3).await, Verdict::Equal);
     run(&w.green, &["UPDATE cut SET a = 2 WHERE b = 'c'"]).await;
     assert_eq!(proven(&w, &cut, &since, 3).await, Verdict::Different);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_emptied_while_it_is_compared_is_not_called_different() {
+    let w = World::new("emptied").await;
+    let t = pair(&w, "t").await;
+    let compare = async |at: Aligned| {
+        let reading = Readings::default().begin();
+        let report = full::pass(&at, std::slice::from_ref(&t), 2, &reading, &|_, _| {}).await;
+        report.unwrap().tables.remove(0)
+    };
+    for side in [Side::Blue, Side::Green] {
+        for then in ["SELECT", "INSERT INTO t VALUES (1, 'later')"] {
+            both(&w, &["TRUNCATE t", "INSERT INTO t VALUES (1, 'a'), (2, 'b')"]).await;
+            let before = aligned(&w).await;
+            run(w.on(side), &["TRUNCATE t", then]).await;
+            let found = compare(before).await;
+            assert_eq!(found.verdict, Verdict::Inconclusive, "{side}, {then}: {found:?}");
+            assert!(found.differences.is_empty(), "{found:?}");
+            // From here on it is what it is.
+            let found = compare(aligned(&w).await).await;
+            assert_eq!(found.verdict, Verdict::Different, "{side}, {then}");
+        }
+    }
+    both(&w, &["TRUNCATE t"]).await;
+    assert_eq!(compare(aligned(&w).await).await.verdict, Verdict::Equal);
 }

@@ -38,6 +38,7 @@ const DIGESTS: &str = "reading digests";
 const ROWS: &str = "reading rows by key";
 const SIZES: &str = "measuring tables";
 const FILES: &str = "asking whether rows were written anew";
+const EMPTIED: &str = "asking whether tables were emptied";
 
 /// Reads digests of rows. Both sides render a row to the same text under the same pinned
 /// settings and hash that, so equal digests mean equal rows.
@@ -162,6 +163,23 @@ pub trait RowReader: Send + Sync {
     /// The connector's part of [`RowReader::sees`], which counts the answers: call that.
     async fn seen_of(&self, transactions: &[TransactionId]) -> Result<Vec<bool>> {
         Ok(vec![true; transactions.len()])
+    }
+
+    /// Whether these tables were emptied since the moment whose rows are read here, by something
+    /// that leaves nothing of them to be read: how many there were then is not known any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connector, and `CUT0308` when a table has no answer.
+    async fn emptied(&self, tables: &[&Table]) -> Result<Vec<bool>> {
+        let all = self.emptied_of(tables).await?;
+        even(EMPTIED, tables.first().map(|table| &table.name), tables.len(), all.len())?;
+        Ok(all)
+    }
+
+    /// The connector's part of [`RowReader::emptied`], which counts the answers: call that.
+    async fn emptied_of(&self, tables: &[&Table]) -> Result<Vec<bool>> {
+        Ok(vec![false; tables.len()])
     }
 
     /// Does ahead what the first reads by key of these tables would have to do; the first ones are

@@ -321,6 +321,17 @@ impl RowReader for PgSnapshot {
         Ok(rows)
     }
 
+    async fn emptied_of(&self, tables: &[&Table]) -> Result<Vec<bool>> {
+        let mut emptied = Vec::with_capacity(tables.len());
+        for tables in tables.chunks(hold::READS) {
+            let wanted: Vec<hold::Wanted<'_>> = tables.iter().map(|t| (*t, false)).collect();
+            let warm = self.view.holding(&wanted).await?;
+            emptied.extend(tables.iter().map(|t| warm.held.get(&t.name) == Some(&Pages::Emptied)));
+            self.view.idle.put(warm);
+        }
+        Ok(emptied)
+    }
+
     async fn rows_of(&self, wanted: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
         let mut rows = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(hold::READS) {
