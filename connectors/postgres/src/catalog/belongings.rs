@@ -85,13 +85,13 @@ const RELATIONS: &str = "
       FROM pg_class o WHERE o.relkind IN ('v', 'm', 'S', 'f') AND o.relpersistence <> 't'";
 
 /// With the types of what they take, as `pg_dump` writes them; grants and comments have its names,
-/// too.
+/// too. Aggregates are "in" an untrusted language, and everybody may make them.
 const ROUTINES: &str = "
     SELECT CASE o.prokind WHEN 'p' THEN 'PROCEDURE' WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END,
            'pg_proc'::regclass, o.oid, o.pronamespace, o.proname || a.types,
            quote_ident(o.proname) || CASE o.prokind WHEN 'a' THEN a.types
              ELSE '(' || pg_get_function_identity_arguments(o.oid) || ')' END,
-           o.proowner, NOT l.lanpltrusted
+           o.proowner, NOT l.lanpltrusted AND o.prokind <> 'a'
       FROM pg_proc o JOIN pg_language l ON l.oid = o.prolang
      CROSS JOIN LATERAL (SELECT CASE WHEN o.prokind = 'a' AND o.pronargs = 0 THEN '(*)' ELSE
            '(' || array_to_string(ARRAY(SELECT format_type(t.type, NULL)

@@ -1,6 +1,9 @@
 //! What others than our role have to make on green.
 
-use cutover_core::{model::selection::Selection, port::schema::SchemaCopy};
+use cutover_core::{
+    model::selection::Selection,
+    port::{schema::SchemaCopy, source::Source as _},
+};
 use cutover_postgres::schema::PgSchemaCopy;
 
 use crate::{green_of, home::Home, pairs};
@@ -103,5 +106,37 @@ async fn rights_that_others_gave_arrive() {
         let given = "SELECT has_table_privilege('deputy', 'users', 'SELECT') \
                      AND has_column_privilege('deputy', 'users', 'v', 'UPDATE')";
         assert!(green.root.query_one(given, &[]).await.unwrap().get::<_, bool>(0));
+    }
+}
+
+/// The state of an aggregate is in no untrusted language: it was taken for what only a superuser makes,
+/// and after a stop our own one for that of somebody else, without its grants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregate_keeps_its_grants_over_a_stop() {
+    for (blue_server, green_server) in pairs().await {
+        let all = "SET ROLE app; \
+                   CREATE AGGREGATE product(numeric) (sfunc = numeric_mul, stype = numeric, initcond = '1'); \
+                   REVOKE ALL ON FUNCTION product(numeric) FROM PUBLIC; \
+                   COMMENT ON AGGREGATE product(numeric) IS 'of all'";
+        let blue = Home::new(blue_server, "CREATE TABLE near (id int PRIMARY KEY)").await;
+        let green = Home::new(green_server, "SELECT 1").await;
+        blue.root.batch_execute(all).await.unwrap();
+        let server = "RESET ROLE; CREATE FOREIGN DATA WRAPPER far; CREATE SERVER far FOREIGN DATA WRAPPER far; \
+                      GRANT USAGE ON FOREIGN SERVER far TO app";
+        blue.root.batch_execute(server).await.unwrap();
+        let table = "SET ROLE app; CREATE FOREIGN TABLE away (id int) SERVER far; RESET ROLE";
+        blue.root.batch_execute(table).await.unwrap();
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        copy.before_rows(&Selection::default()).await.unwrap_err();
+        green.root.batch_execute(server).await.unwrap();
+        copy.before_rows(&Selection::default()).await.unwrap();
+        let closed = "SELECT proacl::text = '{app=X/app}' AND obj_description(oid) = 'of all' \
+                      FROM pg_proc WHERE proname = 'product'";
+        assert_eq!(
+            green.root.query_one(closed, &[]).await.unwrap().get::<_, Option<bool>>(0),
+            Some(true)
+        );
+        let made = blue.db.inventory(&Selection::default()).await.unwrap().belongings;
+        assert!(!made.iter().any(|it| it.kind == "AGGREGATE"), "{made:?}");
     }
 }
