@@ -1,6 +1,7 @@
 //! One migration from start to finish.
 
 mod at_start;
+mod attempts;
 mod beside;
 pub mod book;
 pub mod command;

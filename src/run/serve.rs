@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     at_start::AtStart,
+    attempts::{Interrupted, Waits, prepare},
     command::{Answer, Request},
     ends::{may_end, over, remove},
     error::RunError,
@@ -46,8 +47,6 @@ use crate::{
 const BATCH_BYTES: usize = 4 << 20;
 /// Bytes of changed keys that are remembered.
 const LEDGER_BYTES: usize = 64 << 20;
-/// First and longest wait before a failed preparation is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// How long a new process waits for the lease of one that is just ending.
 const LEASE_WITHIN: Duration = Duration::from_secs(10);
 /// How often the lease is looked at.
@@ -97,11 +96,6 @@ pub enum Ended {
     Removed,
 }
 
-enum Interrupted {
-    Stop(Option<Responder>),
-    Remove { finish: bool, responder: Responder },
-}
-
 /// Takes a run up and serves it.
 ///
 /// # Errors
@@ -120,8 +114,11 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     let mut unfollowed = Vec::new();
     // The command that goes on once the streams flow again.
     let mut asked: Option<Asked> = None;
+    let mut flowed = false;
     loop {
-        let prepared = match prepare(&start, &unfollowed, &mut inbox).await {
+        let who = asked.as_ref().map(|asked| &asked.responder);
+        let waits = flowed.then_some(Waits { who });
+        let prepared = match prepare(&start, &unfollowed, &mut inbox, waits).await {
             Ok(Ok(prepared)) => prepared,
             Err(failure) => {
                 if let Some(Asked { responder, .. }) = asked {
@@ -144,6 +141,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
                 }
             }
         };
+        flowed = true;
         start.preparation.progress.say("following changes");
         let live = connect(&start, prepared, &unfollowed).map_err(RunError::into_failure)?;
         start.board.set_live(Arc::clone(&live));
@@ -269,7 +267,7 @@ async fn keep_lease(run: &RunId, ports: &Ports, lease: &mut Box<dyn Lease>) -> R
 }
 
 /// Answers a command that comes before the streams flow.
-fn early(incoming: Incoming, board: &Board) {
+pub(super) fn early(incoming: Incoming, board: &Board) {
     match incoming.request {
         Request::Status => incoming.responder.done(board.answer()),
         other => incoming.responder.done(Answer::failed(
@@ -278,69 +276,6 @@ fn early(incoming: Incoming, board: &Board) {
                 .remedy("wait for `cutover status` to say that changes are followed")
                 .exit(Exit::No),
         )),
-    }
-}
-
-async fn prepare(
-    start: &Start,
-    unfollowed: &[TableName],
-    inbox: &mut mpsc::Receiver<Incoming>,
-) -> Result<Result<Prepared, Interrupted>, Failure> {
-    let mut backoff = BACKOFF.0;
-    loop {
-        let began = Instant::now();
-        let work = start.preparation.prepare(unfollowed);
-        tokio::pin!(work);
-        let error = loop {
-            tokio::select! {
-                result = &mut work => match result {
-                    Ok(prepared) => return Ok(Ok(prepared)),
-                    Err(e) => break e,
-                },
-                incoming = inbox.recv() => if let Some(interrupted) = interrupt(start, incoming) {
-                    return Ok(Err(interrupted));
-                },
-            }
-        };
-        if !error.is_transient() {
-            return Err(error.into_failure());
-        }
-        let failure = error.into_failure();
-        tracing::warn!("{failure}; trying again");
-        if began.elapsed() > BACKOFF.1 {
-            backoff = BACKOFF.0;
-        }
-        let again = tokio::time::Instant::now() + backoff;
-        backoff = (backoff * 2).min(BACKOFF.1);
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(again) => break,
-                incoming = inbox.recv() => if let Some(interrupted) = interrupt(start, incoming) {
-                    return Ok(Err(interrupted));
-                },
-            }
-        }
-    }
-}
-
-/// What a command means while the run is prepared; answers those that mean nothing.
-fn interrupt(start: &Start, incoming: Option<Incoming>) -> Option<Interrupted> {
-    let Some(incoming) = incoming else { return Some(Interrupted::Stop(None)) };
-    let finish = match incoming.request {
-        Request::Stop => return Some(Interrupted::Stop(Some(incoming.responder))),
-        Request::Finish => true,
-        Request::Abort => false,
-        _ => {
-            early(incoming, &start.board);
-            return None;
-        }
-    };
-    match may_end(start, finish) {
-        Ok(()) => Some(Interrupted::Remove { finish, responder: incoming.responder }),
-        Err(failure) => {
-            incoming.responder.done(Answer::failed(failure));
-            None
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! table again, and the stream goes on where it was.
 
 use cutover_core::model::side::Side;
+use cutover_sandbox::wait_until;
 use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
@@ -297,4 +298,66 @@ async fn a_key_that_named_several_rows_names_one_after_a_repair() {
     world.desk.ask(&["verify"]).await.exits(0);
     world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
+}
+
+/// A definition that changes while a table is copied again waits for the other side, and ends nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alteration_in_the_middle_of_a_repair_waits_for_the_other_side() {
+    altered_meanwhile(&World::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alteration_in_the_middle_of_a_repair_is_told_and_waits_for_the_other_side() {
+    let world = World::new().await;
+    for side in [Side::Blue, Side::Green] {
+        let root = world.superuser(side).await;
+        root.batch_execute("ALTER ROLE cutover SUPERUSER").await.expect("a superuser may");
+    }
+    altered_meanwhile(&world).await;
+}
+
+async fn altered_meanwhile(world: &World) {
+    let mut run = world.desk.run();
+    run.ready().await;
+    // The table is written anew, so that its copy needs a later snapshot.
+    let alter = "ALTER TABLE products ADD COLUMN rating integer NOT NULL \
+                 DEFAULT (random() * 10)::integer";
+    for owner in [Side::Blue, Side::Green] {
+        let alter = match owner {
+            Side::Blue => alter.to_owned(),
+            Side::Green => alter.replace("COLUMN ", "COLUMN also_"),
+        };
+        let case = &CASES[0];
+        case.happens(world, &mut run, owner).await;
+        let mut reader = world.superuser(owner.other()).await;
+        let reading = reader.transaction().await.expect("a transaction");
+        reading.batch_execute("LOCK products IN ACCESS SHARE MODE").await.expect("a lock");
+        let asked = world.desk.begin(&["verify", "--repair"]);
+        // The table was looked at, and cannot be emptied yet.
+        let root = world.superuser(owner.other()).await;
+        let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted \
+                      AND relation = 'products'::regclass";
+        wait_until("the copy to wait", COMMAND_WITHIN, async || {
+            root.query_one(waits, &[]).await.is_ok_and(|row| row.get(0))
+        })
+        .await
+        .expect("it waits");
+        world.direct(owner).await.batch_execute(&alter).await.expect("it is altered");
+        reading.rollback().await.expect("the lock is released");
+        let tells = || world.desk.log().matches("has no column").count();
+        let before = tells();
+        wait_until("the column to be missed", COMMAND_WITHIN, async || tells() > before)
+            .await
+            .unwrap_or_else(|e| panic!("{e}: {}", world.desk.log()));
+        assert!(run.exit().is_none(), "{}", world.desk.log());
+        let other = world.superuser(owner.other()).await;
+        other.batch_execute(&format!("{PASS}; {alter}")).await.expect("the same");
+        asked.await.expect("no panic").exits(0);
+        run.ready().await;
+        world.desk.moves(if owner == Side::Blue { "switch" } else { "rollback" }).await.exits(0);
+    }
+    world.sides_are_equal().await;
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.nothing_is_left().await;
 }
