@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::{
     book::Book,
+    changed::Compared,
     command::Answer,
     every::every,
     foreign::Foreign,
@@ -27,7 +28,6 @@ use super::{
     status::{Alarm, LagView, MoveView},
 };
 use crate::{
-    cutover::ground::live::unfollowed,
     error::{Exit, Explain as _, Failure},
     lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
     observe::progress::Progress,
@@ -51,7 +51,7 @@ const SAMPLES_SECONDS: f64 = 600.0;
 const DEFINITIONS_EVERY: Duration = Duration::from_secs(5);
 /// What is asked for all the time, and takes longer the more tables there are, takes at most this
 /// part of it.
-const SELDOM: u32 = 50;
+pub(super) const SELDOM: u32 = 50;
 /// How often a failed or empty comparison is tried again.
 const VERIFY_EVERY: Duration = Duration::from_millis(500);
 /// Lag, in seconds, up to which a full pass may begin.
@@ -115,23 +115,15 @@ pub(super) struct State {
     whole_again: Option<Instant>,
     /// Why the last comparison of every row, or of tables as a whole, came to no end.
     pub(super) uncompared_for: Option<String>,
-    definitions_seen: Option<Compared>,
+    /// Of blue and of green.
+    pub(super) definitions_seen: [Option<Compared>; 2],
     /// When definitions are looked at again, and sequences counted.
-    definitions_due: Option<Instant>,
+    pub(super) definitions_due: Option<Instant>,
     sequences_due: Option<Instant>,
     applied: Option<(Instant, Option<Position>)>,
     /// Rows of others that a later comparison found to do no harm.
     pub(super) foreign_known: Foreign,
     doubt: Option<Doubt>,
-}
-
-/// Definitions that were compared: reading those of ten thousand tables takes seconds, and room.
-#[derive(Clone)]
-struct Compared {
-    /// What the owner said of all of them before.
-    mark: Option<String>,
-    /// With which.
-    known: Arc<BTreeMap<String, String>>,
 }
 
 /// A move that waits for an operator's word.
@@ -201,7 +193,7 @@ impl Live {
                 measured: Measured::default(),
                 whole_again: None,
                 uncompared_for: None,
-                definitions_seen: None,
+                definitions_seen: [None, None],
                 definitions_due: None,
                 sequences_due: None,
                 applied: None,
@@ -498,59 +490,6 @@ impl Live {
     #[must_use]
     pub fn latest(&self) -> Option<Sample> {
         self.state().samples.latest().copied()
-    }
-
-    async fn watch_definitions(&self) -> Result<()> {
-        let began = Instant::now();
-        if self.state().definitions_due.is_some_and(|due| began < due) {
-            return Ok(());
-        }
-        let owner = self.owner();
-        self.compare_definitions(owner).await?;
-        self.proof.look_for_rewrites().await?;
-        self.proof.look_for_growth().await?;
-        self.state().definitions_due = Some(began + began.elapsed() * SELDOM);
-        let count = self.ports.side(owner).primary.unfollowed().await?;
-        let alarm = unfollowed(count, owner).map(|f| (f.why, f.remedy.unwrap_or_default()));
-        self.alarm("CUT0130", alarm);
-        Ok(())
-    }
-
-    /// Compares definitions of the owner with those that both sides had, unless both are as they were
-    /// the last time.
-    async fn compare_definitions(&self, owner: Side) -> Result<()> {
-        let (primary, standing) = (&self.ports.side(owner).primary, self.book.standing());
-        let known = standing.definitions(owner);
-        let seen = self.state().definitions_seen.clone();
-        let seen = seen.filter(|seen| Arc::ptr_eq(&seen.known, known)).and_then(|seen| seen.mark);
-        // Ahead of what it is about.
-        let mark = primary.definitions_mark(seen.as_deref()).await?;
-        if mark.is_some() && mark == seen {
-            return Ok(());
-        }
-        let now = primary.fingerprint(&self.selection).await?;
-        let changed: Vec<&String> = known
-            .keys()
-            .filter(|t| now.get(*t) != known.get(*t))
-            .chain(now.keys().filter(|t| !known.contains_key(*t)))
-            .collect();
-        let alarm = (!changed.is_empty()).then(|| {
-            let names: Vec<&str> = changed.iter().map(|s| s.as_str()).collect();
-            (
-                format!(
-                    "the definition of {} changed on {owner} since the run began",
-                    names.join(", ")
-                ),
-                format!(
-                    "make the same change on {}, then stop and start `cutover run`; see \
-                     docs/errors/CUT0509.md for new tables and changes that are taken back",
-                    owner.other()
-                ),
-            )
-        });
-        self.alarm("CUT0509", alarm);
-        self.state().definitions_seen = Some(Compared { mark, known: Arc::clone(known) });
-        Ok(())
     }
 
     /// The proof: a full pass once the streams have caught up, then changed rows.

@@ -4,6 +4,7 @@ mod at_start;
 mod attempts;
 mod beside;
 pub mod book;
+mod changed;
 pub mod command;
 pub mod ends;
 pub mod error;

@@ -211,3 +211,34 @@ async fn what_is_defined_on_green_after_a_switch_refuses_the_rollback() {
     pair.holds(Side::Blue, "SELECT count(*) = 1 FROM later").await;
     over(&pair, load, run, Side::Blue).await;
 }
+
+/// Once clients write to green, a filled table that somebody attaches on blue is seen at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_attached_to_blue_after_a_switch_is_told() {
+    const ATTACHED: &str = "CREATE TABLE events_2031 (LIKE events); \
+        INSERT INTO events_2031 SELECT i, '2031-01-15', 'back' FROM generate_series(1, 3) i; \
+        ALTER TABLE events ATTACH PARTITION events_2031 \
+            FOR VALUES FROM ('2031-01-01') TO ('2031-02-01')";
+    const TAKEN_BACK: &str =
+        "ALTER TABLE events DETACH PARTITION events_2031; DROP TABLE events_2031";
+    let servers = oldest_and_newest().await;
+    let (pair, load, mut run) = begun("behind", &servers).await;
+    pair.desk.moves("switch").await.exits(0);
+    pair.does(Side::Blue, ATTACHED).await;
+    let told = |s: &Value| {
+        let says = |a: &Value| {
+            let what = a["what"].as_str().unwrap_or_default();
+            a["code"] == "CUT0176" && what.contains("blue") && what.contains("events_2031")
+        };
+        s["alarms"].as_array().is_some_and(|alarms| alarms.iter().any(says))
+    };
+    run.status("the table to be noticed", COMMAND_WITHIN, |s| {
+        told(s) && s["ready"]["state"] == "never"
+    })
+    .await;
+    pair.desk.refuses("rollback", "CUT0176").await.says("events_2031");
+    pair.does(Side::Blue, TAKEN_BACK).await;
+    run.status("it to be over", COMMAND_WITHIN, |s| !told(s)).await;
+    pair.desk.moves("rollback").await.exits(0);
+    over(&pair, load, run, Side::Blue).await;
+}
