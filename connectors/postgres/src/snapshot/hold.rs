@@ -9,7 +9,7 @@
 //! clients wait behind. What is written anew between two turns is read again from its beginning,
 //! under a later snapshot.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use cutover_core::{
     model::schema::{Table, TableName},
@@ -24,6 +24,10 @@ use crate::{connect::port_error, shelf::Warm, sql};
 /// Reads after which a session lets go of everything, so that it holds no more tables either: the
 /// server's lock table is shared by everybody.
 pub(super) const READS: usize = 64;
+
+/// How long a table is held behind the read of it, by a session that goes on with others: whoever
+/// empties or alters it waits for that, and everybody else behind them.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// A table, and whether a place in it is read and not the whole.
 pub(super) type Wanted<'a> = (&'a Table, bool);
@@ -97,7 +101,8 @@ impl View {
     async fn held(&self, wanted: &[Wanted<'_>]) -> Result<Option<Warm>> {
         let mut warm = self.session().await?;
         let tables: BTreeSet<&TableName> = wanted.iter().map(|(table, _)| &table.name).collect();
-        if warm.reads > 0 && warm.reads + wanted.len() > READS {
+        let long = warm.reads + wanted.len() > READS || warm.since.elapsed() > LONGEST;
+        if warm.reads > 0 && long {
             self.begin_again(&mut warm).await?;
         }
         warm.reads += wanted.len();

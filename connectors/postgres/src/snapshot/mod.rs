@@ -10,7 +10,7 @@ mod live;
 mod range;
 mod stream;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -130,6 +130,7 @@ impl View {
         warm.by_index = false;
         warm.held.clear();
         warm.reads = 0;
+        warm.since = Instant::now();
         Ok(())
     }
 

@@ -128,6 +128,27 @@ async fn rows_do_not_move_between_two_ranges() {
     }
 }
 
+/// Somebody waits to empty a table that has been read, while the same worker goes on with a large one
+/// for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_read_is_soon_free() {
+    let home = Home::new(&servers().await[0], DDL).await;
+    let (t, big) = (home.table("t").await, home.table("big").await);
+    let snapshot = home.db.snapshot().await.unwrap();
+    let ranges = snapshot.split(&t, 8192).await.unwrap();
+    let whole = Range { condition: String::new(), bytes: 0 };
+    read(&*snapshot, &big, &[whole], CopyFormat::PostgresText).await;
+    let client = home.client().await;
+    let emptied = tokio::spawn(async move { client.batch_execute("TRUNCATE big").await.unwrap() });
+    // Fewer ranges than a session reads in one transaction, each of which takes its time.
+    for range in &ranges[..50] {
+        read(&*snapshot, &t, std::slice::from_ref(range), CopyFormat::PostgresText).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(emptied.is_finished(), "it waits for a reader of another table");
+    emptied.await.unwrap();
+}
+
 /// Rows of a table, counted in a copy and in digests, range by range.
 async fn count(snapshot: &dyn Snapshot, table: &Table, bytes: u64) -> Result<[u64; 2], PortError> {
     let ranges = snapshot.split(table, bytes).await?;
