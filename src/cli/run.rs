@@ -8,7 +8,8 @@ use cutover::{
     run::{
         command::Request,
         ends,
-        serve::{Ended, Until, serve},
+        goal::Until,
+        serve::{Ended, serve},
         socket::{Incoming, Server, local},
     },
 };

@@ -12,6 +12,7 @@ mod every;
 pub mod fact;
 mod foreign;
 mod given;
+pub mod goal;
 mod history;
 mod kept;
 mod known;

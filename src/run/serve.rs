@@ -24,6 +24,7 @@ use super::{
     command::{Answer, Request},
     ends::{may_end, over, remove},
     error::RunError,
+    goal::{Goal, Until, Wanted},
     kept::{Kept, shapes},
     live::{Live, Parts, Wishes},
     moves,
@@ -34,8 +35,7 @@ use super::{
     proof::Proof,
     removal,
     socket::{Incoming, Responder},
-    standing::Phase,
-    status::{Board, Readiness},
+    status::Board,
 };
 use crate::{
     error::{Exit, Failure},
@@ -53,19 +53,6 @@ const LEASE_WITHIN: Duration = Duration::from_secs(10);
 const LEASE_EVERY: Duration = Duration::from_secs(2);
 /// How often what the process was started for is looked at.
 const GOAL_EVERY: Duration = Duration::from_millis(200);
-
-/// What `cutover run` was started for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// Answer commands.
-    Stopped,
-    /// Ready for a switch.
-    Converged,
-    /// Green owns the writes.
-    Switched,
-    /// The way back is given up.
-    Finished,
-}
 
 /// A run to take up.
 pub struct Start {
@@ -112,6 +99,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
     }
 
     let mut unfollowed = Vec::new();
+    let mut goal = Goal::new(start.until, start.window);
     // The command that goes on once the streams flow again.
     let mut asked: Option<Asked> = None;
     let mut flowed = false;
@@ -149,7 +137,7 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             let live = Arc::clone(&live);
             async move { live.background().await }
         }));
-        let result = attend(&start, &live, asked.take(), &mut inbox, &mut lease).await;
+        let result = attend(&start, &live, asked.take(), &mut inbox, &mut lease, &mut goal).await;
         drop(background);
         start.board.clear_live();
         let next = result?;
@@ -373,10 +361,10 @@ async fn attend(
     asked: Option<Asked>,
     inbox: &mut mpsc::Receiver<Incoming>,
     lease: &mut Box<dyn Lease>,
+    goal: &mut Goal,
 ) -> Result<Next, Failure> {
     let mut lease_timer = tokio::time::interval(LEASE_EVERY);
     lease_timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut goal = Goal { until: start.until, window: start.window, switched_at: None };
     let mut timer = tokio::time::interval(GOAL_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The command under way; its end is awaited before anything else that moves is begun.
@@ -434,6 +422,7 @@ async fn attend(
             }
             unfinished = working => {
                 work = None;
+                goal.ended(live);
                 live.set_busy(None);
                 if let Some(failure) = live.broken.get() {
                     return Err(failure.clone());
@@ -450,36 +439,6 @@ async fn attend(
                 Wanted::Switch => work = Some(begin_unattended(live, Request::Switch)),
                 Wanted::Finish => return Ok(Next::Remove { finish: true, responder: None }),
             }
-        }
-    }
-}
-
-struct Goal {
-    until: Until,
-    window: Duration,
-    switched_at: Option<Instant>,
-}
-
-enum Wanted {
-    Nothing,
-    Reached,
-    Switch,
-    Finish,
-}
-
-impl Goal {
-    fn look(&mut self, live: &Live) -> Wanted {
-        let phase = live.book.standing().phase();
-        let ready = matches!(live.readiness(), Readiness::Ready);
-        match (self.until, phase) {
-            (Until::Converged, Phase::Streaming) if ready => Wanted::Reached,
-            (Until::Switched, Phase::Switched) => Wanted::Reached,
-            (Until::Switched | Until::Finished, Phase::Streaming) if ready => Wanted::Switch,
-            (Until::Finished, Phase::Switched) => {
-                let since = *self.switched_at.get_or_insert_with(Instant::now);
-                if since.elapsed() >= self.window { Wanted::Finish } else { Wanted::Nothing }
-            }
-            _ => Wanted::Nothing,
         }
     }
 }

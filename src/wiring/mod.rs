@@ -16,10 +16,11 @@ use cutover::{
     preflight,
     run::{
         book::Book,
+        goal::Until,
         live::Wishes,
         ports::Ports,
         prepare::{self, Definitions, Preparation},
-        serve::{Start, Until},
+        serve::Start,
         standing::Standing,
         status::Board,
     },

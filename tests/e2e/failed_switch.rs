@@ -123,6 +123,36 @@ async fn a_switch_that_does_not_pause_leaves_everything_on_blue() {
     two.world.close_the_books(two.load, Side::Green).await;
 }
 
+/// Each attempt may hold clients for as long as a pause may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_that_a_run_makes_by_itself_is_not_tried_again_at_once() {
+    let mut two = TwoSwitches::new().await;
+    assert!(two.run.terminate().await.success());
+    two.behave("pause refuse");
+    two.run = two.world.desk.run_with(&["--until", "switched"]);
+    let times = |facts: &[Value], name: &str| -> Vec<i64> {
+        let such = facts.iter().filter(|f| f["fact"] == name);
+        such.filter_map(|f| f["at_ms"].as_i64()).collect()
+    };
+    let desk = &two.world.desk;
+    wait_until("a second move", COMMAND_WITHIN, async || {
+        times(&desk.facts("moves.journal"), "ended").len() > 1
+    })
+    .await
+    .expect("it is tried again");
+    let facts = desk.facts("moves.journal");
+    let (began, ended) = (times(&facts, "move_began"), times(&facts, "ended"));
+    let rest = began[1] - ended[0];
+    assert!(rest >= 9_000, "clients rest for {rest} ms: {facts:?}");
+    two.behave("");
+    assert!(two.run.ended(COMMAND_WITHIN).await.success());
+    two.is_on(Side::Green).await;
+    // Somebody has to follow the way back.
+    two.run = two.world.desk.run();
+    two.run.streams().await;
+    two.world.close_the_books(two.load, Side::Green).await;
+}
+
 /// After the decision there is only forward: what was refused is asked for again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switch_that_refuses_to_point_is_asked_again() {
