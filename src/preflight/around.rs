@@ -57,7 +57,7 @@ pub(super) fn rights(blue: &Inventory, green: &Inventory) -> Option<Finding> {
     let missing: Vec<(&String, &String)> = blue
         .database_rights
         .iter()
-        .filter(|(role, _)| green.roles.contains(role))
+        .filter(|(role, _)| blue.database_users.contains(role) && green.roles.contains(role))
         .flat_map(|(role, rights)| {
             let there = green.database_rights.get(role).unwrap_or(&none);
             rights.iter().filter(|right| !there.contains(right)).map(move |right| (role, right))
@@ -87,6 +87,64 @@ pub(super) fn rights(blue: &Inventory, green: &Inventory) -> Option<Finding> {
     })
 }
 
+/// Grants on schemas that our role does not own on green are not copied: nobody else can make them.
+pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    let everybody = "PUBLIC";
+    let there = |schema: &str, role: &str, right: &str| {
+        green.schema_grants.iter().any(|(s, r, p)| s == schema && r == role && p == right)
+    };
+    let missing: Vec<&(String, String, String)> = blue
+        .schema_grants
+        .iter()
+        .filter(|(schema, role, right)| {
+            green.schemas_of_others.contains(schema)
+                && (role == everybody || green.roles.contains(role))
+                && !there(schema, role, right)
+                && !there(schema, everybody, right)
+        })
+        .collect();
+    let what: Vec<String> = missing
+        .iter()
+        .map(|(schema, role, right)| format!("{right} of {role} on {schema}"))
+        .collect();
+    let grants: Vec<String> = missing
+        .iter()
+        .map(|(schema, role, right)| {
+            let role = if role == everybody { role.clone() } else { ident(role) };
+            format!("GRANT {right} ON SCHEMA {} TO {role};", ident(schema))
+        })
+        .collect();
+    (!missing.is_empty()).then(|| {
+        found(
+            "CUT0188",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "grants on schemas of others are not copied, and green lacks {}: {}",
+                number(what.len(), "grant"),
+                list(&what)
+            ),
+            grants.join("\n"),
+        )
+    })
+}
+
+/// What `pg_dump` does not say, and what it leaves out where whole schemas are left out.
+pub(super) fn left_behind(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    let left: Vec<&String> =
+        blue.left_behind.iter().filter(|what| !green.left_behind.contains(what)).collect();
+    (!left.is_empty()).then(|| {
+        found(
+            "CUT0185",
+            Severity::Warning,
+            Side::Green,
+            format!("the copy of definitions leaves behind: {}", list(&left)),
+            "-- make on green what is needed there (docs/errors/CUT0185.md has the commands); under \
+             `tables`, include: [\"*.*\"] leaves out neither a schema nor what is in none",
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +163,7 @@ mod tests {
         for (role, rights) in rights {
             let rights = rights.iter().map(|right| text(right)).collect();
             inventory.database_rights.insert(text(role), rights);
+            inventory.database_users.push(text(role));
         }
         inventory
     }
@@ -120,6 +179,34 @@ mod tests {
     }
 
     #[test]
+    fn grants_on_schemas_that_others_made() {
+        let with = |grants: &[(&str, &str, &str)], of_others: &[&str]| Inventory {
+            schema_grants: grants
+                .iter()
+                .map(|(s, r, p)| (s.to_string(), r.to_string(), p.to_string()))
+                .collect(),
+            schemas_of_others: of_others.iter().map(ToString::to_string).collect(),
+            ..inventory(&[], &[])
+        };
+        let blue = with(
+            &[
+                ("Ext", "PUBLIC", "USAGE"),
+                ("Ext", "app", "CREATE"),
+                ("Ext", "gone", "CREATE"),
+                ("ours", "PUBLIC", "USAGE"),
+            ],
+            &[],
+        );
+        let found = schema_grants(&blue, &with(&[], &["Ext", "public"])).unwrap();
+        assert_eq!(
+            found.remedy,
+            "GRANT USAGE ON SCHEMA \"Ext\" TO PUBLIC;\nGRANT CREATE ON SCHEMA \"Ext\" TO \"app\";"
+        );
+        let given = with(&[("Ext", "PUBLIC", "USAGE"), ("Ext", "PUBLIC", "CREATE")], &["Ext"]);
+        assert_eq!(schema_grants(&blue, &given), None);
+    }
+
+    #[test]
     fn who_may_not_even_connect() {
         let blue = inventory(&[], &[("app", &["CONNECT", "TEMPORARY"]), ("gone", &["CONNECT"])]);
         assert_eq!(rights(&blue, &blue), None);
@@ -129,5 +216,7 @@ mod tests {
             "1 role may do with blue's database what green's refuses: CONNECT of app"
         );
         assert_eq!(found.remedy, "GRANT CONNECT ON DATABASE \"db\" TO \"app\";");
+        let by_nobody = Inventory { database_users: Vec::new(), ..blue };
+        assert_eq!(rights(&by_nobody, &inventory(&[], &[])), None);
     }
 }

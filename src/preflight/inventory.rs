@@ -10,7 +10,7 @@ use cutover_core::model::{
 };
 
 use super::{
-    around, found,
+    around, extensions, found,
     words::{ident, list, number},
 };
 
@@ -39,8 +39,11 @@ pub(super) fn compare(
     findings.extend(locale(blue, green));
     findings.extend(around::settings(blue, green));
     findings.extend(around::rights(blue, green));
-    findings.extend(extensions(blue, green));
-    findings.extend(extension_versions(blue, green));
+    findings.extend(around::schema_grants(blue, green).filter(|_| creates));
+    findings.extend(extensions::missing(blue, green));
+    findings.extend(extensions::versions(blue, green));
+    findings.extend(extensions::schemas(blue, green));
+    findings.extend(around::left_behind(blue, green).filter(|_| creates));
     findings.extend(roles(blue, green, creates));
     findings.extend(types(blue, green, creates));
     findings.extend(collations(blue, green, tables, creates));
@@ -242,71 +245,6 @@ fn locale(blue: &Inventory, green: &Inventory) -> Option<Finding> {
     })
 }
 
-/// Values of an extension's types, and its functions, may differ between its versions.
-fn extension_versions(blue: &Inventory, green: &Inventory) -> Option<Finding> {
-    let numbers = |v: &str| -> Vec<u64> {
-        v.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
-    };
-    let different: Vec<(String, bool)> = blue
-        .extension_versions
-        .iter()
-        .filter_map(|(name, b)| Some((name, b, green.extension_versions.get(name)?)))
-        .filter(|(_, b, g)| b != g)
-        .map(|(name, b, g)| {
-            (format!("{name} ({b} on blue, {g} on green)"), numbers(g) < numbers(b))
-        })
-        .collect();
-    let older = different.iter().any(|(_, older)| *older);
-    let names: Vec<&String> = different.iter().map(|(name, _)| name).collect();
-    (!names.is_empty()).then(|| {
-        found(
-            "CUT0192",
-            if older { Severity::Warning } else { Severity::Info },
-            Side::Green,
-            format!("extensions of two versions: {}", list(&names)),
-            "read their release notes; a newer one on green is usual, an older one may lack what \
-             is used: ALTER EXTENSION NAME UPDATE;",
-        )
-    })
-}
-
-fn extensions(blue: &Inventory, green: &Inventory) -> Vec<Finding> {
-    let missing = minus(&blue.extensions, &green.extensions);
-    let (ready, absent): (Vec<&String>, Vec<&String>) =
-        missing.into_iter().partition(|e| green.available_extensions.contains(e));
-    let mut findings = Vec::new();
-    if !absent.is_empty() {
-        findings.push(found(
-            "CUT0165",
-            Severity::Error,
-            Side::Green,
-            format!(
-                "blue uses {} that green's server does not have: {}",
-                number(absent.len(), "extension"),
-                list(&absent)
-            ),
-            "install the packages of these extensions on green's server, or drop the extensions \
-             on blue if nothing uses them",
-        ));
-    }
-    if !ready.is_empty() {
-        let create: Vec<String> =
-            ready.iter().map(|e| format!("CREATE EXTENSION IF NOT EXISTS {};", ident(e))).collect();
-        findings.push(found(
-            "CUT0166",
-            Severity::Warning,
-            Side::Green,
-            format!(
-                "blue uses {} not created on green yet: {}; our role may not be allowed to do it",
-                number(ready.len(), "extension"),
-                list(&ready)
-            ),
-            create.join("\n"),
-        ));
-    }
-    findings
-}
-
 fn roles(blue: &Inventory, green: &Inventory, creates: bool) -> Vec<Finding> {
     let missing = minus(&blue.needed_roles, &green.roles);
     // Roles with this prefix belong to the server and come with its version.
@@ -381,17 +319,17 @@ fn collations(
 }
 
 /// What `all` has and `known` lacks, in the order of `all`.
-fn minus<'a>(all: &'a [String], known: &[String]) -> Vec<&'a String> {
+pub(super) fn minus<'a>(all: &'a [String], known: &[String]) -> Vec<&'a String> {
     let known: BTreeSet<&String> = known.iter().collect();
     all.iter().filter(|name| !known.contains(name)).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::preflight::{fit::tests::column, types::tests::table};
 
-    fn one() -> Inventory {
+    pub(in super::super) fn one() -> Inventory {
         Inventory {
             engine: "postgresql".into(),
             version: 150_004,
@@ -403,7 +341,7 @@ mod tests {
         }
     }
 
-    fn check(
+    pub(in super::super) fn check(
         blue: impl FnOnce(&mut Inventory),
         green: impl FnOnce(&mut Inventory),
         creates: bool,
@@ -508,32 +446,15 @@ mod tests {
         };
         assert_eq!(setting("1", "1"), []);
         assert_eq!(setting("1", "2"), one("CUT0191", Severity::Warning));
-        let extension = |b: &str, g: &str| {
-            check(
-                |i| i.extension_versions = map("hstore", b),
-                |i| i.extension_versions = map("hstore", g),
-                true,
-            )
-        };
-        assert_eq!(extension("1.9", "1.9"), []);
-        assert_eq!(extension("1.9", "1.10"), one("CUT0192", Severity::Info));
-        assert_eq!(extension("1.10", "1.9"), one("CUT0192", Severity::Warning));
     }
 
     #[test]
-    fn extensions_are_absent_or_only_not_installed() {
-        let got = check(
-            |b| b.extensions = vec!["plpgsql".into(), "postgis".into(), "hstore".into()],
-            |g| {
-                g.extensions = vec!["plpgsql".into()];
-                g.available_extensions = vec!["plpgsql".into(), "hstore".into()];
-            },
-            true,
-        );
-        assert_eq!(
-            got,
-            [("CUT0165".into(), Severity::Error), ("CUT0166".into(), Severity::Warning)]
-        );
+    fn what_no_copy_brings_is_told_where_there_is_one() {
+        let left =
+            |i: &mut Inventory| i.left_behind = vec!["cast (a AS b)".into(), "tablespace t".into()];
+        assert_eq!(check(left, |_| {}, true), [("CUT0185".into(), Severity::Warning)]);
+        assert_eq!(check(left, left, true), []);
+        assert_eq!(check(left, |_| {}, false), []);
     }
 
     #[test]

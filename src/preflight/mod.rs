@@ -9,6 +9,7 @@ pub mod beside;
 mod collect;
 mod counters;
 pub mod drift;
+mod extensions;
 mod fit;
 mod inventory;
 mod report;

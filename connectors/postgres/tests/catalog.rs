@@ -138,6 +138,52 @@ async fn what_else_a_database_has() {
             )
             .await
             .unwrap();
+        let beside = format!(
+            "CREATE SCHEMA ext; GRANT USAGE ON SCHEMA ext TO PUBLIC; CREATE EXTENSION cube SCHEMA ext; CREATE SCHEMA api; \
+             CREATE FUNCTION api.f() RETURNS int LANGUAGE sql AS 'SELECT 1'; \
+             CREATE TYPE public.pair AS (a int, b int); \
+             CREATE CAST (public.pair AS text) WITH INOUT; \
+             ALTER DEFAULT PRIVILEGES FOR ROLE app REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC; \
+             CREATE FUNCTION api.e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
+             CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION api.e(); \
+             CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far; \
+             COMMENT ON DATABASE \"{0}\" IS 'ours'; GRANT CREATE ON DATABASE \"{0}\" TO reader",
+            home.name
+        );
+        home.root.batch_execute(&beside).await.unwrap();
+        let inventory = home.db.inventory(&only(&["public.*"], &[])).await.unwrap();
+        let outside = [
+            "schema Odd s",
+            "schema api",
+            "cast (public.pair AS text)",
+            "default privileges of app in every schema",
+            "event trigger watch",
+            "foreign data wrapper far",
+            "foreign server away",
+            "comment on the database",
+        ];
+        assert_eq!(inventory.left_behind, outside);
+        let without = home.db.inventory(&only(&["*.*"], &["api.*"])).await.unwrap();
+        assert_eq!(without.left_behind, outside[2..]);
+        let all = home.db.inventory(&Selection::default()).await.unwrap();
+        assert_eq!(all.left_behind, ["comment on the database"]);
+        assert_eq!(inventory.extension_schemas.get("cube").map(String::as_str), Some("ext"));
+        // An extension needs its schema, whether a table is in it or not.
+        assert!(inventory.schema_owners.contains_key("ext"));
+        let all_may = ["ext", "PUBLIC", "USAGE"].map(str::to_owned);
+        let [schema, role, right] = all_may;
+        assert!(inventory.schema_grants.contains(&(schema.clone(), role, right)));
+        assert!(inventory.schemas_of_others.contains(&schema));
+        // A role that nobody logs in as.
+        assert!(inventory.database_rights["reader"].contains(&"CREATE".to_owned()));
+        assert!(inventory.database_users.contains(&"reader".to_owned()));
+        home.root
+            .batch_execute(
+                "DROP EVENT TRIGGER watch; DROP SERVER away; DROP FOREIGN DATA WRAPPER far; \
+                 DROP SCHEMA api CASCADE; DROP TYPE public.pair CASCADE; DROP SCHEMA ext CASCADE",
+            )
+            .await
+            .unwrap();
         let inventory = home.db.inventory(&only(&["public.*"], &[])).await.unwrap();
         assert_eq!(inventory.engine, "postgresql");
         assert_eq!(inventory.version / 10_000, server.major());

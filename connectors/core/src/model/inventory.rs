@@ -31,12 +31,16 @@ pub struct Inventory {
     pub settings: BTreeMap<String, String>,
     /// Settings of roles wherever they connect: role, to name, to a digest of the value.
     pub role_settings: BTreeMap<String, BTreeMap<String, String>>,
-    /// What ordinary roles that can log in may do with the database, in the words of a grant.
+    /// What ordinary roles may do with the database, in the words of a grant.
     pub database_rights: BTreeMap<String, Vec<String>>,
+    /// Those of these roles that use it: they can log in, or were granted something.
+    pub database_users: Vec<String>,
     /// Installed extensions.
     pub extensions: Vec<String>,
     /// Their versions.
     pub extension_versions: BTreeMap<String, String>,
+    /// The schemas they are in.
+    pub extension_schemas: BTreeMap<String, String>,
     /// Extensions that could be installed.
     pub available_extensions: Vec<String>,
     /// Roles that own or are granted something among the selected objects.
@@ -45,10 +49,18 @@ pub struct Inventory {
     pub owners: Vec<String>,
     /// Schemas with the roles that own a selected table in them.
     pub owned_in: Vec<(String, String)>,
-    /// Owners of the selected schemas, by schema.
+    /// Owners of the selected schemas, and of those that extensions are in, by schema.
     pub schema_owners: BTreeMap<String, String>,
+    /// What others than their owner and our role were granted on these schemas: schema, role (`PUBLIC`
+    /// for everybody), right.
+    pub schema_grants: Vec<(String, String, String)>,
+    /// Schemas that somebody else owns, whose grants our role cannot make.
+    pub schemas_of_others: Vec<String>,
     /// What the copy of definitions makes beside tables, and not every role may make.
     pub belongings: Vec<Belonging>,
+    /// What no copy of these definitions brings, in words: `tablespace fast`, or, where whole schemas
+    /// are left out, what is in none.
+    pub left_behind: Vec<String>,
     /// Selected tables with row-level security that is forced on their owner.
     pub forced: Vec<TableName>,
     /// All roles.

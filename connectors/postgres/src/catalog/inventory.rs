@@ -8,7 +8,9 @@ use cutover_core::{
 };
 use tokio_postgres::{Error, types::ToSql};
 
-use super::{USER_SCHEMA, belongings, definitions, in_one_view, selects_schema, sequences};
+use super::{
+    USER_SCHEMA, belongings, definitions, in_one_view, left::left_behind, selects_schema, sequences,
+};
 use crate::connect::Session;
 
 /// Objects that an extension brought along.
@@ -32,6 +34,7 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
             texts(session, "SELECT extname::text FROM pg_extension", &[]).await?;
         inventory.extension_versions =
             pairs(session, "SELECT extname::text, extversion FROM pg_extension").await?;
+        inventory.extension_schemas = pairs(session, EXTENSION_SCHEMAS).await?;
         inventory.settings = pairs(session, SETTINGS).await?;
         for row in session.query(ROLE_SETTINGS, &[]).await? {
             let of = inventory.role_settings.entry(row.get(0)).or_default();
@@ -39,6 +42,8 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         }
         let rights = session.query(DATABASE_RIGHTS, &[]).await?;
         inventory.database_rights = rights.iter().map(|row| (row.get(0), row.get(1))).collect();
+        inventory.database_users =
+            rights.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect();
         (inventory.locale, inventory.locale_version) = locale(session).await?;
         inventory.available_extensions =
             texts(session, "SELECT DISTINCT name::text FROM pg_available_extensions", &[]).await?;
@@ -47,6 +52,11 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         let owned = session.query(OWNED_IN, &[&table_schemas, &table_names]).await?;
         inventory.owned_in = owned.iter().map(|row| (row.get(0), row.get(1))).collect();
         inventory.schema_owners = pairs_of(session, SCHEMA_OWNERS, &[&schemas]).await?;
+        let owned: Vec<&String> = inventory.schema_owners.keys().collect();
+        let grants = session.query(SCHEMA_GRANTS, &[&owned]).await?;
+        inventory.schema_grants =
+            grants.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        inventory.schemas_of_others = texts(session, SCHEMAS_OF_OTHERS, &[]).await?;
         let whole = schemas.len() == all;
         inventory.belongings = belongings(session)
             .await?
@@ -56,6 +66,7 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
             // Who owns tables has to be one of ours in any case.
             .filter(|it| it.privileged || !inventory.owners.contains(&it.owner))
             .collect();
+        inventory.left_behind = left_behind(session, selection, &schemas, all).await?;
         inventory.forced = {
             let rows = session.query(FORCED, &[&table_schemas, &table_names]).await?;
             rows.iter().map(|r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1))).collect()
@@ -151,12 +162,20 @@ const ROLE_SETTINGS: &str = "SELECT r.rolname::text, split_part(c.setting, '=', 
                                AND has_database_privilege(r.oid, current_database(), 'CONNECT') \
                                AND r.rolname <> current_user";
 
-const DATABASE_RIGHTS: &str = "SELECT r.rolname::text, array_agg(p.name ORDER BY p.name) \
+const EXTENSION_SCHEMAS: &str = "SELECT e.extname::text, n.nspname::text FROM pg_extension e \
+                                 JOIN pg_namespace n ON n.oid = e.extnamespace";
+
+/// Clients take the part of roles that cannot log in, too (`SET ROLE`): of those that were granted
+/// something.
+const DATABASE_RIGHTS: &str = "SELECT r.rolname::text, array_agg(p.name ORDER BY p.name), \
+                                      r.rolcanlogin OR r.oid IN (SELECT a.grantee \
+                                        FROM pg_database d, aclexplode(d.datacl) a \
+                                        WHERE d.datname = current_database()) \
                                FROM pg_roles r \
                                CROSS JOIN (VALUES ('CONNECT'), ('CREATE'), ('TEMPORARY')) p(name) \
-                               WHERE r.rolcanlogin AND NOT r.rolsuper AND r.rolname <> current_user \
+                               WHERE NOT r.rolsuper AND r.rolname <> current_user \
                                  AND has_database_privilege(r.oid, current_database(), p.name) \
-                               GROUP BY 1";
+                               GROUP BY r.oid, r.rolname, r.rolcanlogin";
 
 /// Names of all schemas of users, sorted.
 pub(crate) async fn schemas(session: &Session) -> std::result::Result<Vec<String>, Error> {
@@ -238,7 +257,19 @@ const OWNED_IN: &str = "SELECT DISTINCT w.s, r.rolname::text \
                         JOIN pg_roles r ON r.oid = c.relowner ORDER BY 1, 2";
 
 const SCHEMA_OWNERS: &str = "SELECT n.nspname::text, r.rolname::text FROM pg_namespace n \
-                             JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = ANY ($1)";
+                             JOIN pg_roles r ON r.oid = n.nspowner \
+                             WHERE n.nspname = ANY ($1) OR n.nspname !~ '^pg_' \
+                               AND n.oid IN (SELECT extnamespace FROM pg_extension)";
+
+const SCHEMA_GRANTS: &str = "SELECT n.nspname::text, coalesce(r.rolname::text, 'PUBLIC'), \
+                                    a.privilege_type \
+                             FROM pg_namespace n, aclexplode(n.nspacl) a \
+                             LEFT JOIN pg_roles r ON r.oid = a.grantee \
+                             WHERE n.nspname = ANY ($1) AND a.grantee <> n.nspowner \
+                               AND (a.grantee = 0 OR r.rolname <> current_user) ORDER BY 1, 2, 3";
+
+const SCHEMAS_OF_OTHERS: &str = "SELECT nspname::text FROM pg_namespace \
+                                 WHERE NOT pg_has_role(nspowner, 'USAGE')";
 
 const FORCED: &str = "SELECT w.s, w.t FROM unnest($1::text[], $2::text[]) w(s, t) \
                       JOIN pg_namespace n ON n.nspname = w.s \

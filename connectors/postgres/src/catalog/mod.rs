@@ -5,6 +5,7 @@
 
 mod belongings;
 mod inventory;
+mod left;
 mod mark;
 mod sequences;
 mod since;
