@@ -102,7 +102,12 @@ fn quoted(text: &str) -> String {
 
 fn template(blue: &str, green: &str, run: Option<&str>, found: &Found) -> String {
     let run = run.map_or_else(|| found.suggested_run(), str::to_owned);
-    let include: Vec<String> = found.schemas.iter().map(|s| quoted(&format!("{s}.*"))).collect();
+    // Patterns of schemas would leave behind what is outside of schemas, and schemas without tables.
+    let schemas: Vec<String> = found.schemas.iter().map(|s| quoted(&format!("{s}.*"))).collect();
+    let mut there = String::new();
+    if !schemas.is_empty() {
+        wrapped(&mut there, &format!("There are tables in {}.", schemas.join(", ")));
+    }
     let mut out = String::from(
         "# Written by `cutover init` from what it found. docs/CONFIG.md explains every key.\n\n",
     );
@@ -122,7 +127,7 @@ fn template(blue: &str, green: &str, run: Option<&str>, found: &Found) -> String
     let tables = format!("{}, {} tables", found.versions[0], found.tables);
     key(root, "blue", &side("blue", blue, &tables));
     key(root, "green", &side("green", green, &found.versions[1]));
-    key(root, "tables", &format!("tables:\n  include: [{}]\n  exclude: []\n", include.join(", ")));
+    key(root, "tables", &format!("{there}tables:\n  include: [\"*.*\"]\n  exclude: []\n"));
     key(root, "schema", "schema: copy\n");
     key(root, "copy", "copy:\n  workers: 4\n");
     key(
@@ -152,6 +157,11 @@ fn comment(out: &mut String, section: &Section, name: &str) {
     {
         text.push_str(&format!(" Without it: {what}."));
     }
+    wrapped(out, &text);
+}
+
+/// As lines of a comment.
+fn wrapped(out: &mut String, text: &str) {
     let mut line = String::from("#");
     for word in text.split_whitespace() {
         if line.chars().count() + 1 + word.chars().count() > 96 {
@@ -189,7 +199,12 @@ mod tests {
         let config = config::parse(Path::new("cutover.yaml"), &text, &known).unwrap();
         assert_eq!(config.run.as_str(), "shop-pg17");
         assert_eq!(config.blue.url.expose(), "postgres://u@blue:1/shop?sslmode=require");
-        assert_eq!(config.tables.include, ["public.*", "Odd \"name\".*"]);
+        // Schemas by name would leave behind what is outside of schemas.
+        assert_eq!(config.tables.include, ["*.*"]);
+        assert!(
+            text.contains("# There are tables in \"public.*\", \"Odd \\\"name\\\".*\".\n"),
+            "{text}"
+        );
         assert!(config.switches.is_empty());
         // The switch works when its lines are uncommented.
         let with_switch: String = text

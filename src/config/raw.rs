@@ -83,7 +83,9 @@ section! {
 
 section! {
     /// Which tables are moved. Patterns are `schema.table`, `*` stands for any run of characters,
-    /// and upper and lower case differ. A partition follows its parent.
+    /// and upper and lower case differ. A partition follows its parent. Where whole schemas are left
+    /// out, what is outside of schemas is not copied either: casts, default privileges of no schema,
+    /// event triggers, foreign servers (`CUT0185`).
     Tables at "tables" {
         /// At least one pattern must match.
         include ("include"): Vec<Text>, "list of patterns", default "[\"*.*\"]", since "0.1";
