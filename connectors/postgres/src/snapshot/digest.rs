@@ -164,14 +164,15 @@ fn keyed_statement(table: &Table, parts: &[KeyPart], hashing: Hashing) -> String
 /// key order. Only a btree numbers its operators so; a key `WITHOUT OVERLAPS` has another index.
 /// What is not known yet is asked for in one question.
 pub(super) async fn key_parts(
-    session: &Session,
+    warm: &mut Warm,
     keys: &Keys,
     tables: &[&Table],
 ) -> Result<Vec<Arc<[KeyPart]>>, Error> {
     let new: Vec<&Table> = tables.iter().copied().filter(|t| keys.get(&t.name).is_none()).collect();
     if !new.is_empty() {
         let names: Vec<String> = new.iter().map(|t| sql::table(&t.name)).collect();
-        let rows = session.query(KEY_PARTS, &[&names]).await?;
+        let statement = warm.prepared(KEY_PARTS).await?;
+        let rows = warm.session.query(&statement, &[&names]).await?;
         let mut rows = rows.iter().peekable();
         for (n, table) in (1_i64..).zip(new) {
             let mut found: Option<Vec<KeyPart>> = None;
@@ -200,7 +201,7 @@ fn key_part(row: &Row) -> KeyPart {
 }
 
 /// A row per table, unique index and column of it, the primary key first. A domain counts as what it
-/// is built on.
+/// is built on. `OFFSET 0` keeps the planner from reading all constraints there are for each column.
 const KEY_PARTS: &str = "\
     SELECT w.n, i.indexrelid, f0.attname::text, \
            format('OPERATOR(%I.%s)', n.nspname, o.oprname), \
@@ -223,8 +224,9 @@ const KEY_PARTS: &str = "\
           UNION ALL \
             SELECT y.oid, y.typbasetype FROM b JOIN pg_type y ON y.oid = b.base WHERE b.base <> 0) \
         SELECT y.oid, y.typtype, EXISTS ( \
-                   SELECT FROM b x JOIN pg_constraint k ON k.contypid = x.oid \
-                   WHERE NOT k.convalidated) AS unproven \
+                   SELECT FROM b x WHERE EXISTS ( \
+                       SELECT FROM pg_constraint k \
+                       WHERE k.contypid = x.oid AND NOT k.convalidated OFFSET 0)) AS unproven \
         FROM b JOIN pg_type y ON y.oid = b.oid WHERE b.base = 0) AS f \
     JOIN pg_opclass c ON c.oid = k.class \
     JOIN pg_am m0 ON m0.oid = c.opcmethod AND m0.amname = 'btree' \
@@ -283,21 +285,22 @@ pub(super) async fn get_ready(
     keys: &Keys,
     tables: &[&Table],
 ) -> Result<(), Error> {
-    let texts = keyed_statements(&warm.session, keys, tables).await?;
+    let texts = keyed_statements(warm, keys, tables).await?;
     warm.make_room(&texts);
     warm.prepared_all(&texts).await.map(drop)
 }
 
 async fn keyed_statements(
-    session: &Session,
+    warm: &mut Warm,
     keys: &Keys,
     tables: &[&Table],
 ) -> Result<Vec<String>, Error> {
-    let parts = key_parts(session, keys, tables).await?;
+    let parts = key_parts(warm, keys, tables).await?;
+    let hashing = warm.session.hashing();
     Ok(tables
         .iter()
         .zip(parts)
-        .map(|(table, parts)| keyed_statement(table, &parts, session.hashing()))
+        .map(|(table, parts)| keyed_statement(table, &parts, hashing))
         .collect())
 }
 
@@ -308,7 +311,7 @@ pub(super) async fn keyed(
     wanted: &[Lookup<'_>],
 ) -> Result<Vec<Vec<RowDigest>>, Error> {
     let tables: Vec<&Table> = wanted.iter().map(|l| l.table).collect();
-    let texts = keyed_statements(&warm.session, keys, &tables).await?;
+    let texts = keyed_statements(warm, keys, &tables).await?;
     let statements = warm.prepared_all(&texts).await?;
     let session = &warm.session;
     let reads = wanted.iter().zip(&statements).map(async |(lookup, statement)| {

@@ -219,7 +219,7 @@ impl RowReader for LiveReader {
         let keyed: Vec<&Table> = tables.iter().copied().filter(|t| !t.key().is_empty()).collect();
         let doing = || digest::doing_all(&self.db, keyed.iter().copied());
         // For all of them in one question; statements only for the first.
-        digest::key_parts(&all[0].session, &self.keys, &keyed)
+        digest::key_parts(&mut all[0], &self.keys, &keyed)
             .await
             .map_err(|e| port_error(doing(), e))?;
         let soon = &keyed[..keyed.len().min(PREPARED)];

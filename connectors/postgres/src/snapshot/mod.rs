@@ -239,10 +239,10 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn keys_range(&self, table: &Table, keys: &[RowKey]) -> Result<Range> {
-        let warm = self.view.session().await?;
+        let mut warm = self.view.session().await?;
         let parts = match table.key() {
             [] => Arc::default(),
-            _ => digest::key_parts(&warm.session, &self.view.keys, &[table])
+            _ => digest::key_parts(&mut warm, &self.view.keys, &[table])
                 .await
                 .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?
                 .swap_remove(0),
