@@ -6,7 +6,7 @@ use cutover_core::{
 };
 use tokio_postgres::Row;
 
-use super::fence::{in_the_way, is_fenced, ours};
+use super::fence::{MIGHT_BE, in_the_way, is_fenced, ours};
 use crate::{connect::port_error, database::Database, sql::Names};
 
 /// A transaction of somebody else.
@@ -57,16 +57,22 @@ pub(crate) fn open(row: &Row) -> Open {
 /// wraparound.
 pub(crate) fn statement(run: &RunId, names: &Names, fenced: bool) -> String {
     let [closing, waking] = in_the_way(names, fenced);
-    let holds = |condition: &str, whose: &str| {
-        format!("EXISTS (SELECT FROM pg_locks l WHERE {condition} AND {whose})")
-    };
-    let process = "l.pid = a.pid";
-    let prepared = "l.pid IS NULL AND l.virtualtransaction IN \
+    let process = "w.pid = a.pid";
+    let prepared = "w.pid IS NULL AND w.virtualtransaction IN \
                         (SELECT x.virtualtransaction FROM pg_locks x WHERE x.pid IS NULL \
                          AND x.locktype = 'transactionid' \
                          AND x.transactionid = p.transaction)";
+    let holds =
+        |what: &str, whose: &str| format!("EXISTS (SELECT FROM way w WHERE w.{what} AND {whose})");
+    // Locks are listed once, and not for each transaction: a dump holds one on every table.
+    let way = format!(
+        "way AS MATERIALIZED (SELECT l.pid, l.virtualtransaction, \
+                                     bool_or({closing}) AS closing, bool_or({waking}) AS waking \
+                                FROM pg_locks l WHERE {MIGHT_BE} GROUP BY 1, 2)"
+    );
     format!(
-        "SELECT a.pid::text, coalesce(a.application_name, ''), \
+        "WITH {way} \
+         SELECT a.pid::text, coalesce(a.application_name, ''), \
                 extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age, \
                 NOT k.vacuums AND {closing_process}, {waking_process}, false, \
                 coalesce(a.usename::text, ''), a.backend_xid IS NOT NULL, \
@@ -82,10 +88,10 @@ pub(crate) fn statement(run: &RunId, names: &Names, fenced: bool) -> String {
                 {closing_prepared}, {waking_prepared}, true, p.owner::text, true, true, true \
          FROM pg_prepared_xacts p WHERE p.database = current_database() \
          ORDER BY age DESC",
-        closing_process = holds(&closing, process),
-        waking_process = holds(&waking, process),
-        closing_prepared = holds(&closing, prepared),
-        waking_prepared = holds(&waking, prepared),
+        closing_process = holds("closing", process),
+        waking_process = holds("waking", process),
+        closing_prepared = holds("closing", prepared),
+        waking_prepared = holds("waking", prepared),
         ours = ours(run)
     )
 }

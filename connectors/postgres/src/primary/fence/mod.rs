@@ -62,7 +62,7 @@ pub(crate) use self::text::is_fenced;
 pub(super) use self::{
     close::{close, open},
     install::{install, remove, wake},
-    text::{Triggers, in_the_way, ours},
+    text::{MIGHT_BE, Triggers, in_the_way, ours},
 };
 use crate::{
     connect::port_error,

@@ -91,31 +91,44 @@ pub(super) fn fenced_well(names: &Names, triggers: Triggers) -> String {
         Triggers::Awake => "'A'",
     };
     format!(
-        "SELECT f.relid FROM {} f WHERE EXISTS ({})",
+        "SELECT f.relid FROM {} f INTERSECT SELECT t.tgrelid FROM pg_trigger t WHERE {}",
         fenced(names),
-        trigger_in(states, names, "f.relid")
+        good_trigger(states, names)
     )
 }
 
 /// Names of the tables whose trigger is not awake, or not as it should be.
 pub(super) fn asleep(names: &Names) -> String {
     format!(
-        "SELECT n.nspname::text, c.relname::text FROM {} f JOIN pg_class c ON c.oid = f.relid \
-         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT EXISTS ({}) ORDER BY 1, 2",
-        fenced(names),
-        working_trigger(names, "f.relid")
+        "SELECT n.nspname::text, c.relname::text FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({}) ORDER BY 1, 2",
+        bare(&fenced(names), names)
     )
 }
 
-fn working_trigger(names: &Names, relation: &str) -> String {
-    trigger_in("'A'", names, relation)
+/// Numbers of the tables that `tables` lists without a working trigger. As a difference of sets: as a
+/// condition on each table it would be asked of each trigger there is when the server believes, from
+/// before they were made or woken, that there are hardly any.
+fn bare(tables: &str, names: &Names) -> String {
+    format!(
+        "SELECT f.relid FROM {tables} f EXCEPT SELECT t.tgrelid FROM pg_trigger t WHERE {}",
+        good_trigger("'A'", names)
+    )
 }
 
-fn trigger_in(states: &str, names: &Names, relation: &str) -> String {
+/// Whether there is a working trigger on `relation`, as a subquery.
+fn working_trigger(names: &Names, relation: &str) -> String {
     format!(
-        "SELECT FROM pg_trigger t WHERE t.tgrelid = {relation} AND t.tgname = {} \
-         AND t.tgenabled IN ({states}) AND t.tgtype = {TRIGGER_TYPE} AND t.tgqual IS NULL \
-         AND t.tgfoid = (SELECT to_regprocedure({}))",
+        "SELECT FROM pg_trigger t WHERE t.tgrelid = {relation} AND {}",
+        good_trigger("'A'", names)
+    )
+}
+
+/// Whether `t` is a trigger of the fence and as it should be.
+fn good_trigger(states: &str, names: &Names) -> String {
+    format!(
+        "t.tgname = {} AND t.tgenabled IN ({states}) AND t.tgtype = {TRIGGER_TYPE} \
+         AND t.tgqual IS NULL AND t.tgfoid = (SELECT to_regprocedure({}))",
         sql::literal(&names.fence()),
         sql::literal(&format!("{}()", function(names))),
     )
@@ -244,10 +257,9 @@ pub(super) fn state(names: &Names) -> String {
            UNION SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid) \
          SELECT (SELECT position('RAISE EXCEPTION' IN p.prosrc) > 0 FROM pg_proc p \
                  WHERE p.oid = to_regprocedure({function})), \
-                ARRAY(SELECT n.nspname || '.' || c.relname FROM up \
-                      JOIN pg_class c ON c.oid = up.relid \
+                ARRAY(SELECT n.nspname || '.' || c.relname FROM pg_class c \
                       JOIN pg_namespace n ON n.oid = c.relnamespace \
-                      WHERE NOT EXISTS ({trigger}) ORDER BY 1), \
+                      WHERE c.oid IN ({bare}) ORDER BY 1), \
                 ARRAY(SELECT DISTINCT s.subname::text FROM pg_subscription_rel r \
                       JOIN pg_subscription s ON s.oid = r.srsubid \
                       WHERE r.srrelid IN (SELECT relid FROM up) \
@@ -255,7 +267,7 @@ pub(super) fn state(names: &Names) -> String {
                                             WHERE w.subid = s.oid AND w.pid IS NOT NULL)))",
         fenced = fenced(names),
         function = sql::literal(&format!("{}()", function(names))),
-        trigger = working_trigger(names, "up.relid"),
+        bare = bare("up", names),
     )
 }
 
@@ -291,21 +303,28 @@ const WRITING: &str = "\
                        AND y.mode = 'AccessExclusiveLock' AND y.relation <> l.relation \
                        AND y.virtualtransaction = l.virtualtransaction))";
 
+/// Lock modes that are in the way of who defines a trigger, as a condition on `l`: those of [`WRITING`]
+/// are among them.
+const DEFINING: &str = "l.mode NOT IN ('AccessShareLock', 'RowShareLock')";
+
+/// What every lock of [`in_the_way`] is, as a condition on `l`.
+pub(in crate::primary) const MIGHT_BE: &str =
+    "l.locktype = 'relation' AND l.granted AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')";
+
 /// Locks `l` on tables of the run that closing the fence waits for, as a condition; and those that
 /// waking it waits for, on tables where it sleeps. Where there is no fence yet every table that is
 /// not the system's counts, and it would have to be made.
 pub(in crate::primary) fn in_the_way(names: &Names, fenced: bool) -> [String; 2] {
     let here = "l.locktype = 'relation' AND l.granted \
                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let defines = "l.mode NOT IN ('AccessShareLock', 'RowShareLock')";
     if !fenced {
         // Numbers below belong to the system's catalogs.
         let users = format!("{here} AND l.relation >= 16384");
-        return [format!("{users} AND {WRITING}"), format!("{users} AND {defines}")];
+        return [format!("{users} AND {WRITING}"), format!("{users} AND {DEFINING}")];
     }
     let ours = format!("{here} AND l.relation IN (SELECT relid FROM {})", self::fenced(names));
     let sleeps = format!("NOT EXISTS ({})", working_trigger(names, "l.relation"));
-    [format!("{ours} AND {WRITING}"), format!("{ours} AND {defines} AND {sleeps}")]
+    [format!("{ours} AND {WRITING}"), format!("{ours} AND {DEFINING} AND {sleeps}")]
 }
 
 /// Condition on `a` (pg_stat_activity) for sessions of this run.
@@ -333,6 +352,18 @@ pub(crate) fn is_fenced(names: &Names) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A condition on each table is compared with each trigger when the server has not counted them.
+    #[test]
+    fn tables_without_a_trigger_are_a_difference_of_sets() {
+        let names = Names::of(&RunId::new("shop").unwrap());
+        for text in [state(&names), asleep(&names)] {
+            assert!(
+                text.contains(" EXCEPT SELECT t.tgrelid") && !text.contains("NOT EXISTS"),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn a_run_name_stays_inside_of_its_quotes() {
