@@ -232,10 +232,12 @@ const DUMPS: &str = "dump";
 /// Cancels what a `pg_dump` of ours does while it waits for a lock for so many milliseconds. Ends
 /// only with an error.
 async fn hurry(blue: &Database, session: &Session, within: i64) -> PortError {
-    let cancel = "SELECT pg_cancel_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-                  WHERE NOT l.granted AND a.application_name = left($1, 63) AND a.usename = current_user \
-                    AND a.datname = current_database() \
-                    AND l.waitstart < clock_timestamp() - $2::int8 * interval '1 ms'";
+    // It holds a lock on every table, so locks are listed only while it waits for one.
+    let cancel = "SELECT pg_cancel_backend(a.pid) FROM pg_stat_activity a \
+                  WHERE a.wait_event_type = 'Lock' AND a.application_name = left($1, 63) \
+                    AND a.usename = current_user AND a.datname = current_database() \
+                    AND (SELECT min(l.waitstart) FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted) \
+                        < clock_timestamp() - $2::int8 * interval '1 ms'";
     let name = blue.application(DUMPS);
     let pause = Duration::from_millis(u64::try_from(within / 5).unwrap_or_default().max(10));
     loop {
