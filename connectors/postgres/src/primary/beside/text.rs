@@ -107,7 +107,9 @@ fn grants() -> String {
     let of_default = rights("aclexplode(a.defaclacl) AS e", "NULL");
     format!(
         "SELECT 'grants on ' || {RELATION_KIND}, 'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
-            concat_ws(' ', {of_relation}, {of_columns}), true
+            concat_ws(' ', {of_relation},
+              CASE WHEN c.oid IN (SELECT attrelid FROM pg_attribute WHERE attacl IS NOT NULL)
+                   THEN {of_columns} END), true
          FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
          UNION ALL SELECT 'grants on ' || {ROUTINE}, 'pg_proc'::regclass, p.oid, 0, {SIGNATURE},
@@ -187,7 +189,7 @@ fn others() -> String {
 }
 
 /// What the options of relations, of what they keep out of line, and of columns say, but for one that
-/// servers set by themselves.
+/// servers set by themselves. Few columns have any: they are looked for once, and not per table.
 fn storage() -> String {
     let options = |of: &str| {
         format!(
@@ -204,15 +206,19 @@ fn storage() -> String {
             concat_ws(' ', {own}, 'toast', {toast}, 'columns', d.list), false
          FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
          LEFT JOIN pg_class k ON k.oid = c.reltoastrelid LEFT JOIN pg_index i ON i.indexrelid = c.oid
-         LEFT JOIN LATERAL (
-           SELECT string_agg(concat_ws(' ', quote_ident(s.attname), s.said), ',' ORDER BY s.attnum)
-             FROM (SELECT a.attnum, a.attname,
+         LEFT JOIN (
+           SELECT s.attrelid,
+                  string_agg(concat_ws(' ', quote_ident(s.attname), s.said), ',' ORDER BY s.attnum)
+             FROM (SELECT a.attrelid, a.attnum, a.attname,
                           nullif(concat_ws(' ', nullif(a.attstattarget, -1), {column},
                                            nullif(a.attcompression, ''),
                                            nullif(a.attstorage, t.typstorage)), '') AS said
                      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS s
-            WHERE s.said IS NOT NULL) AS d(list) ON c.relkind IN ('r', 'p', 'm')
+                    WHERE a.attnum > 0 AND NOT a.attisdropped
+                      AND (a.attstattarget <> -1 OR a.attoptions IS NOT NULL
+                           OR a.attcompression <> '' OR a.attstorage <> t.typstorage)) AS s
+            WHERE s.said IS NOT NULL GROUP BY s.attrelid) AS d(of, list)
+           ON d.of = c.oid AND c.relkind IN ('r', 'p', 'm')
          WHERE c.relkind IN ('r', 'p', 'm', 'i', 'I')
            AND (c.reloptions IS NOT NULL OR k.reloptions IS NOT NULL OR d.list IS NOT NULL)"
     )
