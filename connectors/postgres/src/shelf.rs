@@ -4,7 +4,7 @@
 //! never leaves a session behind in a state that the next user does not expect.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -32,28 +32,40 @@ pub(crate) struct Warm {
     statements: HashMap<String, Statement>,
 }
 
-/// How the keys of tables are compared, for all sessions of a reader.
+/// How the keys of tables are compared, for all sessions of a reader. Most are compared like others.
 #[derive(Default)]
-pub(crate) struct Keys(Mutex<HashMap<TableName, Arc<[KeyPart]>>>);
+pub(crate) struct Keys(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    of: HashMap<TableName, Arc<[KeyPart]>>,
+    all: HashSet<Arc<[KeyPart]>>,
+}
 
 impl Keys {
     /// What was looked up before.
     pub(crate) fn get(&self, table: &TableName) -> Option<Arc<[KeyPart]>> {
-        self.lock().get(table).cloned()
+        self.lock().of.get(table).cloned()
     }
 
     /// Keeps it for the next time.
     pub(crate) fn remember(&self, table: &TableName, parts: Vec<KeyPart>) {
-        self.lock().insert(table.clone(), parts.into());
+        let mut known = self.lock();
+        let parts = match known.all.get(&parts[..]) {
+            Some(same) => Arc::clone(same),
+            None => parts.into(),
+        };
+        known.all.insert(Arc::clone(&parts));
+        known.of.insert(table.clone(), parts);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TableName, Arc<[KeyPart]>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// How a column of a key is compared with a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct KeyPart {
     /// `OPERATOR(schema.=)` of the index: an extension's type may have its own outside of the
     /// search path.

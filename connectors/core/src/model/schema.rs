@@ -33,7 +33,7 @@ impl std::fmt::Display for TableName {
 }
 
 /// Whether a database computes a column by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "snake_case")]
 pub enum Generated {
     /// An ordinary column.
@@ -45,7 +45,7 @@ pub enum Generated {
 }
 
 /// Whether a column is an identity column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
     /// It is not.
@@ -57,7 +57,7 @@ pub enum Identity {
 }
 
 /// One column.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Column {
     /// Case-exact name.
     pub name: String,
@@ -78,7 +78,7 @@ pub struct Column {
 
 /// Columns of a table, shared by all copies of its description: with ten thousand tables there are
 /// several for each, and columns are most of it. Whoever changes them changes their own.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Columns(Arc<Vec<Column>>);
 
 impl Deref for Columns {

@@ -24,7 +24,7 @@ pub(crate) use inventory::{inventory, schemas};
 pub(crate) use mark::{definitions_mark, sequences_mark};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
 pub(crate) use since::since;
-pub(crate) use tables::{definitions, definitions_now, families, tables, trees};
+pub(crate) use tables::{definitions, definitions_now, families, named, tables, trees};
 
 use crate::connect::{Session, port_error};
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use cutover_core::{
     model::{
-        schema::{Column, Generated, Identity, RowIdentity, Table, TableName},
+        schema::{Column, Columns, Generated, Identity, RowIdentity, Table, TableName},
         selection::Selection,
     },
     port::Result,
@@ -45,19 +45,37 @@ fn sorted(found: HashMap<u32, Table>) -> Vec<Table> {
     tables
 }
 
-/// Numbers and descriptions of the selected tables.
-async fn found(
+/// The selected tables without columns and keys, in no order: what they are called, and their roots.
+pub(crate) async fn named(session: &Session, selection: &Selection) -> Result<Vec<Table>> {
+    in_one_view(session, "reading the names of tables in the catalog", async {
+        let (_, found) = selected(session, selection).await?;
+        Ok(found.into_values().collect())
+    })
+    .await
+}
+
+/// All relations, and by number the selected tables, still without columns and keys.
+async fn selected(
     session: &Session,
     selection: &Selection,
-) -> std::result::Result<(Vec<u32>, HashMap<u32, Table>), Error> {
+) -> std::result::Result<(HashMap<u32, Relation>, HashMap<u32, Table>), Error> {
     let relations = relations(session).await?;
     let roots = roots(session, &relations).await?;
-    let mut found: HashMap<u32, Table> = relations
+    let found = relations
         .iter()
         .filter(|(_, relation)| !relation.partitioned)
         .filter(|(oid, relation)| selection.selects_any(&relation.name, roots.get(oid)))
         .map(|(oid, relation)| (*oid, relation.table(roots.get(oid).cloned())))
         .collect();
+    Ok((relations, found))
+}
+
+/// Numbers and descriptions of the selected tables.
+async fn found(
+    session: &Session,
+    selection: &Selection,
+) -> std::result::Result<(Vec<u32>, HashMap<u32, Table>), Error> {
+    let (relations, mut found) = selected(session, selection).await?;
     let oids: Vec<u32> = found.keys().copied().collect();
     let numbers = columns(session, &oids, &mut found).await?;
     keys(session, &oids, &relations, &numbers, &mut found).await?;
@@ -193,10 +211,9 @@ pub(super) async fn relations(
            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass \
                            AND d.objid = c.oid AND d.deptype = 'e')"
     );
-    let rows = session.query(&sql, &[]).await?;
-    Ok(rows
-        .iter()
-        .map(|row| {
+    let mut found = HashMap::new();
+    session
+        .each(&sql, &[], |row| {
             let tuples: f32 = row.get(6);
             let relation = Relation {
                 name: TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2)),
@@ -206,9 +223,10 @@ pub(super) async fn relations(
                 // Negative means never analysed.
                 estimated_rows: (tuples >= 0.0).then_some(tuples as u64),
             };
-            (row.get(0), relation)
+            found.insert(row.get(0), relation);
         })
-        .collect())
+        .await?;
+    Ok(found)
 }
 
 /// Topmost ancestor of every partition. One that is being detached is none: its changes are not
@@ -239,14 +257,24 @@ pub(super) async fn roots(
     Ok(relations.keys().filter_map(|oid| Some((*oid, top(oid)?))).collect())
 }
 
-/// Fills in the columns; returns their names by table and column number.
+/// Fills in the columns; returns their numbers by table. Tables with the same columns share them.
 async fn columns(
     session: &Session,
     oids: &[u32],
     found: &mut HashMap<u32, Table>,
-) -> std::result::Result<HashMap<(u32, i16), String>, Error> {
-    let rows = session
-        .query(
+) -> std::result::Result<HashMap<u32, Vec<i16>>, Error> {
+    let mut numbers: HashMap<u32, Vec<i16>> = HashMap::with_capacity(oids.len());
+    let mut known: HashSet<Columns> = HashSet::new();
+    let mut complete = |table: &mut Table| {
+        table.columns.shrink_to_fit();
+        match known.get(&table.columns) {
+            Some(same) => table.columns = same.clone(),
+            None => drop(known.insert(table.columns.clone())),
+        }
+    };
+    let mut last: Option<u32> = None;
+    session
+        .each(
             "SELECT a.attrelid, a.attnum, a.attname::text, format_type(a.atttypid, -1), \
                     format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text, \
                     a.attidentity::text, \
@@ -259,18 +287,23 @@ async fn columns(
              LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace \
              WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum",
             &[&oids],
+            |row| {
+                let oid: u32 = row.get(0);
+                if let Some(before) = last.replace(oid).filter(|before| *before != oid)
+                    && let Some(table) = found.get_mut(&before)
+                {
+                    complete(table);
+                }
+                if let Some(table) = found.get_mut(&oid) {
+                    numbers.entry(oid).or_default().push(row.get(1));
+                    table.columns.push(column(row));
+                }
+            },
         )
         .await?;
-    let mut numbers = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let (oid, number): (u32, i16) = (row.get(0), row.get(1));
-        let column = column(row);
-        numbers.insert((oid, number), column.name.clone());
-        if let Some(table) = found.get_mut(&oid) {
-            table.columns.push(column);
-        }
+    if let Some(table) = last.and_then(|oid| found.get_mut(&oid)) {
+        complete(table);
     }
-    found.values_mut().for_each(|table| table.columns.shrink_to_fit());
     Ok(numbers)
 }
 
@@ -299,7 +332,7 @@ async fn keys(
     session: &Session,
     oids: &[u32],
     relations: &HashMap<u32, Relation>,
-    numbers: &HashMap<(u32, i16), String>,
+    numbers: &HashMap<u32, Vec<i16>>,
     found: &mut HashMap<u32, Table>,
 ) -> std::result::Result<(), Error> {
     let rows = session
@@ -323,10 +356,11 @@ async fn keys(
         let (Some(table), Some(relation)) = (found.get_mut(&oid), relations.get(&oid)) else {
             continue;
         };
+        let place = |number: &i16| numbers.get(&oid)?.iter().position(|n| n == number);
         let key: Vec<String> = row
             .get::<_, Vec<i16>>(4)
             .iter()
-            .filter_map(|number| numbers.get(&(oid, *number)).cloned())
+            .filter_map(|number| Some(table.columns.get(place(number)?)?.name.clone()))
             .collect();
         let identifies = match relation.replica_identity.as_str() {
             // The server does not log a deferrable primary key.

@@ -1,10 +1,11 @@
 //! Ordinary sessions with pinned settings.
 
-use std::ops::Deref;
+use std::{ops::Deref, pin::pin};
 
 use cutover_core::port::{PortError, Result};
+use futures_util::TryStreamExt;
 use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Error, Row, ToStatement, types::ToSql};
 
 use super::{
     error::{open_error, port_error, wrong_server},
@@ -71,6 +72,25 @@ impl Session {
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Gives each row of an answer to `take` as it comes: what a catalog says of ten thousand tables
+    /// takes many times the room of what is kept of it.
+    pub(crate) async fn each<T>(
+        &self,
+        statement: &T,
+        parameters: &[&(dyn ToSql + Sync)],
+        mut take: impl FnMut(&Row) + Send,
+    ) -> std::result::Result<(), Error>
+    where
+        T: ?Sized + ToStatement,
+    {
+        let rows = self.client.query_raw(statement, parameters.iter().copied()).await?;
+        let mut rows = pin!(rows);
+        while let Some(row) = rows.try_next().await? {
+            take(&row);
+        }
+        Ok(())
     }
 
     /// How the bytes of texts in this database are hashed.

@@ -9,7 +9,6 @@ use cutover_core::{
     },
     port::Result,
 };
-use tokio_postgres::Row;
 
 use crate::{
     catalog,
@@ -45,8 +44,9 @@ pub(super) async fn mark(warm: &mut Warm, since: Option<&str>) -> Result<String>
 /// Numbers of every table and its columns: what has taken the name of another, with the same
 /// definition, has other rows.
 async fn numbers(session: &Session) -> Result<HashMap<TableName, String>> {
-    let rows = session
-        .query(
+    let mut found = HashMap::new();
+    session
+        .each(
             "SELECT n.nspname::text, c.relname::text, \
                     concat_ws(' ', c.oid, string_agg(a.attnum::text, ' ' ORDER BY a.attnum)) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -54,11 +54,14 @@ async fn numbers(session: &Session) -> Result<HashMap<TableName, String>> {
                   ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
              WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' GROUP BY n.nspname, c.oid",
             &[],
+            |row| {
+                let name = TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+                found.insert(name, row.get(2));
+            },
         )
         .await
         .map_err(|e| port_error("reading the numbers of tables in the catalog", e))?;
-    let name = |row: &Row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
-    Ok(rows.iter().map(|row| (name(row), row.get(2))).collect())
+    Ok(found)
 }
 
 /// Labels of every enum by type name: a new one is a new definition of all tables that use it.

@@ -12,7 +12,7 @@ use cutover_core::{
     },
     port::{Result, sink::Route},
 };
-use tokio_postgres::types::Type;
+use tokio_postgres::{Row, types::Type};
 
 use super::{
     refusal,
@@ -93,17 +93,16 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         .prepare_typed(FACTS, &[Type::TEXT_ARRAY, Type::TEXT_ARRAY])
         .await
         .map_err(reading)?;
-    let rows = session.query(&statement, &[&schemas, &names]).await.map_err(reading)?;
     let mut facts: Vec<Option<Facts>> = vec![None; tables.len()];
-    for row in rows {
+    let take = |row: &Row| {
         let n: i64 = row.get(0);
         let at = usize::try_from(n - 1).ok().and_then(|at| facts.get_mut(at));
-        let Some(slot) = at else { continue };
+        let Some(slot) = at else { return };
         let known = slot.get_or_insert_with(Facts::default);
         known.partitioned = row.get(1);
         known.late_key = row.get(6);
         // A table without columns has one row of nothing but its kind.
-        let Some(column) = row.get::<_, Option<String>>(2) else { continue };
+        let Some(column) = row.get::<_, Option<String>>(2) else { return };
         if row.get::<_, Option<bool>>(4).unwrap_or_default() {
             known.by_input.push(column.clone());
         }
@@ -116,7 +115,8 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
         if let Some(operator) = row.get::<_, Option<String>>(3) {
             known.equality.push((column, operator));
         }
-    }
+    };
+    session.each(&statement, &[&schemas, &names], take).await.map_err(reading)?;
     let mut texts = Texts::default();
     tables
         .iter()

@@ -14,7 +14,7 @@ use cutover_core::{
     model::{schema::TableName, selection::Selection},
     port::Result,
 };
-use tokio_postgres::{Error, Row};
+use tokio_postgres::Row;
 
 use self::text::{objects, views};
 use crate::{
@@ -34,30 +34,32 @@ pub(super) async fn read(
     session: &Session,
     selection: &Selection,
 ) -> Result<BTreeMap<String, String>> {
-    let tables = catalog::definitions(session, selection).await?;
+    let tables = catalog::named(session, selection).await?;
+    let version = session.version() / 10_000;
+    let mut found = BTreeMap::new();
+    let mut take = |row: &Row| {
+        if !row.get::<_, bool>("extended") && is_selected(row, selection) {
+            found.extend([named(row, version)]);
+        }
+    };
     let all = async {
         let mut schemas = catalog::schemas(session).await?;
         schemas.retain(|schema| catalog::selects_schema(selection, &tables, schema));
         session.batch_execute(WAIT).await?;
-        let mut found = session.query(&objects(), &[&schemas]).await?;
+        session.each(&objects(), &[&schemas], &mut take).await?;
         let (views, mut last) = (session.prepare(&views()).await?, 0_u32);
         loop {
             let portion = session.query(&views, &[&schemas, &last, &(PORTION as i64)]).await?;
             last = portion.last().map_or(last, |row| row.get("id"));
-            let more = portion.len() == PORTION;
-            found.extend(portion);
-            if !more {
+            portion.iter().for_each(&mut take);
+            if portion.len() < PORTION {
                 break;
             }
         }
-        session.batch_execute(AS_BEFORE).await?;
-        Ok::<_, Error>(found)
+        session.batch_execute(AS_BEFORE).await
     };
-    let doing = "reading what is defined beside tables";
-    let found = all.await.map_err(|e| port_error(doing, e))?;
-    let version = session.version() / 10_000;
-    let belongs = |row: &&Row| !row.get::<_, bool>("extended") && is_selected(row, selection);
-    Ok(found.iter().filter(belongs).map(|row| named(row, version)).collect())
+    all.await.map_err(|e| port_error("reading what is defined beside tables", e))?;
+    Ok(found)
 }
 
 /// Whether the relation that the object is, or is on, belongs to the run, if there is one.
