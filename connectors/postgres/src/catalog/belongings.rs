@@ -53,6 +53,7 @@ fn statement(version: u32) -> String {
         TYPES.to_owned(),
         EVENT_TRIGGERS.to_owned(),
         DEFAULTS.to_owned(),
+        SERVERS.to_owned(),
         simple("OPERATOR CLASS", "pg_opclass", "opc", true),
         simple("OPERATOR FAMILY", "pg_opfamily", "opf", true),
         simple("OPERATOR", "pg_operator", "opr", false),
@@ -110,6 +111,15 @@ const EVENT_TRIGGERS: &str = "
     SELECT 'EVENT TRIGGER', 'pg_event_trigger'::regclass, o.oid, 0, o.evtname::text,
            quote_ident(o.evtname), o.evtowner, true
       FROM pg_event_trigger o WHERE o.evtname !~ '^cutover_'";
+
+/// A server takes a right on its wrapper, which its owner had.
+const SERVERS: &str = "
+    SELECT 'SERVER', 'pg_foreign_server'::regclass, o.oid, 0, o.srvname::text, quote_ident(o.srvname),
+           o.srvowner, false
+      FROM pg_foreign_server o
+    UNION ALL SELECT 'FOREIGN DATA WRAPPER', 'pg_foreign_data_wrapper'::regclass, o.oid, 0,
+           o.fdwname::text, quote_ident(o.fdwname), o.fdwowner, true
+      FROM pg_foreign_data_wrapper o";
 
 const DEFAULTS: &str = "
     SELECT 'DEFAULT ACL', 'pg_default_acl'::regclass, o.oid, o.defaclnamespace, k.name, k.name,

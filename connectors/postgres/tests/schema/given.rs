@@ -21,6 +21,11 @@ async fn foreign_servers_that_are_there_stay_as_they_are() {
         let green = Home::new(green_server, "SELECT 1").await;
         let table = "SET ROLE app; CREATE FOREIGN TABLE away (id int) SERVER \"S one\"";
         blue.root.batch_execute(&format!("{servers}; {table}")).await.unwrap();
+        // Told before the copy stops there.
+        let told = blue.db.inventory(&Selection::default()).await.unwrap().belongings;
+        let told: Vec<(&str, &str)> =
+            told.iter().map(|it| (it.kind.as_str(), it.name.as_str())).collect();
+        assert_eq!(told, [("FOREIGN DATA WRAPPER", "far"), ("SERVER", "S one")]);
         let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
         let e = copy.before_rows(&Selection::default()).await.unwrap_err();
         assert_eq!(e.code(), Some("CUT0305"), "{e}");
