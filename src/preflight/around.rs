@@ -97,7 +97,8 @@ pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Findi
         .schema_grants
         .iter()
         .filter(|(schema, role, right)| {
-            green.schemas_of_others.contains(schema)
+            blue.schema_owners.contains_key(schema)
+                && green.schemas_of_others.contains(schema)
                 && (role == everybody || green.roles.contains(role))
                 && !there(schema, role, right)
                 && !there(schema, everybody, right)
@@ -194,9 +195,13 @@ mod tests {
                 ("Ext", "app", "CREATE"),
                 ("Ext", "gone", "CREATE"),
                 ("ours", "PUBLIC", "USAGE"),
+                ("public", "PUBLIC", "USAGE"),
             ],
             &[],
         );
+        // Nothing of `public` is moved.
+        let schema_owners = ["Ext", "ours"].map(|s| (s.to_owned(), "root".to_owned())).into();
+        let blue = Inventory { schema_owners, ..blue };
         let found = schema_grants(&blue, &with(&[], &["Ext", "public"])).unwrap();
         assert_eq!(
             found.remedy,

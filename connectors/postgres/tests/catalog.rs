@@ -141,7 +141,7 @@ async fn what_else_a_database_has() {
         let beside = format!(
             "CREATE SCHEMA ext; GRANT USAGE ON SCHEMA ext TO PUBLIC; CREATE EXTENSION cube SCHEMA ext; CREATE SCHEMA api; \
              CREATE FUNCTION api.f() RETURNS int LANGUAGE sql AS 'SELECT 1'; \
-             CREATE TYPE public.pair AS (a int, b int); \
+             CREATE TYPE public.pair AS (a int, b int); CREATE TYPE public.span AS RANGE (subtype = int); \
              CREATE CAST (public.pair AS text) WITH INOUT; \
              ALTER DEFAULT PRIVILEGES FOR ROLE app REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC; \
              CREATE FUNCTION api.e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
@@ -180,7 +180,7 @@ async fn what_else_a_database_has() {
         home.root
             .batch_execute(
                 "DROP EVENT TRIGGER watch; DROP SERVER away; DROP FOREIGN DATA WRAPPER far; \
-                 DROP SCHEMA api CASCADE; DROP TYPE public.pair CASCADE; DROP SCHEMA ext CASCADE",
+                 DROP SCHEMA api CASCADE; DROP TYPE public.pair CASCADE; DROP TYPE public.span; DROP SCHEMA ext CASCADE",
             )
             .await
             .unwrap();

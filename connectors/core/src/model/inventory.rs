@@ -51,7 +51,7 @@ pub struct Inventory {
     pub owned_in: Vec<(String, String)>,
     /// Owners of the selected schemas, and of those that extensions are in, by schema.
     pub schema_owners: BTreeMap<String, String>,
-    /// What others than their owner and our role were granted on these schemas: schema, role (`PUBLIC`
+    /// What others than their owner and our role were granted on schemas: schema, role (`PUBLIC`
     /// for everybody), right.
     pub schema_grants: Vec<(String, String, String)>,
     /// Schemas that somebody else owns, whose grants our role cannot make.

@@ -52,8 +52,7 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         let owned = session.query(OWNED_IN, &[&table_schemas, &table_names]).await?;
         inventory.owned_in = owned.iter().map(|row| (row.get(0), row.get(1))).collect();
         inventory.schema_owners = pairs_of(session, SCHEMA_OWNERS, &[&schemas]).await?;
-        let owned: Vec<&String> = inventory.schema_owners.keys().collect();
-        let grants = session.query(SCHEMA_GRANTS, &[&owned]).await?;
+        let grants = session.query(SCHEMA_GRANTS, &[]).await?;
         inventory.schema_grants =
             grants.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         inventory.schemas_of_others = texts(session, SCHEMAS_OF_OTHERS, &[]).await?;
@@ -265,7 +264,7 @@ const SCHEMA_GRANTS: &str = "SELECT n.nspname::text, coalesce(r.rolname::text, '
                                     a.privilege_type \
                              FROM pg_namespace n, aclexplode(n.nspacl) a \
                              LEFT JOIN pg_roles r ON r.oid = a.grantee \
-                             WHERE n.nspname = ANY ($1) AND a.grantee <> n.nspowner \
+                             WHERE n.nspname !~ '^pg_' AND a.grantee <> n.nspowner \
                                AND (a.grantee = 0 OR r.rolname <> current_user) ORDER BY 1, 2, 3";
 
 const SCHEMAS_OF_OTHERS: &str = "SELECT nspname::text FROM pg_namespace \

@@ -65,7 +65,7 @@ const OUTSIDE: &str = "
       UNION ALL SELECT 'pg_am'::regclass, oid, 'access method ' || amname
              FROM pg_am WHERE oid >= 16384) AS w(class, oid, what)
      WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = w.class AND d.objid = w.oid
-                          AND d.deptype = 'e')
+                          AND d.deptype IN ('e', 'i'))
      GROUP BY 1 ORDER BY 1";
 
 /// Of the database itself, and where its relations lie.
