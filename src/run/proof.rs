@@ -99,9 +99,8 @@ impl Witness for Proof {
         held: Option<&Position>,
         named: Option<&Position>,
     ) -> Option<Position> {
-        if from == Side::Blue {
-            self.late.begins();
-        }
+        // Each reads or writes green.
+        self.late.begins();
         self.stream_begins(from, held, named)
     }
 

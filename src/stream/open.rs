@@ -90,6 +90,11 @@ impl Open {
         Ok(())
     }
 
+    /// The sink answers. With nothing to write, nobody notices that another server took over from it.
+    pub(super) async fn is_there(&mut self) -> Result<()> {
+        self.writer.progress().await.map(drop)
+    }
+
     fn confirm(&mut self, durable: Option<Position>) {
         if let Some(durable) = durable {
             self.stream.confirm(&durable);

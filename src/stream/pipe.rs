@@ -441,6 +441,9 @@ impl Worker {
         self.go_on(open, &batch.notes).await;
         if !batch.markers.is_empty() {
             open.flush().await?;
+            if mode == Mode::Apply && batch.rows == 0 && !open.in_pieces {
+                open.is_there().await?;
+            }
         }
         self.state.markers_done(&batch.markers);
         if let Some(HoldPoint::Marker(token)) = &self.hold
