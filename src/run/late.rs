@@ -2,8 +2,8 @@
 //!
 //! Foreign keys and unique indexes that had to wait are built ahead of a comparison of all rows, and
 //! nothing in the journal says so. A server that takes over from green may lack that moment: it knows
-//! of what is owed, and owes it still. So whenever a stream to green or from it has begun it is asked
-//! again, and no move is made before it has answered.
+//! of what is owed, and owes it still. So whenever the stream to green has begun, or the one from it
+//! behind another server, it is asked again, and no move is made before it has answered.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -32,7 +32,7 @@ pub(super) struct Late {
 
 #[derive(Debug, Default)]
 struct Asked {
-    /// How often a stream to or from green has begun, and had when green was last found to have all.
+    /// How often green may have become another server, and had when it was last found to have all.
     begun: u64,
     found: Option<u64>,
     /// Why it could not be built.
@@ -44,7 +44,7 @@ impl Late {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stream to green, or from it, begins: another server may have taken over.
+    /// A stream begins to green, or from another green: a server may have taken over.
     pub(super) fn begins(&self) {
         self.asked().begun += 1;
     }
