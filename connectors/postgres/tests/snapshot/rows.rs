@@ -140,10 +140,14 @@ async fn a_table_that_was_read_is_soon_free() {
     read(&*snapshot, &big, &[whole], CopyFormat::PostgresText).await;
     let client = home.client().await;
     let emptied = tokio::spawn(async move { client.batch_execute("TRUNCATE big").await.unwrap() });
-    // Fewer ranges than a session reads in one transaction, each of which takes its time.
-    for range in &ranges[..50] {
+    // Fewer ranges than a session reads in one transaction, at the pace of a copy with a rate.
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    for range in &ranges[..60] {
+        if emptied.is_finished() {
+            break;
+        }
+        pace.tick().await;
         read(&*snapshot, &t, std::slice::from_ref(range), CopyFormat::PostgresText).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(emptied.is_finished(), "it waits for a reader of another table");
     emptied.await.unwrap();
