@@ -103,6 +103,12 @@ impl<Fact: Serialize + DeserializeOwned> FileJournal<Fact> {
         &self.path
     }
 
+    /// How many bytes have been written to it, by whomever.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Cuts off what was half-written, completes header and last newline.
     fn repair(&mut self, parsed: &Parsed) -> Result<(), JournalError> {
         let fresh = parsed.end == 0;

@@ -34,7 +34,8 @@ pub struct Measured {
     pub read_whole: u64,
     /// One append to the journal.
     pub journal_append: Option<Duration>,
-    /// Earlier moves and rehearsals of this run: predicted and real pause in milliseconds.
+    /// Earlier moves and rehearsals of this run, oldest first: [`Estimate::by_parts`] and the real
+    /// pause, in milliseconds.
     pub history: Vec<(f64, f64)>,
 }
 
@@ -71,6 +72,13 @@ impl Estimate {
             false => None,
         }
     }
+
+    /// Milliseconds of all parts that are ours and were measured one by one. Experience is the
+    /// relation of a real pause to this, and not to what was corrected by experience already.
+    #[must_use]
+    pub fn by_parts(&self) -> f64 {
+        self.parts.iter().filter(|p| p.name != OPEN && p.name != EXPERIENCE).map(|p| p.ms).sum()
+    }
 }
 
 /// Appends to the journal during a pause.
@@ -91,6 +99,10 @@ const PER_MIB: f64 = 16.0;
 
 /// The part that is the clients'.
 const OPEN: &str = "open transactions";
+/// The part that corrects the others.
+const EXPERIENCE: &str = "experience";
+/// So many pauses of late are experience; a run that moves often meets other loads.
+const REMEMBERED: usize = 9;
 
 /// Bytes of tables that are compared as a whole within `time`, on the careful side.
 #[must_use]
@@ -182,19 +194,22 @@ pub fn estimate(measured: &Measured) -> Estimate {
     part("unfence", target, "1 round trip".into());
     part("point", 2.0 * switch, format!("2 round trips, {n} switches at once"));
 
+    let mut estimate = Estimate { ms: 0.0, parts, unknown };
     // How long others keep their transactions open, no pause of ours tells.
-    let sum: f64 = parts.iter().filter(|p| p.name != OPEN).map(|p| p.ms).sum();
-    if let Some(factor) = experience(&measured.history) {
-        parts.push(Part {
-            name: "experience".into(),
+    let sum = estimate.by_parts();
+    let of_late = &measured.history[measured.history.len().saturating_sub(REMEMBERED)..];
+    if let Some(factor) = experience(of_late) {
+        estimate.parts.push(Part {
+            name: EXPERIENCE.into(),
             ms: sum * (factor - 1.0),
-            why: format!("{} earlier pauses, {factor:.2} times predicted", measured.history.len()),
+            why: format!("{} earlier pauses, {factor:.2} times their parts", of_late.len()),
         });
     }
-    Estimate { ms: parts.iter().map(|p| p.ms).sum(), parts, unknown }
+    estimate.ms = estimate.parts.iter().map(|p| p.ms).sum();
+    estimate
 }
 
-/// Median of real by predicted, within sane bounds; `None` without history.
+/// Median of real by measured parts, within sane bounds; `None` without history.
 fn experience(history: &[(f64, f64)]) -> Option<f64> {
     let mut factors: Vec<f64> =
         history.iter().filter(|(p, r)| *p > 0.0 && *r > 0.0).map(|(p, r)| r / p).collect();
@@ -337,6 +352,21 @@ mod tests {
             ..known
         };
         assert!(estimate(&idle).unknown.is_empty(), "nothing to do takes no rate");
+    }
+
+    /// Parts that are far off are corrected once, and not in turns.
+    #[test]
+    fn experience_settles() {
+        let mut m = measured();
+        for real in [9.2_f64, 100.0] {
+            for n in 0..30 {
+                let e = estimate(&m);
+                let settled =
+                    n == 0 || (m.history.len() > 9 && n < 9) || (e.ms - real).abs() < 1e-6;
+                assert!(settled, "{n}: {} of {real}", e.ms);
+                m.history.push((e.by_parts(), real));
+            }
+        }
     }
 
     #[test]

@@ -27,15 +27,22 @@ struct Inner {
     appends: Appends,
 }
 
-/// How long the newest appends took, the oldest of them first.
+/// How long the newest appends of a short line took, the oldest of them first.
 #[derive(Default)]
 struct Appends(VecDeque<Duration>);
 
 impl Appends {
     /// So many are remembered.
     const KEPT: usize = 5;
+    /// Longer lines than those of a move's steps, in bytes: definitions of all tables, say. They take
+    /// longer, and none is written in a pause.
+    const LONG: u64 = 4096;
 
-    fn add(&mut self, took: Duration) {
+    fn add(&mut self, bytes: u64, took: Duration) {
+        // Where nothing else is known, a long one is on the careful side.
+        if bytes == 0 || (bytes > Self::LONG && !self.0.is_empty()) {
+            return;
+        }
         if self.0.len() == Self::KEPT {
             self.0.pop_front();
         }
@@ -96,16 +103,17 @@ impl Book {
     /// As [`Book::note`].
     pub fn note_all(&self, facts: &[Fact]) -> Result<(), JournalError> {
         let mut inner = self.lock();
-        let began = Instant::now();
+        let (before, began) = (inner.journal.end(), Instant::now());
         inner.journal.append_all(facts)?;
-        inner.appends.add(began.elapsed());
+        let bytes = inner.journal.end() - before;
+        inner.appends.add(bytes, began.elapsed());
         let standing = Arc::make_mut(&mut inner.standing);
         facts.iter().for_each(|fact| standing.add(fact));
         Ok(())
     }
 
-    /// How long an append takes, the sync included: the median of the last five; `None` before there
-    /// was one.
+    /// How long an append of a short line takes, the sync included: the median of the last five;
+    /// `None` before there was one.
     #[must_use]
     pub fn append_time(&self) -> Option<Duration> {
         self.lock().appends.usual()
@@ -134,8 +142,23 @@ mod tests {
         assert_eq!(appends.usual(), None);
         let ms = Duration::from_millis;
         for (took, usual) in [(300, 300), (2, 2), (1, 2), (250, 2), (2, 2), (240, 2), (230, 230)] {
-            appends.add(ms(took));
+            appends.add(200, ms(took));
             assert_eq!(appends.usual(), Some(ms(usual)), "{took}");
         }
+    }
+
+    #[test]
+    fn the_definitions_of_all_tables_are_no_line_of_a_move() {
+        let mut appends = Appends::default();
+        let ms = Duration::from_millis;
+        appends.add(0, ms(0));
+        assert_eq!(appends.usual(), None, "nothing was written");
+        appends.add(8 << 20, ms(100));
+        assert_eq!(appends.usual(), Some(ms(100)), "nothing better is known");
+        for _ in 0..3 {
+            appends.add(200, ms(2));
+            appends.add(8 << 20, ms(100));
+        }
+        assert_eq!(appends.usual(), Some(ms(2)));
     }
 }

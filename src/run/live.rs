@@ -286,11 +286,11 @@ impl Live {
         self.busy().as_deref() == Some("verify")
     }
 
-    pub(super) fn add_move(&self, view: MoveView, predicted_ms: f64) {
+    pub(super) fn add_move(&self, view: MoveView, predicted: &Estimate) {
         let mut state = self.state();
         // A pause that was cut short, or waited out its budget, says nothing about the next one.
         if let Some(real) = view.pause_ms.filter(|_| view.ending != "aborted") {
-            state.measured.history.push((predicted_ms, real));
+            state.measured.history.push((predicted.by_parts(), real));
         }
         state.moves.push(view);
     }

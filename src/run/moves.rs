@@ -317,7 +317,7 @@ impl Live {
         }
         self.forget_samples();
         let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted));
-        Ok(self.tell_end(&id, &report, predicted.ms, evidence))
+        Ok(self.tell_end(&id, &report, &predicted, evidence))
     }
 
     /// The ground of a move of ours: with streams, and with a guard.
@@ -371,7 +371,7 @@ impl Live {
         &self,
         id: &str,
         report: &Report,
-        predicted_ms: f64,
+        predicted: &Estimate,
         evidence: Result<PathBuf, Failure>,
     ) -> Answer {
         let view = history::views(&report.facts).into_iter().last();
@@ -408,12 +408,12 @@ impl Live {
             "remedy": remedy(&report.facts),
             "pause_ms": pause_ms,
             "longest_pause_ms": report.pause.and_then(|p| p.longest_ms()),
-            "predicted_ms": predicted_ms,
+            "predicted_ms": predicted.ms,
             "steps_ms": driver::durations(&report.facts),
             "evidence": evidence.as_ref().ok().map(|path| path.display().to_string()),
         });
         if let Some(view) = view {
-            self.add_move(MoveView { pause_ms, ..view }, predicted_ms);
+            self.add_move(MoveView { pause_ms, ..view }, predicted);
         }
         let where_told = match evidence {
             Ok(path) => format!("evidence: {}", path.display()),
