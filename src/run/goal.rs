@@ -27,6 +27,8 @@ pub(super) struct Goal {
     window: Duration,
     switched_at: Option<Instant>,
     attempts: Attempts,
+    /// It was said that nothing is switched by itself any more.
+    told: bool,
 }
 
 /// What to do by itself.
@@ -40,20 +42,28 @@ pub(super) enum Wanted {
 
 impl Goal {
     pub(super) fn new(until: Until, window: Duration) -> Self {
-        Self { until, window, switched_at: None, attempts: Attempts::default() }
+        Self { until, window, switched_at: None, attempts: Attempts::default(), told: false }
     }
 
     /// What to do now. Whoever is told to switch begins at once.
     pub(super) fn look(&mut self, live: &Live) -> Wanted {
-        let phase = live.book.standing().phase();
+        let standing = live.book.standing();
         let ready = matches!(live.readiness(), Readiness::Ready);
-        self.want(phase, ready, Instant::now())
+        self.want(standing.phase(), standing.brought_back, ready, Instant::now())
     }
 
-    fn want(&mut self, phase: Phase, ready: bool, now: Instant) -> Wanted {
+    fn want(&mut self, phase: Phase, brought_back: bool, ready: bool, now: Instant) -> Wanted {
+        if phase != Phase::Switched {
+            self.switched_at = None;
+        }
         match (self.until, phase) {
             (Until::Converged, Phase::Streaming) if ready => Wanted::Reached,
             (Until::Switched, Phase::Switched) => Wanted::Reached,
+            // Whoever brought clients back had a reason that is not known here.
+            (Until::Switched | Until::Finished, Phase::Streaming) if brought_back => {
+                self.tell();
+                Wanted::Nothing
+            }
             (Until::Switched | Until::Finished, Phase::Streaming)
                 if ready && self.attempts.begin(now) =>
             {
@@ -68,6 +78,15 @@ impl Goal {
                 }
             }
             _ => Wanted::Nothing,
+        }
+    }
+
+    fn tell(&mut self) {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(
+                "clients were brought back to blue: nothing is switched by itself any more, \
+                 whatever `--until` asks for; `cutover switch` does it"
+            );
         }
     }
 
@@ -124,7 +143,7 @@ mod tests {
     fn moves_that_are_not_made_are_tried_ever_more_seldom() {
         let mut goal = Goal::new(Until::Switched, Duration::ZERO);
         let mut now = Instant::now();
-        let want = |goal: &mut Goal, now| goal.want(Phase::Streaming, true, now);
+        let want = |goal: &mut Goal, now| goal.want(Phase::Streaming, false, true, now);
         for rest in [10, 20, 40, 80, 160, 320, 640, 900, 900] {
             assert_eq!(want(&mut goal, now), Wanted::Switch);
             now += Duration::from_secs(3);
@@ -135,18 +154,24 @@ mod tests {
             assert_eq!(want(&mut goal, now), Wanted::Nothing);
             now += Duration::from_secs(1);
         }
-        assert_eq!(goal.want(Phase::Streaming, false, now), Wanted::Nothing);
-        assert_eq!(goal.want(Phase::Switched, false, now), Wanted::Reached);
+        assert_eq!(goal.want(Phase::Streaming, false, false, now), Wanted::Nothing);
+        assert_eq!(goal.want(Phase::Switched, false, false, now), Wanted::Reached);
     }
 
     #[test]
     fn the_way_back_stays_open_for_the_window() {
         let mut goal = Goal::new(Until::Finished, Duration::from_secs(60));
         let now = Instant::now();
-        assert_eq!(goal.want(Phase::Streaming, true, now), Wanted::Switch);
-        assert_eq!(goal.want(Phase::Switched, false, now), Wanted::Nothing);
         let at = |s| now + Duration::from_secs(s);
-        assert_eq!(goal.want(Phase::Switched, false, at(59)), Wanted::Nothing);
-        assert_eq!(goal.want(Phase::Switched, false, at(60)), Wanted::Finish);
+        assert_eq!(goal.want(Phase::Streaming, false, true, now), Wanted::Switch);
+        let switched = |goal: &mut Goal, s| goal.want(Phase::Switched, false, false, at(s));
+        assert_eq!(switched(&mut goal, 0), Wanted::Nothing);
+        assert_eq!(switched(&mut goal, 59), Wanted::Nothing);
+        // Brought back, and switched again by somebody: it opens anew.
+        assert_eq!(goal.want(Phase::Streaming, true, true, at(59)), Wanted::Nothing);
+        assert_eq!(goal.want(Phase::Streaming, true, true, at(7_200)), Wanted::Nothing);
+        assert_eq!(switched(&mut goal, 7_201), Wanted::Nothing);
+        assert_eq!(switched(&mut goal, 7_260), Wanted::Nothing);
+        assert_eq!(switched(&mut goal, 7_261), Wanted::Finish);
     }
 }

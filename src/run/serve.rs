@@ -432,12 +432,16 @@ async fn attend(
                 }
             }
             _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
-            _ = timer.tick(), if free => match goal.look(live) {
-                _ if live.redefined() => return Ok(Next::Again(None)),
-                Wanted::Nothing => {}
-                Wanted::Reached => return Ok(Next::End(Ended::Reached)),
-                Wanted::Switch => work = Some(begin_unattended(live, Request::Switch)),
-                Wanted::Finish => return Ok(Next::Remove { finish: true, responder: None }),
+            _ = timer.tick(), if free => {
+                if live.redefined() {
+                    return Ok(Next::Again(None));
+                }
+                match goal.look(live) {
+                    Wanted::Nothing => {}
+                    Wanted::Reached => return Ok(Next::End(Ended::Reached)),
+                    Wanted::Switch => work = Some(begin_unattended(live, Request::Switch)),
+                    Wanted::Finish => return Ok(Next::Remove { finish: true, responder: None }),
+                }
             }
         }
     }

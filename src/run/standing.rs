@@ -87,6 +87,8 @@ pub struct Standing {
     pub open_move: Option<(u32, Side, bool)>,
     /// Number of the last move.
     pub moves: u32,
+    /// The last change of the owner was a way back.
+    pub brought_back: bool,
     /// Whether what the run created is being removed, and by `finish`.
     pub removing: Option<bool>,
     /// Nothing is left.
@@ -114,6 +116,7 @@ impl Standing {
             owner: Side::Blue,
             open_move: None,
             moves: 0,
+            brought_back: false,
             removing: None,
             removed: false,
         };
@@ -207,6 +210,9 @@ impl Standing {
             }
             Fact::MoveEnded { owner, .. } => {
                 self.open_move = None;
+                if *owner != self.owner {
+                    self.brought_back = *owner == Side::Blue;
+                }
                 self.owner = *owner;
             }
             Fact::Removing { finish } => self.removing = Some(*finish),

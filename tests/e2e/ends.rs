@@ -1,6 +1,7 @@
 //! How runs end: unattended, given up half-way, and killed while they clean up.
 
 use cutover_core::model::side::Side;
+use cutover_sandbox::wait_for;
 use serde_json::Value;
 
 use crate::{
@@ -30,6 +31,37 @@ async fn a_run_goes_to_its_goal_by_itself() {
     assert!(books.as_ref().is_ok_and(|books| books.are_right()), "{books:?}");
     // It is over, and says so.
     world.desk.ask(&["run"]).await.exits(1).says("CUT0506");
+}
+
+/// Somebody brings clients back while the way back is open: they stay, also when the process is
+/// started again with the same words, until somebody switches again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_brought_back_is_not_switched_again_by_itself() {
+    let more = "rollback: { window: 1h }\n".to_owned();
+    let world = World::with(Options { more, ..Options::default() }).await;
+    let mut run = world.desk.run_with(&["--until", "finished"]);
+    run.phase("switched").await;
+    world.desk.moves("rollback").await.exits(0);
+    says_so(&world, 1).await;
+    world.only_takes_writes(Side::Blue).await;
+    run.terminate().await;
+
+    let mut run = world.desk.run_with(&["--until", "switched"]);
+    says_so(&world, 2).await;
+    run.ready().await;
+    world.only_takes_writes(Side::Blue).await;
+    world.desk.moves("switch").await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+    world.only_takes_writes(Side::Green).await;
+}
+
+/// So many processes have said that they switch nothing by themselves any more.
+async fn says_so(world: &World, times: usize) {
+    let told = || world.desk.log().matches("clients were brought back to blue").count();
+    let what = "it says that it leaves them there";
+    wait_for(what, COMMAND_WITHIN, async || (told() == times).then_some(()))
+        .await
+        .unwrap_or_else(|e| panic!("{e}\n{}", world.desk.log()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
