@@ -17,7 +17,7 @@ use world::Stage;
 const TABLES: &str = "CREATE TYPE mood AS ENUM ('bad', 'good');
     CREATE TYPE two AS (x integer, \"Y\" text);
     CREATE TABLE t (id integer PRIMARY KEY, w2 two, a integer, b varchar(10) NOT NULL DEFAULT 'b',
-                    n numeric(8,2), m mood);
+                    n numeric(8,2), m mood, sorted varchar(5) COLLATE \"C\");
     CREATE INDEX t_a ON t (a);
     CREATE TABLE aside (id integer);
     CREATE TABLE p (id integer, k integer, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
@@ -45,6 +45,11 @@ const SAFE: &[(&str, &str)] = &[
     ("ALTER TABLE t ALTER a TYPE bigint", "INSERT INTO t (id, a) VALUES ($, 5000000000)"),
     ("ALTER TABLE t ALTER b TYPE varchar(40)", "INSERT INTO t (id, b) VALUES ($, repeat('b', 40))"),
     ("ALTER TABLE t ALTER b TYPE text", "INSERT INTO t (id, b) VALUES ($, repeat('b', 99))"),
+    // What is sorted otherwise than its type says stays so.
+    (
+        "ALTER TABLE t ALTER sorted TYPE text COLLATE \"C\"",
+        "INSERT INTO t (id, sorted) VALUES ($, 'longer')",
+    ),
     ("ALTER TABLE t ALTER n TYPE numeric(12,2)", "INSERT INTO t (id, n) VALUES ($, 1234567890.12)"),
     ("ALTER TABLE t ALTER b DROP NOT NULL", "INSERT INTO t (id, b) VALUES ($, NULL)"),
     ("ALTER TABLE t ALTER a SET DEFAULT 3", "INSERT INTO t (id) VALUES ($)"),

@@ -48,7 +48,9 @@ ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON orders FOR SE
 CREATE RULE quiet AS ON DELETE TO notes WHERE false DO INSTEAD NOTHING;
 CREATE STATISTICS both_of (dependencies) ON user_id, boss FROM orders;
 GRANT SELECT ON users TO mover; GRANT USAGE ON SCHEMA \"Odd s\" TO PUBLIC;
-CREATE SEQUENCE \"Free one\" INCREMENT -3 MAXVALUE 10; CREATE TABLE \"Odd s\".\"T x\" (\"Id\" int PRIMARY KEY);
+CREATE SEQUENCE \"Free one\" INCREMENT -3 MAXVALUE 10; CREATE TABLE \"Odd s\".\"T x\" (\"Id\" int PRIMARY KEY,
+  lines text DEFAULT E'\\r\\n' CHECK (lines NOT LIKE E'a\\r\\nb%'),
+  flat text GENERATED ALWAYS AS (replace(lines, E'\\r\\n', ' ')) STORED);
 INSERT INTO users (email) SELECT 'u' || i FROM generate_series(1, 50) i;
 INSERT INTO orders (user_id, total) SELECT i, i FROM generate_series(1, 50) i;
 REFRESH MATERIALIZED VIEW top; REFRESH MATERIALIZED VIEW above";
@@ -215,6 +217,52 @@ async fn a_selection_and_what_leads_out_of_it() {
     assert_eq!(names, ["Odd s.T x", "public.part_24", "public.part_rest"]);
     let tables = green.db.tables(&Selection::default()).await.unwrap();
     assert_eq!(tables[1].primary_key, ["id", "at"]);
+}
+
+/// Nothing of a tree that is excluded is made, whatever is between its root and its leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_excluded_tree_of_two_levels_stays_behind() {
+    let (blue_server, green_server) = pairs().await.pop().unwrap();
+    for (excluded, left) in [(&["public.branch*"][..], "tree_1"), (&["public.branch"], "tree_1")] {
+        let blue = Home::new(blue_server, TREE).await;
+        blue.root.batch_execute(&format!("{BRANCH} RESET ROLE")).await.unwrap();
+        let more = "CREATE TABLE branch_b1 PARTITION OF branch_b FOR VALUES IN (1)";
+        blue.root.batch_execute(more).await.unwrap();
+        let green = Home::new(green_server, "SELECT 1").await;
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        let some = only(&["*.*"], excluded);
+        copy.before_rows(&some).await.unwrap();
+        copy.after_rows(&some, 1, None, false).await.unwrap();
+        let branches =
+            "SELECT count(*) FROM pg_class WHERE relname ~ '^branch' AND relkind IN ('r', 'p')";
+        let count: i64 = green.root.query_one(branches, &[]).await.unwrap().get(0);
+        assert_eq!(count, 0, "{excluded:?}");
+        assert!(green.tables().await.iter().any(|t| t.name.name == left));
+    }
+}
+
+/// Our sessions have no search path, and from 17 on nobody has one who fills a view.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_cannot_be_filled_is_a_stop_that_says_what_helps() {
+    let (blue_server, green_server) = pairs().await.remove(0);
+    let ddl = "CREATE TABLE lines (x int); INSERT INTO lines VALUES (1);
+        CREATE FUNCTION total() RETURNS bigint LANGUAGE plpgsql AS
+            $$ BEGIN RETURN (SELECT sum(x) FROM lines); END $$;
+        CREATE MATERIALIZED VIEW totals AS SELECT public.total() AS n WITH NO DATA";
+    let blue = Home::new(blue_server, ddl).await;
+    let refresh = "SET search_path = public; REFRESH MATERIALIZED VIEW totals";
+    blue.root.batch_execute(refresh).await.unwrap();
+    let green = Home::new(green_server, "SELECT 1").await;
+    let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+    let all = Selection::default();
+    copy.before_rows(&all).await.unwrap();
+    let e = copy.after_rows(&all, 1, None, false).await.unwrap_err();
+    assert_eq!(e.code(), Some("CUT0305"), "{e}");
+    let remedy = e.remedy().unwrap_or_default();
+    assert!(remedy.contains("SET search_path") && remedy.contains("\"totals\""), "{remedy}");
+    let set = "ALTER FUNCTION public.total() SET search_path = public";
+    green.root.batch_execute(set).await.unwrap();
+    copy.after_rows(&all, 1, None, false).await.unwrap();
 }
 
 /// Everything about keys and indexes.

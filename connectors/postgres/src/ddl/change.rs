@@ -155,7 +155,11 @@ fn alter(
     } else if there.type_name != here.type_name {
         let what = format!("{label} is {} and not {}", there.type_name, here.type_name);
         let safe = context.plain && widens(&here.type_name, &there.type_name);
-        let action = format!("{column} TYPE {}", there.type_name);
+        let mut action = format!("{column} TYPE {}", there.type_name);
+        // Left out, it would be the one of the type.
+        if let Some(collation) = &there.collation {
+            action.push_str(&format!(" COLLATE {collation}"));
+        }
         let statement = safe.then(|| alter_table(table, &action));
         steps.push(Step { statement, ..Step::unsafe_(what) }.about(&label));
     }

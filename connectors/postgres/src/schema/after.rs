@@ -36,17 +36,34 @@ pub(super) async fn refresh(blue: &Session, green: &Session, db: &Database) -> R
                     reason = Some(e);
                     again.push(view);
                 }
-                Err(e) => return Err(port_error(format!("{doing}: {view}"), e)),
+                Err(e) => return Err(unfilled(port_error(format!("{doing}: {view}"), e), &view)),
             }
         }
         if again.len() == before
             && let Some(e) = reason
         {
-            return Err(port_error(format!("{doing}: {}", again[0]), e));
+            return Err(unfilled(port_error(format!("{doing}: {}", again[0]), e), &again[0]));
         }
         waiting = again;
     }
     Ok(())
+}
+
+/// Says what helps where the server refuses to fill a view. Ours are sessions without a search path,
+/// and from 17 on the server sees to that by itself.
+fn unfilled(error: PortError, view: &TableName) -> PortError {
+    if error.is_transient() {
+        return error;
+    }
+    let doing = format!("filling the materialized view {view} on green");
+    let what = "green refuses its query, see the cause; on blue it is filled";
+    let remedy = format!(
+        "give the functions that it calls `SET search_path` on both sides, or run `REFRESH \
+         MATERIALIZED VIEW {}` on green yourself (before 17 your session's search path counts), or \
+         drop it there; then start `cutover run`",
+        sql::table(view)
+    );
+    PortError::definite("CUT0305", doing, what, remedy).caused_by(error)
 }
 
 async fn views(session: &Session, filled: bool, doing: &str) -> Result<Vec<TableName>> {

@@ -258,10 +258,61 @@ async fn scope(blue: &Session, selection: &Selection) -> Result<Scope> {
     let all = catalog::definitions(blue, &Selection::default()).await?;
     let selected: Vec<Table> =
         all.iter().filter(|t| selection.selects_any(&t.name, t.root.as_ref())).cloned().collect();
-    let parents = named(blue, "c.relkind = 'p' AND NOT c.relispartition").await?;
+    let parents = parents(blue).await?;
     let others = named(blue, "c.relkind IN ('f', 'm', 'v')").await?;
     let arguments = arguments(selection, &schemas, &selected, &all, &parents, &others);
     Ok(Scope { arguments, selected })
+}
+
+/// A partitioned table.
+struct Parent {
+    name: TableName,
+    /// Where its tree begins; often itself.
+    root: TableName,
+    /// What has rows below it.
+    leaves: Vec<TableName>,
+}
+
+async fn parents(blue: &Session) -> Result<Vec<Parent>> {
+    let name = |alias: &str| format!("n{alias}.nspname::text, c{alias}.relname::text");
+    let class = |alias: &str, oid: &str| {
+        format!(
+            "JOIN pg_class c{alias} ON c{alias}.oid = {oid} \
+             JOIN pg_namespace n{alias} ON n{alias}.oid = c{alias}.relnamespace"
+        )
+    };
+    let statement = format!(
+        "SELECT {}, {}, l.schemas, l.names FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace {} CROSS JOIN LATERAL \
+         (SELECT array_agg(nl.nspname::text) AS schemas, array_agg(cl.relname::text) AS names \
+          FROM pg_partition_tree(c.oid) t {} WHERE t.isleaf AND cl.relkind <> 'p') l \
+         WHERE c.relkind = 'p' AND {}",
+        name(""),
+        name("r"),
+        class("r", "pg_partition_root(c.oid)"),
+        class("l", "t.relid"),
+        catalog::USER_SCHEMA
+    );
+    let rows = blue
+        .query(&statement, &[])
+        .await
+        .map_err(|e| port_error("reading the partitioned tables of blue", e))?;
+    let table = |row: &tokio_postgres::Row, at: usize| {
+        TableName::new(row.get::<_, &str>(at), row.get::<_, &str>(at + 1))
+    };
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let schemas: Option<Vec<&str>> = row.get(4);
+            let names: Option<Vec<&str>> = row.get(5);
+            let leaves = schemas.unwrap_or_default().into_iter().zip(names.unwrap_or_default());
+            Parent {
+                name: table(row, 0),
+                root: table(row, 2),
+                leaves: leaves.map(|(schema, name)| TableName::new(schema, name)).collect(),
+            }
+        })
+        .collect())
 }
 
 /// Relations of users for which `condition` is true.
@@ -282,14 +333,14 @@ async fn named(blue: &Session, condition: &str) -> Result<Vec<TableName>> {
         .collect())
 }
 
-/// Pure: selection → arguments of `pg_dump`. `parents` are partitioned tables; `named` are views and
+/// Pure: selection → arguments of `pg_dump`. `named` are views and
 /// foreign tables, which stay behind only when a pattern to exclude names them.
 fn arguments(
     selection: &Selection,
     schemas: &[String],
     selected: &[Table],
     all: &[Table],
-    parents: &[TableName],
+    parents: &[Parent],
     named: &[TableName],
 ) -> Vec<String> {
     let mut arguments = vec!["--exclude-schema=cutover_*".to_owned()];
@@ -301,13 +352,15 @@ fn arguments(
         arguments.extend(wanted.iter().map(|s| format!("--schema={}", sql::ident(s))));
     }
     let moved: HashSet<&TableName> = selected.iter().map(|t| &t.name).collect();
-    let roots: HashSet<&TableName> = selected.iter().filter_map(|t| t.root.as_ref()).collect();
     let mut excluded: Vec<&TableName> =
         all.iter().map(|t| &t.name).filter(|name| !moved.contains(name)).collect();
-    // A parent goes when none of its partitions is moved and it is not selected itself.
-    excluded.extend(
-        parents.iter().filter(|parent| !selection.selects(parent) && !roots.contains(parent)),
-    );
+    // A parent goes when nothing below it is moved and it is not selected itself, at each level: one
+    // that stays would be attached to one that is gone.
+    let goes = |parent: &&Parent| {
+        !selection.selects_any(&parent.name, Some(&parent.root))
+            && !parent.leaves.iter().any(|leaf| moved.contains(leaf))
+    };
+    excluded.extend(parents.iter().filter(goes).map(|parent| &parent.name));
     excluded.extend(named.iter().filter(|other| selection.excludes(other)));
     let inside = |name: &&TableName| wanted.contains(&&name.schema);
     arguments.extend(
@@ -370,8 +423,14 @@ mod tests {
             .collect();
         let schemas = ["a".to_owned(), "b".to_owned()];
         let view = TableName::new("a", "Told");
-        let mut said =
-            arguments(&selection, &schemas, &selected, &all, &[TableName::new("a", "p")], &[view]);
+        let leaves = vec![TableName::new("a", "p_1")];
+        let name = |name| TableName::new("a", name);
+        let parents = ["p", "p_"].map(|parent| Parent {
+            name: name(parent),
+            root: name("p"),
+            leaves: leaves.clone(),
+        });
+        let mut said = arguments(&selection, &schemas, &selected, &all, &parents, &[view]);
         assert_eq!(said.remove(0), "--exclude-schema=cutover_*");
         said
     }
@@ -389,7 +448,8 @@ mod tests {
                 "--extension=*",
                 "--schema=\"a\"",
                 "--exclude-table=\"a\".\"p_1\"",
-                "--exclude-table=\"a\".\"p\""
+                "--exclude-table=\"a\".\"p\"",
+                "--exclude-table=\"a\".\"p_\""
             ]
         );
         assert_eq!(

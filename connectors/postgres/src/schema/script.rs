@@ -92,7 +92,7 @@ impl Entry {
         let acts = |line: &str| {
             line.starts_with("SET SESSION AUTHORIZATION ") || line == "RESET SESSION AUTHORIZATION;"
         };
-        if self.kind == "ACL" && self.text.lines().any(acts) {
+        if self.kind == "ACL" && self.text.split('\n').any(acts) {
             let own = self.text.lines().filter(|line| !acts(line));
             self.text = own.flat_map(|line| [line, "\n"]).collect();
         }
@@ -161,7 +161,8 @@ impl Entry {
 ///
 /// What stands before the first one are settings, which our sessions have pinned already.
 pub(super) fn entries(script: &str) -> Vec<Entry> {
-    let lines: Vec<&str> = script.lines().collect();
+    // Not `lines`: a carriage return at the end of one is part of somebody's text.
+    let lines: Vec<&str> = script.strip_suffix('\n').unwrap_or(script).split('\n').collect();
     let mut entries: Vec<Entry> = Vec::new();
     // Settings between two entries are for all that follow.
     let mut settings: Option<&str> = None;
