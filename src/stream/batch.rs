@@ -141,6 +141,11 @@ impl Batcher {
             if !kept || !selected(&self.selection, &mut event) {
                 continue;
             }
+            // Of an application, and of no transaction: it would look like a piece of one that goes on.
+            let lone = !self.in_transaction;
+            if lone && matches!(&event, Event::Message { prefix, .. } if prefix != MESSAGE_PREFIX) {
+                continue;
+            }
             let note = match &event {
                 Event::InProgress { transaction, kept } => {
                     Some(Note::InProgress { transaction: *transaction, kept: *kept })
@@ -403,6 +408,18 @@ mod tests {
         assert!(matches!(b.cut(1 << 20, None), Cut::Wait), "the third has not ended");
         b.push([commit(30)]);
         assert_eq!(batch(b.cut(1 << 20, None)).end, Some(at(30)));
+        assert_eq!(b.bytes(), 0);
+    }
+
+    #[test]
+    fn a_message_of_an_application_is_no_piece_of_a_transaction() {
+        let foreign = || Event::Message { prefix: "outbox".into(), content: Bytes::new() };
+        let mut b = Batcher::default();
+        b.push([foreign()]);
+        assert!(matches!(b.cut(1 << 20, None), Cut::Wait));
+        b.push([begin(), row(10), foreign(), commit(10), foreign()]);
+        let one = batch(b.cut(1 << 20, None));
+        assert_eq!((one.transactions, one.end), (1, Some(at(10))));
         assert_eq!(b.bytes(), 0);
     }
 

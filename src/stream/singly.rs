@@ -28,7 +28,8 @@ impl Worker {
     /// Stores each transaction before the next is taken, as long as that is asked for.
     pub(super) async fn store_each(&mut self, open: &mut Open) -> Result<()> {
         let Some(until) = &self.singly_until else { return Ok(()) };
-        let over = open.seen.as_ref().is_some_and(|seen| seen.covers(until) == Ok(true));
+        // A server that took over has other names for its places: the cause may be tried once more.
+        let over = open.seen.as_ref().is_some_and(|seen| seen.covers(until) != Ok(false));
         self.settle(open).await?;
         if over {
             // The cause is gone.
