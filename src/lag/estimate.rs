@@ -89,7 +89,7 @@ const FENCE_PER_TABLE: f64 = 0.005;
 const PER_SEQUENCE: f64 = 0.05;
 
 /// A backlog that is there while nothing is wrong, in bytes.
-const USUAL_BACKLOG: u64 = 1 << 20;
+pub const USUAL_BACKLOG: u64 = 1 << 20;
 /// So few rows are compared in one query, whatever the rate.
 const FEW_ROWS: u64 = 1000;
 /// Comparing one row of few, in milliseconds; on the careful side.
@@ -199,9 +199,12 @@ pub fn estimate(measured: &Measured) -> Estimate {
     let sum = estimate.by_parts();
     let of_late = &measured.history[measured.history.len().saturating_sub(REMEMBERED)..];
     if let Some(factor) = experience(of_late) {
+        // A pause that waited for one client must not keep all others away: longer than the longest
+        // it becomes by what was measured only.
+        let longest = of_late.iter().map(|(_, real)| *real).fold(sum, f64::max);
         estimate.parts.push(Part {
             name: EXPERIENCE.into(),
-            ms: sum * (factor - 1.0),
+            ms: (sum * factor).min(longest) - sum,
             why: format!("{} earlier pauses, {factor:.2} times their parts", of_late.len()),
         });
     }
@@ -372,16 +375,20 @@ mod tests {
     #[test]
     fn experience_corrects_within_bounds() {
         for (history, factor) in [
-            (vec![(10.0, 20.0)], 2.0),
-            (vec![(10.0, 20.0), (10.0, 30.0), (10.0, 10.0)], 2.0),
-            (vec![(10.0, 1000.0)], 8.0),
+            (vec![(40.0, 80.0)], 2.0),
+            (vec![(40.0, 80.0), (40.0, 120.0), (40.0, 40.0)], 2.0),
+            (vec![(40.0, 4000.0)], 8.0),
             (vec![(0.0, 5.0)], 1.0),
+            (vec![(80.0, 20.0)], 0.25),
+            // No longer than the longest there was.
+            (vec![(10.0, 36.45 * 1.5)], 1.5),
+            (vec![(5.0, 20.0)], 1.0),
         ] {
             let e = estimate(&Measured { history, ..measured() });
             assert!((e.ms - 36.45 * factor).abs() < 1e-6, "{} {factor}", e.ms);
         }
         // What clients still do takes as long as it takes.
-        let slow = Measured { history: vec![(10.0, 20.0)], ..measured() };
+        let slow = Measured { history: vec![(40.0, 80.0)], ..measured() };
         let waits = Measured { open: vec![open(0.2, true, false)], ..slow.clone() };
         let more = estimate(&waits).ms - estimate(&slow).ms;
         assert!((more - 200.0).abs() < 1e-6, "{more}");

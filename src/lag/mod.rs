@@ -6,7 +6,9 @@
 mod converge;
 mod estimate;
 mod sample;
+mod speed;
 
 pub use converge::{Converge, Thresholds, converge};
-pub use estimate::{Estimate, Measured, Part, compared_within, estimate};
+pub use estimate::{Estimate, Measured, Part, USUAL_BACKLOG, compared_within, estimate};
 pub use sample::{Sample, Samples};
+pub use speed::Speed;

@@ -29,7 +29,10 @@ use super::{
 };
 use crate::{
     error::{Exit, Explain as _, Failure},
-    lag::{Converge, Estimate, Measured, Sample, Samples, Thresholds, converge, estimate},
+    lag::{
+        Converge, Estimate, Measured, Sample, Samples, Speed, Thresholds, USUAL_BACKLOG, converge,
+        estimate,
+    },
     observe::progress::Progress,
     stream::{Health, Policy},
     verify::pace,
@@ -120,7 +123,9 @@ pub(super) struct State {
     /// When definitions are looked at again, and sequences counted.
     pub(super) definitions_due: Option<Instant>,
     sequences_due: Option<Instant>,
-    applied: Option<(Instant, Option<Position>)>,
+    /// What was applied at a moment, and whether a backlog was left.
+    applied: Option<(Instant, Option<Position>, bool)>,
+    speed: Speed,
     /// Rows of others that a later comparison found to do no harm.
     pub(super) foreign_known: Foreign,
     doubt: Option<Doubt>,
@@ -197,6 +202,7 @@ impl Live {
                 definitions_due: None,
                 sequences_due: None,
                 applied: None,
+                speed: Speed::default(),
                 foreign_known: Foreign::default(),
                 doubt: None,
             }),
@@ -309,6 +315,8 @@ impl Live {
         state.samples.clear();
         state.heads.clear();
         state.applied = None;
+        state.speed = Speed::default();
+        state.measured.drain_bytes_per_second = None;
         state.lag = LagView::default();
         state.since = Instant::now();
         self.forgotten.notify_one();
@@ -395,19 +403,22 @@ impl Live {
             .rev()
             .find(|(_, h)| applied.is_some_and(|a| a.covers(h) == Ok(true)))
             .map(|(at, _)| *at);
-        // The highest speed seen so far is what the stream can do.
-        let now = view.applied.clone();
-        if let (Some((at, before)), Some(now)) = (state.applied.replace((asked, now.clone())), now)
-            && let Some(bytes) = before.as_ref().and_then(|b| now.bytes_since(b))
-        {
-            let rate = bytes as f64 / asked.duration_since(at).as_secs_f64().max(0.001);
-            let best = state.measured.drain_bytes_per_second.unwrap_or(0.0);
-            state.measured.drain_bytes_per_second =
-                (rate.max(best) > 0.0).then_some(rate.max(best));
+        let behind = applied.and_then(|a| head.bytes_since(a));
+        let backlog = behind.is_some_and(|bytes| bytes > USUAL_BACKLOG);
+        let passed = state.applied.as_ref().map(|(at, ..)| asked.saturating_duration_since(*at));
+        if passed.is_none_or(Speed::is_long) {
+            let before = state.applied.replace((asked, view.applied.clone(), backlog));
+            if let (Some((_, Some(before), still)), Some(now)) = (before, applied)
+                && let Some(bytes) = now.bytes_since(&before)
+            {
+                let passed = passed.unwrap_or_default();
+                state.speed = state.speed.after(bytes, passed, backlog && still);
+                state.measured.drain_bytes_per_second = state.speed.bytes_per_second();
+            }
         }
         let flowing = matches!(view.health, Health::Flowing | Health::Held);
         state.lag = LagView {
-            bytes: applied.and_then(|a| head.bytes_since(a)),
+            bytes: behind,
             seconds: covered.map(|at| if at == asked { 0.0 } else { at.elapsed().as_secs_f64() }),
             transactions: flowing.then_some(view.in_hand),
         };
