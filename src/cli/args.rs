@@ -154,7 +154,11 @@ pub(super) enum Command {
     },
     /// Stands by while a move is made; started by `run`.
     #[command(hide = true)]
-    Guard,
+    Guard {
+        /// What the move of the process that starts it depends on.
+        #[arg(long)]
+        of: Option<String>,
+    },
 }
 
 /// What `run` is started for.

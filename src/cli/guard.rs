@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cutover::{
-    config::{Config, checked::LogFormat},
+    config::{Config, checked::LogFormat, reference::move_mark},
     cutover::{
         ground::{Failure as Refusal, Ground, live::LiveGround},
         guard::{GuardEnd, Parent, serve, stand_fast},
@@ -19,6 +19,7 @@ use crate::wiring;
 
 pub(super) async fn guard(
     config: &Config,
+    of: Option<&str>,
     filter: Option<&str>,
     printer: Printer,
 ) -> Result<Exit, Failure> {
@@ -30,6 +31,13 @@ pub(super) async fn guard(
     stand_fast().map_err(|e| Failure::new("the guard cannot stand fast").caused_by(&e))?;
     let parent = Parent::here();
     let make = |from: Side| -> Result<Arc<dyn Ground>, Refusal> {
+        if of.is_some_and(|of| of != move_mark(&config.public())) {
+            return Err(Refusal::definite(
+                "CUT0737",
+                "the configuration file is not the one that `cutover run` was started with",
+                "stop and start `cutover run`, or take the change back",
+            ));
+        }
         let site = Site {
             run: &config.run,
             selection: &config.tables,

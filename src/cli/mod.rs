@@ -67,9 +67,9 @@ async fn perform(args: &Args, printer: Printer) -> Result<Exit, Failure> {
             let config = load(args)?;
             run::run(&config, args.log.as_deref(), *until, *yes, printer).await
         }
-        Command::Guard => {
+        Command::Guard { of } => {
             let config = load(args)?;
-            guard::guard(&config, args.log.as_deref(), printer).await
+            guard::guard(&config, of.as_deref(), args.log.as_deref(), printer).await
         }
         Command::Check => {
             quiet();

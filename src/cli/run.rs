@@ -6,6 +6,7 @@ use cutover::{
     config::{Config, checked::LogFormat},
     error::{Exit, Failure},
     run::{
+        book::Book,
         command::Request,
         ends,
         goal::Until,
@@ -13,6 +14,7 @@ use cutover::{
         socket::{Incoming, Server, local},
     },
 };
+use cutover_core::model::side::Side;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -38,6 +40,10 @@ pub(super) async fn run(
         Some(Goal::Switched) => Until::Switched,
         Some(Goal::Finished) => Until::Finished,
     };
+    let owner = Book::peek(&config.state_dir)?.map(|standing| standing.owner);
+    if until != Until::Stopped && owner != Some(Side::Green) {
+        reachable(config, until)?;
+    }
     let moves_by_itself = matches!(until, Until::Switched | Until::Finished);
     if moves_by_itself && !yes {
         printer.confirm("Switch to green as soon as it is ready?")?;
@@ -61,8 +67,8 @@ pub(super) async fn run(
             ended = &mut serving => break ended,
             // The run takes no more requests; what is under way goes on.
             () = &mut answering, if !deaf => deaf = true,
-            _ = terminate.recv() => stop(&requests).await,
-            _ = interrupt.recv() => stop(&requests).await,
+            _ = terminate.recv() => stop(&requests),
+            _ = interrupt.recv() => stop(&requests),
         }
     };
     if ended.is_err() {
@@ -76,6 +82,25 @@ pub(super) async fn run(
     printer.note(text);
     server.drain(LAST_WORDS).await;
     Ok(Exit::Done)
+}
+
+/// Whether a process that waits for its goal could come there.
+fn reachable(config: &Config, until: Until) -> Result<(), Failure> {
+    let refused = |what: &str, remedy: &str| {
+        Err(Failure::new(format!("the goal of `--until` is never reached {what}"))
+            .remedy(remedy)
+            .exit(Exit::Usage))
+    };
+    if config.switches.is_empty() && until != Until::Converged {
+        return refused("without a `switch`", "name in the configuration what sends clients");
+    }
+    if !config.verify.continuous {
+        return refused(
+            "without a comparison of all rows, which `verify.continuous: false` leaves to you",
+            "leave out `verify.continuous`, or `--until`",
+        );
+    }
+    Ok(())
 }
 
 /// Removes what a run created that no process works on.
@@ -106,8 +131,12 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
 }
 
 /// Asks ourselves to stop, as anybody could over the socket.
-async fn stop(requests: &mpsc::Sender<Incoming>) {
-    let (responder, _lines) = local();
-    // A run that has ended already needs no word.
-    requests.send(Incoming { request: Request::Stop, responder }).await.ok();
+fn stop(requests: &mpsc::Sender<Incoming>) {
+    let requests = requests.clone();
+    // Beside the run, which may have to take other requests first.
+    tokio::spawn(async move {
+        let (responder, _lines) = local();
+        // A run that has ended already needs no word.
+        requests.send(Incoming { request: Request::Stop, responder }).await.ok();
+    });
 }

@@ -55,6 +55,15 @@ impl Config {
     }
 }
 
+/// What a move depends on of effective values as [`Config::public`] gives them: whose run, between
+/// which databases, of which tables, in front of which switches. The same for all who would make the
+/// same move.
+#[must_use]
+pub fn move_mark(effective: &Value) -> String {
+    let parts = ["run", "blue", "green", "tables", "switch"].map(|key| &effective[key]);
+    format!("{:08x}", crc32fast::hash(json!(parts).to_string().as_bytes()))
+}
+
 fn database(database: &Database) -> Value {
     let mut value = json!({
         "url": database.url.redacted(),
@@ -134,7 +143,8 @@ for the characters `${`. A number or `true` is not a text.
 - A relative path starts at the folder of the file.
 - Passwords are masked wherever the configuration is shown. `status`, `verify`, `switch` and the \
 other commands that ask the running process need none.
-- All of it is read once, when the command starts.
+- All of it is read once, when the command starts. A change counts from the next `cutover run` on; \
+until then no move is made when it is one of `run`, databases, tables or switches ([CUT0737](errors/CUT0737.md)).
 ";
 
 fn push_section(out: &mut String, section: &Section) {

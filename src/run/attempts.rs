@@ -99,6 +99,9 @@ pub(super) async fn prepare(
 /// What a command means while the run is prepared; answers those that mean nothing.
 fn interrupt(start: &Start, incoming: Option<Incoming>) -> Option<Interrupted> {
     let Some(incoming) = incoming else { return Some(Interrupted::Stop(None)) };
+    if !incoming.is_wanted() {
+        return None;
+    }
     let finish = match incoming.request {
         Request::Stop => return Some(Interrupted::Stop(Some(incoming.responder))),
         Request::Finish => true,

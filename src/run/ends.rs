@@ -12,7 +12,7 @@ use super::{
     moves,
     ports::Ports,
     removal,
-    serve::{Ended, Start, take_up},
+    serve::{Ended, Start, TAKEN, go_on, take_lease},
     socket::{Incoming, Responder},
 };
 use crate::error::{Exit, Failure};
@@ -34,9 +34,25 @@ pub async fn end(
     if book.standing().removed {
         return Err(over(run));
     }
-    let Some(_lease) = take_up(&start, &mut inbox).await? else {
-        return Err(Failure::new("told to stop before anything was removed"));
+    let stopped = || Failure::new("told to stop before anything was removed");
+    start.preparation.is_of_this_run()?;
+    let _lease = match take_lease(&start, &mut inbox).await {
+        Ok(Ok(lease)) => Some(lease),
+        Ok(Err(_)) => return Err(stopped()),
+        // What keeps blue's log must not wait for a green that is gone.
+        Err(failure)
+            if !finish
+                && book.standing().owner == Side::Blue
+                && failure.code.as_deref() != Some(TAKEN) =>
+        {
+            tracing::warn!("{failure}; blue is freed of what the run created there all the same");
+            None
+        }
+        Err(failure) => return Err(failure),
     };
+    if !go_on(&start, &mut inbox).await? {
+        return Err(stopped());
+    }
     if !book.standing().removed {
         may_end(&start, finish)?;
         let removed = removal::remove(run, &start.preparation.ports, book, finish).await;

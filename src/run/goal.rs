@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{live::Live, standing::Phase, status::Readiness};
+use super::{
+    live::Live,
+    prepare::now_ms,
+    standing::{Phase, Standing},
+    status::Readiness,
+};
 
 /// First and longest rest after a move that was begun by itself and not made. It may have held
 /// clients, and the next one may meet the same.
@@ -25,7 +30,6 @@ pub enum Until {
 pub(super) struct Goal {
     until: Until,
     window: Duration,
-    switched_at: Option<Instant>,
     attempts: Attempts,
     /// It was said that nothing is switched by itself any more.
     told: bool,
@@ -40,22 +44,45 @@ pub(super) enum Wanted {
     Finish,
 }
 
+/// What it depends on.
+#[derive(Clone, Copy)]
+struct Seen {
+    phase: Phase,
+    brought_back: bool,
+    /// For how long green has owned the writes, whichever processes were there meanwhile.
+    switched_for: Duration,
+    ready: bool,
+}
+
+impl Seen {
+    fn of(standing: &Standing, now_ms: i64, readiness: Readiness) -> Self {
+        let since = standing.switched_at.map_or(0, |at| now_ms.saturating_sub(at));
+        Self {
+            phase: standing.phase(),
+            brought_back: standing.brought_back,
+            switched_for: Duration::from_millis(u64::try_from(since).unwrap_or(0)),
+            ready: matches!(readiness, Readiness::Ready),
+        }
+    }
+}
+
 impl Goal {
     pub(super) fn new(until: Until, window: Duration) -> Self {
-        Self { until, window, switched_at: None, attempts: Attempts::default(), told: false }
+        Self { until, window, attempts: Attempts::default(), told: false }
     }
 
     /// What to do now. Whoever is told to switch begins at once.
     pub(super) fn look(&mut self, live: &Live) -> Wanted {
-        let standing = live.book.standing();
-        let ready = matches!(live.readiness(), Readiness::Ready);
-        self.want(standing.phase(), standing.brought_back, ready, Instant::now())
+        let readiness = match self.until {
+            Until::Converged => live.converged(),
+            _ => live.readiness(),
+        };
+        let seen = Seen::of(&live.book.standing(), now_ms(), readiness);
+        self.want(seen, Instant::now())
     }
 
-    fn want(&mut self, phase: Phase, brought_back: bool, ready: bool, now: Instant) -> Wanted {
-        if phase != Phase::Switched {
-            self.switched_at = None;
-        }
+    fn want(&mut self, seen: Seen, now: Instant) -> Wanted {
+        let Seen { phase, brought_back, switched_for, ready } = seen;
         match (self.until, phase) {
             (Until::Converged, Phase::Streaming) if ready => Wanted::Reached,
             (Until::Switched, Phase::Switched) => Wanted::Reached,
@@ -70,8 +97,7 @@ impl Goal {
                 Wanted::Switch
             }
             (Until::Finished, Phase::Switched) => {
-                let since = *self.switched_at.get_or_insert(now);
-                if now.saturating_duration_since(since) >= self.window {
+                if switched_for >= self.window {
                     Wanted::Finish
                 } else {
                     Wanted::Nothing
@@ -137,41 +163,66 @@ impl Attempts {
 
 #[cfg(test)]
 mod tests {
+    use cutover_core::model::side::Side;
+
     use super::*;
+    use crate::run::fact::Fact;
+
+    const STREAMING: Seen = Seen {
+        phase: Phase::Streaming,
+        brought_back: false,
+        switched_for: Duration::ZERO,
+        ready: true,
+    };
 
     #[test]
     fn moves_that_are_not_made_are_tried_ever_more_seldom() {
         let mut goal = Goal::new(Until::Switched, Duration::ZERO);
         let mut now = Instant::now();
-        let want = |goal: &mut Goal, now| goal.want(Phase::Streaming, false, true, now);
         for rest in [10, 20, 40, 80, 160, 320, 640, 900, 900] {
-            assert_eq!(want(&mut goal, now), Wanted::Switch);
+            assert_eq!(goal.want(STREAMING, now), Wanted::Switch);
             now += Duration::from_secs(3);
             assert_eq!(goal.attempts.ended(now), Some(Duration::from_secs(rest)));
             // Another command has ended.
             assert_eq!(goal.attempts.ended(now), None);
             now += Duration::from_secs(rest - 1);
-            assert_eq!(want(&mut goal, now), Wanted::Nothing);
+            assert_eq!(goal.want(STREAMING, now), Wanted::Nothing);
             now += Duration::from_secs(1);
         }
-        assert_eq!(goal.want(Phase::Streaming, false, false, now), Wanted::Nothing);
-        assert_eq!(goal.want(Phase::Switched, false, false, now), Wanted::Reached);
+        assert_eq!(goal.want(Seen { ready: false, ..STREAMING }, now), Wanted::Nothing);
+        assert_eq!(goal.want(Seen { phase: Phase::Switched, ..STREAMING }, now), Wanted::Reached);
     }
 
     #[test]
-    fn the_way_back_stays_open_for_the_window() {
-        let mut goal = Goal::new(Until::Finished, Duration::from_secs(60));
-        let now = Instant::now();
-        let at = |s| now + Duration::from_secs(s);
-        assert_eq!(goal.want(Phase::Streaming, false, true, now), Wanted::Switch);
-        let switched = |goal: &mut Goal, s| goal.want(Phase::Switched, false, false, at(s));
-        assert_eq!(switched(&mut goal, 0), Wanted::Nothing);
-        assert_eq!(switched(&mut goal, 59), Wanted::Nothing);
-        // Brought back, and switched again by somebody: it opens anew.
-        assert_eq!(goal.want(Phase::Streaming, true, true, at(59)), Wanted::Nothing);
-        assert_eq!(goal.want(Phase::Streaming, true, true, at(7_200)), Wanted::Nothing);
-        assert_eq!(switched(&mut goal, 7_201), Wanted::Nothing);
-        assert_eq!(switched(&mut goal, 7_260), Wanted::Nothing);
-        assert_eq!(switched(&mut goal, 7_261), Wanted::Finish);
+    fn who_was_brought_back_stays() {
+        for until in [Until::Switched, Until::Finished] {
+            let mut goal = Goal::new(until, Duration::ZERO);
+            let brought_back = Seen { brought_back: true, ..STREAMING };
+            assert_eq!(goal.want(brought_back, Instant::now()), Wanted::Nothing);
+        }
+    }
+
+    #[test]
+    fn the_way_back_stays_open_for_the_window_from_the_switch_on() {
+        let window = Duration::from_secs(60);
+        let moved = |owner, at_ms| Fact::MoveEnded { id: 1, owner, at_ms };
+        let mut facts = vec![moved(Side::Green, 100_000)];
+        // Another process looks each time.
+        let want = |facts: &[Fact], now_ms| {
+            let mut goal = Goal::new(Until::Finished, window);
+            let seen = Seen::of(&Standing::of(facts), now_ms, Readiness::Ready);
+            goal.want(seen, Instant::now())
+        };
+        for (now_ms, wanted) in
+            [(90_000, Wanted::Nothing), (159_999, Wanted::Nothing), (160_000, Wanted::Finish)]
+        {
+            assert_eq!(want(&facts, now_ms), wanted, "{now_ms}");
+        }
+        // A move that was taken back changes nothing; brought back and switched again, it opens anew.
+        facts.push(moved(Side::Green, 150_000));
+        assert_eq!(want(&facts, 160_000), Wanted::Finish);
+        facts.extend([moved(Side::Blue, 151_000), moved(Side::Green, 155_000)]);
+        assert_eq!(want(&facts, 214_999), Wanted::Nothing);
+        assert_eq!(want(&facts, 215_000), Wanted::Finish);
     }
 }

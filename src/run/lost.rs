@@ -6,7 +6,7 @@ use std::time::Duration;
 use cutover_core::model::side::Side;
 use tokio::sync::mpsc;
 
-use super::{fact, moves, prepare::now_ms, serve::Start, socket::Incoming};
+use super::{fact, interrupted, moves, prepare::now_ms, serve::Start, socket::Incoming};
 use crate::{
     cutover::{fact::Fact, machine::State},
     error::Failure,
@@ -37,7 +37,7 @@ pub(super) async fn begin_again(
                 "{} is gone, and move {number} from {from} had not ended",
                 start.state_dir.join(moves::FILE).display()
             );
-            let owner = moves::decide(&why, &State::default(), inbox).await?;
+            let owner = interrupted::decide(start, &why, &State::default(), inbox).await?;
             agree(start, owner).await?;
             owner
         }

@@ -14,6 +14,8 @@ mod foreign;
 mod given;
 pub mod goal;
 mod history;
+mod identity;
+mod interrupted;
 mod kept;
 mod known;
 mod late;

@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,26 +15,24 @@ use cutover_core::model::{
     side::Side,
 };
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::{
     beside,
     command::{Answer, Request},
     error::RunError,
-    fact, history,
+    fact, history, interrupted,
     live::Live,
-    lost,
     prepare::now_ms,
     recovery::{self, Site},
-    serve::Start,
-    socket::{Incoming, Responder},
+    socket::Responder,
     status::MoveView,
 };
 use crate::{
+    config::reference::move_mark,
     cutover::{
         driver::{self, DriveError, Goal, Limits, Report, Stop},
         evidence::{About, Evidence},
-        fact::{Details, Ending, Fact, KIND, Outcome, Process},
+        fact::{Details, Ending, Fact, KIND, Outcome},
         ground::{
             Ground,
             live::{LiveGround, Parts as GroundParts, Work},
@@ -82,67 +80,7 @@ pub(super) async fn open(state_dir: &Path) -> Result<(FileJournal<Fact>, Vec<Fac
     }
 }
 
-/// Goes on with a move that has no end, before anything else; afterwards the run's journal agrees
-/// with the journal of moves about the owner.
-///
-/// # Errors
-///
-/// A journal failed, or the process is told to stop while an operator must decide.
-pub(super) async fn recover(
-    start: &Start,
-    inbox: &mut mpsc::Receiver<Incoming>,
-) -> Result<(), Failure> {
-    if !start.state_dir.join(FILE).exists() {
-        return lost::begin_again(start, inbox).await;
-    }
-    let book = &start.preparation.book;
-    let (mut journal, mut facts) = open(&start.state_dir).await?;
-    if State::of(&facts).is_open() {
-        start.preparation.progress.say("going on with a move that was interrupted");
-        let site = Site {
-            run: &start.preparation.run,
-            selection: &start.preparation.selection,
-            ports: &start.preparation.ports,
-            budget: start.wishes.pause_budget,
-        };
-        let ground = recovery::ground(&site, &facts, &start.state_dir.join(FILE))?;
-        let limits = Limits::new(start.wishes.pause_budget);
-        let mut next = Fact::Restarted { by: Process::Run, at_ms: now_ms() };
-        loop {
-            let report = driver::drive(
-                &mut journal,
-                &facts,
-                next,
-                Goal::Finished,
-                ground.as_ref(),
-                &limits,
-                &|fact| tracing::debug!(?fact, "recovering"),
-            )
-            .await?;
-            let began =
-                facts.iter().rposition(|f| matches!(f, Fact::MoveBegan { .. })).unwrap_or(0);
-            let told = about(&start.preparation.run, &start.wishes.effective);
-            write_evidence(&start.state_dir, told, &report, None)?;
-            facts.truncate(began);
-            facts.extend(report.facts);
-            match report.stop {
-                Stop::NeedsOperator { why, .. } => {
-                    let owner = decide(&why, &State::of(&facts), inbox).await?;
-                    next = Fact::Resolved { owner, at_ms: now_ms() };
-                }
-                Stop::Ended(_) | Stop::TrafficFree => break,
-            }
-        }
-    }
-    let owner = State::of(&facts).owner();
-    let standing = book.standing();
-    if standing.open_move.is_some() || standing.owner != owner {
-        book.note(fact::Fact::MoveEnded { id: standing.moves, owner, at_ms: now_ms() })?;
-    }
-    Ok(())
-}
-
-fn undecided(why: &str) -> Failure {
+pub(super) fn undecided(why: &str) -> Failure {
     Failure::new(format!("nobody can say where the writes go: {why}"))
         .code("CUT0718")
         .remedy(
@@ -164,32 +102,6 @@ pub(super) fn word(doubt: &State, owner: Side) -> Result<Answer, Failure> {
             )
         })
         .map_err(|why| Failure::new(why).code("CUT0739").exit(Exit::No))
-}
-
-/// Waits for an operator's word.
-pub(super) async fn decide(
-    why: &str,
-    doubt: &State,
-    inbox: &mut mpsc::Receiver<Incoming>,
-) -> Result<Side, Failure> {
-    tracing::error!("{}", undecided(why));
-    while let Some(Incoming { request, responder }) = inbox.recv().await {
-        match request {
-            Request::Resolve { owner } => match word(doubt, owner) {
-                Ok(noted) => {
-                    responder.done(noted);
-                    return Ok(owner);
-                }
-                Err(failure) => responder.done(Answer::failed(failure)),
-            },
-            Request::Stop => {
-                responder.done(Answer::failed(undecided(why)));
-                return Err(undecided(why));
-            }
-            _ => responder.done(Answer::failed(undecided(why))),
-        }
-    }
-    Err(undecided(why))
 }
 
 impl Live {
@@ -268,9 +180,16 @@ impl Live {
         self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
         let predicted = self.estimate();
         let limits = Limits::new(self.wishes.pause_budget);
+        // What fails again for the same reason is told once.
+        let last = Mutex::new(String::new());
         let tell = |fact: &Fact| {
-            if let Some(text) = told(fact) {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(text) = told(fact).filter(|text| *text != *last) {
+                last.clone_from(&text);
                 responder.progress(text);
+            }
+            if let Some(alarm) = interrupted::trouble(fact) {
+                self.alarm(interrupted::NOT_FREE, Some((alarm.what, alarm.remedy)));
             }
         };
         let mut report = driver::drive(
@@ -299,6 +218,7 @@ impl Live {
             )
             .await?;
         }
+        self.alarm(interrupted::NOT_FREE, None);
         let owner = report.owner;
         let mut ended = vec![fact::Fact::MoveEnded { id: number, owner, at_ms: now_ms() }];
         if owner != from {
@@ -316,6 +236,7 @@ impl Live {
             }
         }
         self.forget_samples();
+        let predicted = admitted(&report.facts).unwrap_or(predicted);
         let evidence = write_evidence(&self.state_dir, self.about(), &report, Some(&predicted));
         Ok(self.tell_end(&id, &report, &predicted, evidence))
     }
@@ -330,9 +251,10 @@ impl Live {
         };
         let program = this_program()?;
         let config = self.config_file.clone();
+        let mark = move_mark(&self.wishes.effective);
         let command = move || {
             let mut command = tokio::process::Command::new(&program);
-            command.arg0("cutover").arg("--config").arg(&config).arg("guard");
+            command.arg0("cutover").arg("--config").arg(&config).args(["guard", "--of", &mark]);
             command
         };
         Ok(Box::new(LiveGround::new(GroundParts {
@@ -440,7 +362,7 @@ fn remedy(facts: &[Fact]) -> Option<&str> {
 }
 
 /// Writes the evidence of a move, for machines and for people; returns the former's path.
-fn write_evidence(
+pub(super) fn write_evidence(
     state_dir: &Path,
     about: About,
     report: &Report,
@@ -474,7 +396,7 @@ fn this_program() -> Result<PathBuf, Failure> {
 }
 
 /// What a report does not know by itself.
-fn about(run: &RunId, configuration: &serde_json::Value) -> About {
+pub(super) fn about(run: &RunId, configuration: &serde_json::Value) -> About {
     About {
         run: run.to_string(),
         program: concat!("cutover ", env!("CARGO_PKG_VERSION")).into(),
@@ -514,8 +436,21 @@ fn told(fact: &Fact) -> Option<String> {
         Fact::Undo { step, switch, outcome: Outcome::Done { .. }, at_us } => {
             Some(format!("{:>9.1} ms  undo {step}{}", *at_us as f64 / 1000.0, at(switch)))
         }
+        Fact::Undo { step, switch, outcome: Outcome::Failed { why, .. }, .. } => {
+            Some(format!("undo {step}{} failed, and is tried again: {why}", at(switch)))
+        }
         _ => None,
     }
+}
+
+/// The estimate that the move was admitted with: what was compared before its pause is no part of it.
+fn admitted(facts: &[Fact]) -> Option<Estimate> {
+    facts.iter().rev().find_map(|fact| match fact {
+        Fact::Step { step: Step::Recheck, outcome: Outcome::Done { details }, .. } => {
+            serde_json::from_value(details.get("estimate")?.clone()).ok()
+        }
+        _ => None,
+    })
 }
 
 /// What the checks before a move warn of, in lines of their own.

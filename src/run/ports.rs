@@ -13,7 +13,7 @@ use cutover_core::{
 /// Everything one database can do for a run.
 #[derive(Clone)]
 pub struct Database {
-    /// Its address for messages, without credentials.
+    /// Its address for messages, without credentials: [`primary_of`] it, and where else it is read.
     pub address: String,
     /// Capture.
     pub source: Arc<dyn Source>,
@@ -25,6 +25,12 @@ pub struct Database {
     pub reader: Arc<dyn RowReader>,
     /// Preflight.
     pub examine: Arc<dyn Examine>,
+}
+
+/// The part of an address that is before ` (read from OTHER ADDRESS)`.
+#[must_use]
+pub fn primary_of(address: &str) -> &str {
+    address.split_once(" (read from ").map_or(address, |(primary, _)| primary)
 }
 
 /// Both databases and what stands in front of them.

@@ -29,7 +29,7 @@ use super::{
     beside, book::Book, error::RunError, fact::Fact, ports::Ports, rows::Sides, standing::Standing,
 };
 use crate::{
-    error::{Exit, Failure},
+    error::Failure,
     observe::progress::Progress,
     preflight,
     stream::{Policy, handover::Handover},
@@ -206,18 +206,8 @@ impl Preparation {
     async fn begin(&self) -> Result<(), RunError> {
         let standing = self.book.standing();
         let resuming = standing.addresses.is_some();
-        if let Some((blue, green)) = &standing.addresses {
-            if (blue, green) != (&self.ports.blue.address, &self.ports.green.address) {
-                return Err(Failure::new(format!(
-                    "run {} was begun between {blue} and {green}, and the configuration names {} \
-                     and {}",
-                    self.run, self.ports.blue.address, self.ports.green.address
-                ))
-                .code("CUT0504")
-                .remedy("restore the addresses, or use another `run` and `state_dir`")
-                .exit(Exit::Usage)
-                .into());
-            }
+        if resuming {
+            self.is_between_these()?;
             self.book.note(Fact::Resumed { at_ms: now_ms() })?;
         }
         if standing.start.is_none() {

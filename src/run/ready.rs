@@ -17,6 +17,16 @@ impl Live {
     /// Whether a move would be accepted now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
+        match self.converged() {
+            Readiness::Ready if self.ports.switches.is_empty() => {
+                Readiness::Never { why: "no switch is configured".into() }
+            }
+            readiness => readiness,
+        }
+    }
+
+    /// The same where nobody's traffic has to be moved.
+    pub(super) fn converged(&self) -> Readiness {
         let not_yet = |why: &str| Readiness::NotYet { why: why.to_owned(), eta_seconds: None };
         // Before the alarms: what is being prepared again does not match yet.
         if self.redefined() {
@@ -24,9 +34,6 @@ impl Live {
         }
         if let Some(alarm) = self.alarms().into_iter().next() {
             return Readiness::Never { why: format!("{}: {}", alarm.code, alarm.what) };
-        }
-        if self.ports.switches.is_empty() {
-            return Readiness::Never { why: "no switch is configured".into() };
         }
         match self.converge() {
             Converge::Ready => {}

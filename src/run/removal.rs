@@ -6,14 +6,15 @@ use cutover_core::{
 };
 
 use super::{book::Book, error::RunError, fact::Fact, kept::Kept, ports::Ports};
+use crate::error::Explain as _;
 
 /// Removes what the run created. `finish`: after a switch, when green stays the owner (or after a
 /// rollback, when blue does); otherwise before any switch. The rows on the side that does not own
-/// the writes stay where they are; its fence goes last.
+/// the writes stay where they are.
 ///
 /// # Errors
 ///
-/// The first failure; call it again.
+/// The first failure, after both sides were tried; call it again.
 pub(super) async fn remove(
     run: &RunId,
     ports: &Ports,
@@ -23,8 +24,23 @@ pub(super) async fn remove(
     if book.standing().removing.is_none() {
         book.note(Fact::Removing { finish })?;
     }
-    for side in [Side::Blue, Side::Green] {
-        remove_from(run, ports, side).await?;
+    // First where clients are. A side that is gone keeps nothing on the other.
+    let owner = book.standing().owner;
+    let mut failed = None;
+    for side in [owner, owner.other()] {
+        match remove_from(run, ports, side).await {
+            Ok(()) => tracing::info!("nothing of run {run} is left on {side}"),
+            Err(error) => {
+                tracing::warn!(
+                    "{}; what the run created there is left on {side}",
+                    error.headline()
+                );
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
     }
     Kept::forget(&book.folder());
     book.note(Fact::Removed)?;

@@ -25,6 +25,7 @@ use super::{
     ends::{may_end, over, remove},
     error::RunError,
     goal::{Goal, Until, Wanted},
+    interrupted,
     kept::{Kept, shapes},
     live::{Live, Parts, Wishes},
     moves,
@@ -53,6 +54,8 @@ const LEASE_WITHIN: Duration = Duration::from_secs(10);
 const LEASE_EVERY: Duration = Duration::from_secs(2);
 /// How often what the process was started for is looked at.
 const GOAL_EVERY: Duration = Duration::from_millis(200);
+/// Another process has the lease.
+pub(super) const TAKEN: &str = "CUT0501";
 
 /// A run to take up.
 pub struct Start {
@@ -164,20 +167,33 @@ pub(super) async fn take_up(
     start: &Start,
     inbox: &mut mpsc::Receiver<Incoming>,
 ) -> Result<Option<Box<dyn Lease>>, Failure> {
-    let Preparation { run, ports, book, progress, .. } = &start.preparation;
-    progress.say("taking the lease on green");
-    let lease = match take_lease(run, ports, inbox, &start.board).await? {
+    start.preparation.is_of_this_run()?;
+    let lease = match take_lease(start, inbox).await? {
         Ok(lease) => lease,
         Err(responder) => {
             answer_stop(responder);
             return Ok(None);
         }
     };
-    moves::recover(start, inbox).await?;
-    if let Some(finish) = book.standing().removing {
-        removal::remove(run, ports, book, finish).await.map_err(RunError::into_failure)?;
+    Ok(go_on(start, inbox).await?.then_some(lease))
+}
+
+/// Goes on with a move that has no end, and with a removal half done. `false` when it is told to
+/// stop.
+pub(super) async fn go_on(
+    start: &Start,
+    inbox: &mut mpsc::Receiver<Incoming>,
+) -> Result<bool, Failure> {
+    let Preparation { run, ports, book, progress, .. } = &start.preparation;
+    if !interrupted::recover(start, inbox).await? {
+        return Ok(false);
     }
-    Ok(Some(lease))
+    let Some(finish) = book.standing().removing else { return Ok(true) };
+    progress.say("removing what the run created on both servers");
+    let removal = removal::remove(run, ports, book, finish);
+    let (removed, stopped) = interrupted::heard(start, inbox, removal).await?;
+    removed.map_err(RunError::into_failure)?;
+    Ok(!stopped)
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -189,12 +205,12 @@ impl Drop for AbortOnDrop {
 }
 
 /// Takes the lease, or says who told us to stop meanwhile.
-async fn take_lease(
-    run: &RunId,
-    ports: &Ports,
+pub(super) async fn take_lease(
+    start: &Start,
     inbox: &mut mpsc::Receiver<Incoming>,
-    board: &Board,
 ) -> Result<Result<Box<dyn Lease>, Option<Responder>>, Failure> {
+    let Preparation { run, ports, progress, .. } = &start.preparation;
+    progress.say("taking the lease on green");
     let deadline = Instant::now() + LEASE_WITHIN;
     let mut told = String::new();
     loop {
@@ -204,7 +220,7 @@ async fn take_lease(
                 Ok(lease) => return Ok(lease),
                 Err(error) => error,
             };
-            let again = error.is_transient() || error.code() == Some("CUT0501");
+            let again = error.is_transient() || error.code() == Some(TAKEN);
             if Instant::now() <= deadline && again {
                 let failure = Failure::from(error);
                 if failure.to_string() != told {
@@ -228,7 +244,7 @@ async fn take_lease(
                     Some(Incoming { request: Request::Stop, responder }) => {
                         return Ok(Err(Some(responder)));
                     }
-                    Some(other) => early(other, board),
+                    Some(other) => early(other, &start.board),
                     None => return Ok(Err(None)),
                 },
             }
@@ -247,7 +263,7 @@ async fn keep_lease(run: &RunId, ports: &Ports, lease: &mut Box<dyn Lease>) -> R
     }
     match ports.green.sink.lease(run).await {
         Ok(again) => *lease = again,
-        Err(e) if e.code() == Some("CUT0501") => return Err(e.into()),
+        Err(e) if e.code() == Some(TAKEN) => return Err(e.into()),
         // Green cannot be asked; nobody else can take the lease either.
         Err(e) => tracing::debug!("the lease is not back yet: {e}"),
     }
@@ -369,6 +385,8 @@ async fn attend(
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The command under way; its end is awaited before anything else that moves is begun.
     let mut work: Option<Work> = asked.map(|asked| begin(live, asked));
+    // Who told us to stop in the middle of it.
+    let mut stops: Vec<Responder> = Vec::new();
     loop {
         let free = work.is_none();
         let working = async {
@@ -380,9 +398,11 @@ async fn attend(
         };
         tokio::select! {
             incoming = inbox.recv() => {
-                let Some(Incoming { request, responder }) = incoming else {
-                    return Ok(Next::End(Ended::Stopped));
-                };
+                let Some(incoming) = incoming else { return Ok(Next::End(Ended::Stopped)) };
+                if !incoming.is_wanted() {
+                    continue;
+                }
+                let Incoming { request, responder } = incoming;
                 if request == Request::Status {
                     responder.done(start.board.answer());
                     continue;
@@ -398,6 +418,12 @@ async fn attend(
                 if request == Request::Stop && (live.undecided() || live.compares()) {
                     answer_stop(Some(responder));
                     return Ok(Next::End(Ended::Stopped));
+                }
+                if work.is_some() && request == Request::Stop {
+                    let doing = live.busy().unwrap_or_default();
+                    tracing::info!("told to stop: that is done when `{doing}` has ended");
+                    stops.push(responder);
+                    continue;
                 }
                 if work.is_some() {
                     busy(&request, responder, live);
@@ -427,12 +453,23 @@ async fn attend(
                 if let Some(failure) = live.broken.get() {
                     return Err(failure.clone());
                 }
+                if !stops.is_empty() {
+                    unfinished.into_iter().for_each(Asked::leave);
+                    return Ok(stopped(stops));
+                }
                 if unfinished.is_some() {
                     return Ok(Next::Again(unfinished));
                 }
             }
             _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
-            _ = timer.tick(), if free => {
+            _ = timer.tick() => {
+                // What waits for an operator waits in the next process as well.
+                if !stops.is_empty() && live.undecided() {
+                    return Ok(stopped(stops));
+                }
+                if !free {
+                    continue;
+                }
                 if live.redefined() {
                     return Ok(Next::Again(None));
                 }
@@ -486,7 +523,13 @@ fn busy(request: &Request, responder: Responder, live: &Live) {
     ));
 }
 
-fn answer_stop(responder: Option<Responder>) {
+/// The end of a process that was told to stop.
+fn stopped(stops: Vec<Responder>) -> Next {
+    stops.into_iter().for_each(|responder| answer_stop(Some(responder)));
+    Next::End(Ended::Stopped)
+}
+
+pub(super) fn answer_stop(responder: Option<Responder>) {
     if let Some(responder) = responder {
         responder.done(Answer::new(
             Exit::Done,

@@ -121,6 +121,15 @@ pub struct Incoming {
     pub responder: Responder,
 }
 
+impl Incoming {
+    /// Somebody waits for the answer still. Whoever has left does not want a command any more that
+    /// was not begun; a stop is wanted by whoever sent the signal.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.request == Request::Stop || !self.responder.is_closed()
+    }
+}
+
 /// Answers one request. Dropped without [`Responder::done`], the asker learns that no answer came.
 #[derive(Debug)]
 pub struct Responder {

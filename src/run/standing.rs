@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use cutover_core::model::{position::Position, side::Side};
+use cutover_core::model::{position::Position, run::RunId, side::Side};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -53,6 +53,8 @@ impl Phase {
 /// What the facts say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
+    /// Whose journal it is.
+    pub run: Option<RunId>,
     /// Blue's and green's address when it began.
     pub addresses: Option<(String, String)>,
     /// Where the stream starts.
@@ -89,6 +91,8 @@ pub struct Standing {
     pub moves: u32,
     /// The last change of the owner was a way back.
     pub brought_back: bool,
+    /// When green became the owner that it is, in milliseconds since 1970-01-01 UTC.
+    pub switched_at: Option<i64>,
     /// Whether what the run created is being removed, and by `finish`.
     pub removing: Option<bool>,
     /// Nothing is left.
@@ -100,6 +104,7 @@ impl Standing {
     #[must_use]
     pub fn of(facts: &[Fact]) -> Self {
         let mut s = Self {
+            run: None,
             addresses: None,
             start: None,
             definitions: Default::default(),
@@ -117,6 +122,7 @@ impl Standing {
             open_move: None,
             moves: 0,
             brought_back: false,
+            switched_at: None,
             removing: None,
             removed: false,
         };
@@ -127,7 +133,8 @@ impl Standing {
     /// Adds one fact.
     pub fn add(&mut self, fact: &Fact) {
         match fact {
-            Fact::Began { blue, green, .. } => {
+            Fact::Began { run, blue, green, .. } => {
+                self.run = Some(run.clone());
                 self.addresses = Some((blue.clone(), green.clone()));
             }
             Fact::Resumed { .. } => {}
@@ -208,10 +215,11 @@ impl Standing {
                 self.open_move = Some((*id, *from, *rehearsal));
                 self.moves = *id;
             }
-            Fact::MoveEnded { owner, .. } => {
+            Fact::MoveEnded { owner, at_ms, .. } => {
                 self.open_move = None;
                 if *owner != self.owner {
                     self.brought_back = *owner == Side::Blue;
+                    self.switched_at = (*owner == Side::Green).then_some(*at_ms);
                 }
                 self.owner = *owner;
             }
@@ -290,9 +298,7 @@ fn carried(sources: &[Carried]) -> Sources {
 
 #[cfg(test)]
 mod tests {
-    use cutover_core::model::{
-        ranges::KeyRanges, run::RunId, schema::TableName, selection::Selection,
-    };
+    use cutover_core::model::{ranges::KeyRanges, schema::TableName, selection::Selection};
 
     use super::*;
     use crate::run::fact::Views;

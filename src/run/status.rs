@@ -115,13 +115,15 @@ pub struct Board {
     book: Arc<Book>,
     progress: Arc<Progress>,
     live: Mutex<Option<Arc<Live>>>,
+    trouble: Mutex<Option<Alarm>>,
 }
 
 impl Board {
     /// A board without streams.
     #[must_use]
     pub fn new(run: &RunId, book: Arc<Book>, progress: Arc<Progress>) -> Self {
-        Self { run: run.to_string(), book, progress, live: Mutex::new(None) }
+        let (live, trouble) = (Mutex::new(None), Mutex::new(None));
+        Self { run: run.to_string(), book, progress, live, trouble }
     }
 
     fn live(&self) -> MutexGuard<'_, Option<Arc<Live>>> {
@@ -130,6 +132,11 @@ impl Board {
 
     pub(super) fn set_live(&self, live: Arc<Live>) {
         *self.live() = Some(live);
+    }
+
+    /// What somebody must know while no streams are there to tell it.
+    pub(super) fn set_trouble(&self, trouble: Option<Alarm>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     pub(super) fn clear_live(&self) {
@@ -161,7 +168,13 @@ impl Board {
             copy,
             streams: None,
             proof: None,
-            alarms: Vec::new(),
+            alarms: self
+                .trouble
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .cloned()
+                .collect(),
             moves: Vec::new(),
         };
         if let Some(live) = live {
@@ -175,7 +188,7 @@ impl Board {
                 "back": live.pipes.from(Side::Green).view(),
             }));
             status.proof = serde_json::to_value(live.proof.view()).ok();
-            status.alarms = live.alarms();
+            status.alarms.extend(live.alarms());
             status.moves = live.moves();
         }
         status

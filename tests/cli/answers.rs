@@ -69,7 +69,8 @@ fn without_a_running_process() {
 
 #[test]
 fn nobody_confirms_without_a_terminal() {
-    let desk = Desk::with(CONFIG);
+    let switch = "switch: [{ command: { argv: [\"/usr/local/bin/move\"] } }]\n";
+    let desk = Desk::with(&format!("{CONFIG}{switch}"));
     let _process = Process::start(&desk, |request| panic!("{request:?} was not confirmed"));
     assert_said!(desk, "not_confirmed", ["finish"]);
     // Nor does a pipe.

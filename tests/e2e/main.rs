@@ -32,6 +32,7 @@ mod lessons;
 mod lost_way_back;
 mod many;
 mod moves_under_load;
+mod operator;
 mod pair;
 mod prepared;
 mod program;

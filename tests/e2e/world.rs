@@ -190,17 +190,21 @@ impl World {
     /// Nothing that a run creates, and none of its sessions, is on either server.
     pub(crate) async fn nothing_is_left(&self) {
         for side in [Side::Blue, Side::Green] {
-            let client = self.superuser(side).await;
-            let mut left = Vec::new();
-            wait_until("nothing to be left", LAST_WORDS, async || {
-                let rows = client.query(LEFTOVERS, &[]).await.expect("leftovers");
-                left = rows.iter().map(|row| row.get::<_, String>(0)).collect();
-                left.is_empty()
-            })
-            .await
-            .unwrap_or_else(|e| panic!("{e} on {side}: {left:?}"));
+            self.nothing_is_left_on(side).await;
         }
         self.desk.files_keep_secrets();
+    }
+
+    pub(crate) async fn nothing_is_left_on(&self, side: Side) {
+        let client = self.superuser(side).await;
+        let mut left = Vec::new();
+        wait_until("nothing to be left", LAST_WORDS, async || {
+            let rows = client.query(LEFTOVERS, &[]).await.expect("leftovers");
+            left = rows.iter().map(|row| row.get::<_, String>(0)).collect();
+            left.is_empty()
+        })
+        .await
+        .unwrap_or_else(|e| panic!("{e} on {side}: {left:?}"));
     }
 }
 
