@@ -12,7 +12,7 @@ use tokio_postgres::Error;
 
 use super::{
     apply::{SETTINGS, is_too_early, marks, refused, settle},
-    script::Entry,
+    script::{Entry, digest},
 };
 use crate::{
     connect::{Session, port_error},
@@ -20,7 +20,8 @@ use crate::{
     sql::{self, Names},
 };
 
-/// How a mark begins whose rest is what to create.
+/// How a mark begins of something that is to be created. Its text is beside it: a mark is a key, and
+/// a key may not be long. Earlier versions had the text behind this.
 const OWED: &str = "owed ";
 
 /// How a text begins that says what it is about.
@@ -104,10 +105,15 @@ impl Awaited {
 /// The statement that leaves an entry for later.
 pub(super) fn leave(db: &Database, entry: &Entry) -> String {
     format!(
-        "INSERT INTO {} VALUES ({})",
+        "INSERT INTO {} VALUES ({}, {})",
         marks(&Names::of(&db.run)),
-        sql::literal(&format!("{OWED}{}", entry.text))
+        sql::literal(&mark(&entry.text)),
+        sql::literal(&entry.text)
     )
+}
+
+fn mark(text: &str) -> String {
+    format!("{OWED}{}", digest(text))
 }
 
 /// Names of unique indexes and exclusion constraints of a table that are left for later: they count
@@ -117,22 +123,25 @@ pub(crate) async fn awaited(
     names: &Names,
     table: &TableName,
 ) -> Asked<Vec<String>> {
-    let found = texts(session, &marks(names), &format!("{OWED}{ABOUT}%")).await?;
+    let found = texts(session, &marks(names)).await?;
     let awaited = found.iter().filter_map(|text| Awaited::of(text));
     let of = |a: &Awaited| (&a.schema, &a.table) == (&table.schema, &table.name);
     Ok(awaited.filter(of).map(|a| a.name).collect())
 }
 
 /// What was left, in no order that matters.
-async fn texts(session: &Session, marks: &str, like: &str) -> Asked<Vec<String>> {
+async fn texts(session: &Session, marks: &str) -> Asked<Vec<String>> {
     let there = session.query_one("SELECT to_regclass($1) IS NOT NULL", &[&marks]).await?;
     if !there.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
-    let query = format!("SELECT entry FROM {marks} WHERE entry LIKE $1 ORDER BY entry");
-    let rows = session.query(&query, &[&like]).await?;
-    let text = |mark: &str| mark.strip_prefix(OWED).unwrap_or_default().to_owned();
-    Ok(rows.iter().map(|row| text(row.get(0))).collect())
+    // A table of an earlier version has no such column.
+    let query = format!(
+        "SELECT coalesce(to_jsonb(m) ->> 'owed', substr(m.entry, {})) FROM {marks} m \
+         WHERE m.entry LIKE '{OWED}%' ORDER BY 1",
+        OWED.len() + 1
+    );
+    Ok(session.query(&query, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Creates what was left.
@@ -141,7 +150,7 @@ pub(super) async fn create(from: &Database, db: &Database) -> Result<()> {
     let err = |e| port_error(doing.as_str(), e);
     let marks = marks(&Names::of(&db.run));
     let look = db.control().await?;
-    let mut owed = texts(&look, &marks, &format!("{OWED}%")).await.map_err(err)?;
+    let mut owed = texts(&look, &marks).await.map_err(err)?;
     if owed.is_empty() {
         return Ok(());
     }
@@ -189,7 +198,12 @@ async fn pay(blue: &Session, green: &Session, marks: &str, text: &str) -> Asked<
 
 /// The statement that forgets that something is owed.
 fn paid(marks: &str, text: &str) -> String {
-    format!("DELETE FROM {marks} WHERE entry = {}", sql::literal(&format!("{OWED}{text}")))
+    let (here, earlier) = (mark(text), format!("{OWED}{text}"));
+    format!(
+        "DELETE FROM {marks} WHERE entry IN ({}, {})",
+        sql::literal(&here),
+        sql::literal(&earlier)
+    )
 }
 
 /// Whether the source has no more what rests on an index that it had.

@@ -53,11 +53,7 @@ impl Entry {
 
     /// Key of the mark that it is done: readable, and another text is another entry.
     pub(super) fn mark(&self, section: Section) -> String {
-        // FNV-1a: any stable hash does.
-        let hash = self.text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        format!("{} {} {hash:016x}", section.word(), self.label())
+        format!("{} {} {}", section.word(), self.label(), digest(&self.text))
     }
 
     /// Its schema; the schema itself for what is about a schema.
@@ -149,6 +145,14 @@ impl Entry {
     pub(super) fn is_schema(&self) -> bool {
         self.kind == "SCHEMA"
     }
+}
+
+/// FNV-1a: any stable hash does.
+pub(super) fn digest(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 /// Splits a script at the headings that `pg_dump` writes before each entry:
