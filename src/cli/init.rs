@@ -34,6 +34,16 @@ pub(super) async fn init(
                 .exit(Exit::Usage)
         })?;
     }
+    for url in [blue, green] {
+        if Address::new(url).redacted().ends_with("://***") {
+            return Err(Failure::new(
+                "an address has an `@` among its parameters, and nobody can say what of it is secret",
+            )
+            .code("CUT0004")
+            .remedy("write it as %40, or put user and password before the host")
+            .exit(Exit::Usage));
+        }
+    }
     let found = wiring::look(blue, green).await?;
     let text = template(blue, green, run, &found);
     // What is written must be what `check` reads.

@@ -75,6 +75,12 @@ impl fmt::Debug for Address {
 /// common) and every parameter that is not known to be harmless.
 fn redact(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return MASK.to_owned() };
+    // An `@` among parameters: nobody can say what is which.
+    if let Some((_, query)) = rest.split_once('?')
+        && query.rsplit_once('@').is_some_and(|(before, _)| before.contains('='))
+    {
+        return format!("{scheme}://{MASK}");
+    }
     let (credentials, address) = match rest.rsplit_once('@') {
         Some((c, a)) => (Some(c), a),
         None => (None, rest),
@@ -136,6 +142,10 @@ mod tests {
             ("postgres://h/d?user=u&password=hunter2", "postgres://h/d?user=u&password=***"),
             ("https://h/hook?token=hunter2", "https://h/hook?token=***"),
             ("https://h/hook?hunter2", "https://h/hook?***"),
+            ("postgres://h/d?user=me@srv&password=hunter2", "postgres://***"),
+            ("postgres://h:5432/d?user=me@srv&password=hunter2", "postgres://***"),
+            ("postgres://h/d?user=u&password=hun@ter2", "postgres://***"),
+            ("https://h/hook?to=ops@x.org&token=hunter2", "https://***"),
             ("host=h password=hunter2", "***"),
         ] {
             let address = Address::new(url);

@@ -1,6 +1,9 @@
 //! Whose journal this is: nothing is done in the name of another run, or to other databases.
 
-use super::{ports::primary_of, prepare::Preparation};
+use super::{
+    ports::{places_of, primary_of},
+    prepare::Preparation,
+};
 use crate::error::{Exit, Failure};
 
 impl Preparation {
@@ -42,7 +45,8 @@ impl Preparation {
         let standing = self.book.standing();
         let Some((blue, green)) = &standing.addresses else { return Ok(()) };
         let (now_blue, now_green) = (&self.ports.blue.address, &self.ports.green.address);
-        if (part(blue), part(green)) == (part(now_blue), part(now_green)) {
+        let place = |address: &String| places_of(part(address));
+        if [blue, green].map(place) == [now_blue, now_green].map(place) {
             return Ok(());
         }
         Err(Failure::new(format!(

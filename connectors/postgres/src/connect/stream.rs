@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -81,12 +82,13 @@ impl Stream {
                 Ok(Kind::Plain(Socket::Unix(stream)).into())
             }
             Host::Tcp(host) => {
-                let (stream, took) = connect(host, config.port).await.map_err(|e| {
-                    OpenError::Unreachable(
-                        format!("cannot connect to {at}: {e}; check host, port and firewall"),
-                        Some(e),
-                    )
-                })?;
+                let (stream, took) =
+                    connect(host, config.port, config.connect_timeout).await.map_err(|e| {
+                        OpenError::Unreachable(
+                            format!("cannot connect to {at}: {e}; check host, port and firewall"),
+                            Some(e),
+                        )
+                    })?;
                 tune(&stream).map_err(|e| {
                     OpenError::Unreachable(format!("the connection to {at} broke: {e}"), Some(e))
                 })?;
@@ -149,14 +151,22 @@ impl Stream {
     }
 }
 
-/// Tries all addresses of the host; also says how long the last one took to answer.
-async fn connect(host: &str, port: u16) -> io::Result<(TcpStream, Duration)> {
+/// Tries all addresses of the host, each for its part of `within`: one that answers nothing must not
+/// hide the next. Also says how long the last one took to answer.
+async fn connect(host: &str, port: u16, within: Duration) -> io::Result<(TcpStream, Duration)> {
+    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+    reach(&addresses, within).await
+}
+
+async fn reach(addresses: &[SocketAddr], within: Duration) -> io::Result<(TcpStream, Duration)> {
+    let each = within / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut failed = None;
-    for address in tokio::net::lookup_host((host, port)).await? {
+    for address in addresses {
         let began = Instant::now();
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok((stream, began.elapsed())),
-            Err(e) => failed = Some(e),
+        match tokio::time::timeout(each, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok((stream, began.elapsed())),
+            Ok(Err(e)) => failed = Some(e),
+            Err(_) => failed = Some(io::ErrorKind::TimedOut.into()),
         }
     }
     Err(failed.unwrap_or_else(|| io::Error::other("the name has no address")))

@@ -273,8 +273,10 @@ fn failure(doing: &str, said: &str) -> PortError {
         "server closed the connection",
         "no matching tables were found",
     ];
+    // A connection that only this program cannot make: it will not make the next one either.
+    let lasting = ["FATAL", "certificate", "private key file", "does not support SSL"];
     let passes = passing.iter().chain(&HELD).any(|p| tail.contains(p));
-    if passes && !tail.contains("FATAL") {
+    if passes && !lasting.iter().any(|l| tail.contains(l)) {
         return PortError::transient(doing, tail);
     }
     PortError::definite(

@@ -60,6 +60,7 @@ const BLUE_WRONGS: &str = "
       'public.\"Of it\"'::regclass::oid, 'public.nothing_of_it'::regclass::oid]
       WHERE extname = 'plpgsql';
     GRANT SELECT ON public.\"Of it\", public.nothing_of_it TO PUBLIC;
+    ALTER TABLE public.nothing_of_it ENABLE ROW LEVEL SECURITY;
 ";
 
 /// Findings that no statement can remove: they are for people to know.
@@ -116,7 +117,10 @@ async fn a_blue_with_everything_wrong_says_so_at_once_and_the_remedies_help() {
         }
         assert_eq!(codes(&findings), wanted, "{} {findings:#?}", install.major);
         assert!(findings.iter().all(|f| f.place == "blue"));
-        assert_eq!(findings.iter().filter(|f| f.code == "CUT0182").count(), 1, "{findings:#?}");
+        // Of the one with policies our role cannot say what it holds.
+        let rows: Vec<_> = findings.iter().filter(|f| f.code == "CUT0182").collect();
+        assert_eq!(rows.len(), 2, "{rows:#?}");
+        assert_eq!(rows.iter().filter(|f| f.what.contains("may not look")).count(), 1, "{rows:#?}");
 
         // A second round finds what the first one uncovered.
         for round in 0..3 {

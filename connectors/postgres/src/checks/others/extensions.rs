@@ -29,6 +29,7 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
 const TABLES: &str = "
 SELECT e.extname::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname), w.condition,
        has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
+         AND NOT row_security_active(c.oid)
   FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS w(oid, condition)
   JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') ORDER BY 1, 2";

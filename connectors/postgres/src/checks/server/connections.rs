@@ -19,7 +19,7 @@ struct Facts {
 }
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    let ours = format!("{} %", context.database.application("").trim_end());
+    let ours = format!("cutover {} ", context.run());
     let row = context
         .session
         .query_one(
@@ -28,7 +28,7 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
                       - coalesce(current_setting('reserved_connections', true)::bigint, 0), \
                     (SELECT sum(numbackends)::bigint FROM pg_stat_database), \
                     count(*) FILTER (WHERE usename = current_user), \
-                    count(*) FILTER (WHERE application_name LIKE $1) FROM pg_stat_activity",
+                    count(*) FILTER (WHERE left(application_name, length($1)) = $1) FROM pg_stat_activity",
             &[&ours],
         )
         .await?;

@@ -13,12 +13,12 @@ struct Facts {
 }
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    let ours = format!("{} %", context.database.application("").trim_end());
+    let ours = format!("cutover {} ", context.run());
     let row = context
         .session
         .query_one(
             "SELECT current_setting('max_wal_senders')::bigint, count(*), \
-                    count(*) FILTER (WHERE application_name LIKE $1) FROM pg_stat_replication",
+                    count(*) FILTER (WHERE left(application_name, length($1)) = $1) FROM pg_stat_replication",
             &[&ours],
         )
         .await?;
