@@ -40,6 +40,9 @@ impl Limits {
     }
 }
 
+/// How often the guard hears that a step behind the decision is being worked on.
+const AT_WORK_EVERY: Duration = Duration::from_millis(300);
+
 /// How far to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
@@ -310,7 +313,18 @@ impl Driver<'_> {
                 None => Some(Ok(())),
             }
         };
-        let (outcomes, synced) = tokio::join!(join_all(attempts), synced);
+        // There is only forward: who works on it does not hang, however slow a switch is.
+        let forward = acts.iter().any(|act| act.step.phase() == Phase::Forward);
+        let (outcomes, synced) = {
+            let work = async { tokio::join!(join_all(attempts), synced) };
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    done = &mut work => break done,
+                    () = sleep(AT_WORK_EVERY), if forward => this.ground.alive(AT_WORK_EVERY).await,
+                }
+            }
+        };
         for (act, (outcome, at)) in acts.iter().zip(outcomes) {
             let fact = match (act.verb, outcome) {
                 (Verb::Observe, answer) => Fact::Observed {

@@ -146,7 +146,7 @@ impl Proof {
             pairs: (0..self.pairs.len()).map(pair).collect(),
         };
         let different = inner.different.keys().map(|(i, key)| (*i, key));
-        let unnamed = inner.many.iter().copied();
+        let unnamed = inner.many.keys().copied();
         if let Err(e) = self.ledger.save(path, &header, different, unnamed) {
             tracing::warn!(
                 path = %path.display(),

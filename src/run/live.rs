@@ -513,9 +513,9 @@ impl Live {
         let chosen = if again {
             // A table without a key needs it again as soon as it changes.
             let due = self.state().whole_again.is_none_or(|at| Instant::now() >= at);
-            if due { self.proof.whole() } else { Vec::new() }
+            if due { self.proof.due() } else { Vec::new() }
         } else {
-            self.proof.unpassed()
+            self.proof.due()
         };
         if !chosen.is_empty() {
             let began = Instant::now();

@@ -192,15 +192,13 @@ impl Proof {
     #[must_use]
     pub fn view(&self) -> ProofView {
         let inner = self.lock();
-        let mut tables: Vec<String> =
-            inner.different.keys().map(|(i, _)| self.pairs[*i].name.to_string()).collect();
-        tables.dedup();
+        let tables = inner.pairs().into_iter().map(|i| self.pairs[i].name.to_string()).collect();
         ProofView {
             full_pass: inner.full().cloned(),
             rows: inner.rows(),
             pending: self.ledger.pending() as u64,
             compared: self.compared(),
-            different: inner.different.len() as u64,
+            different: inner.count(),
             different_tables: tables,
             whole: self.ledger.whole().len() as u64,
             reading: self.readings.view(),
@@ -253,10 +251,11 @@ impl Proof {
         let begun = self.late.begun();
         // Before any row is read: what is written anew from here on is seen later.
         self.look_for_rewrites().await?;
-        let (pass, aligned) = pipes
+        let (pass, since, aligned) = pipes
             .aligned(owner, |position, mine| async move {
                 // What is recorded so far is part of what is about to be read.
                 let pass = self.ledger.restart(chosen);
+                let since = self.lock().now();
                 // Else it would not be in the snapshot either.
                 let unseen = self.recent.unseen(UNSEEN_WITHIN).await?;
                 if chosen.iter().any(|i| unseen.contains(i)) {
@@ -264,7 +263,7 @@ impl Proof {
                 }
                 let other: Arc<dyn Snapshot> =
                     Arc::from(self.ports.side(owner.other()).source.snapshot().await?);
-                Ok((pass, Aligned::of(owner, position, mine, other)))
+                Ok((pass, since, Aligned::of(owner, position, mine, other)))
             })
             .await?;
         let pairs: Vec<Pair> = chosen.iter().map(|&i| self.pairs[i].clone()).collect();
@@ -284,7 +283,8 @@ impl Proof {
             }
             let i = chosen[n];
             let unnamed = table.different > table.differences.len() as u64;
-            self.lock().learn(i, table, &aligned.position, all);
+            let doubtful = self.lock().learn(i, table, &aligned.position, (since, all));
+            self.ledger.put_back(i, doubtful);
             // Behind it: a file that is begun anew in between has both.
             let found = table.differences.iter().map(|d| Some(&d.key));
             found.chain(unnamed.then_some(None)).for_each(|key| self.ledger.found(i, key));
@@ -336,15 +336,13 @@ impl Proof {
     /// What a step found is known from here on.
     fn note(&self, step: Step) {
         self.add_compared(step.count());
-        let mut inner = self.lock();
-        inner.forget(&step);
-        for (pair, d) in step.different {
+        for (pair, _) in &step.different {
             tracing::error!(
-                table = %self.pairs[pair].name,
-                "CUT0601: a row of {} differs between blue and green", self.pairs[pair].name
+                table = %self.pairs[*pair].name,
+                "CUT0601: a row of {} differs between blue and green", self.pairs[*pair].name
             );
-            inner.different.insert((pair, d.key), d.how);
         }
+        self.lock().note(step);
     }
 
     /// Compares what waits now, for a second at most, and makes the readers ready for
@@ -403,6 +401,18 @@ impl Proof {
         self.ledger.whole()
     }
 
+    /// Those of them that nobody reads at this moment, once every pair was compared; before, those of
+    /// all pairs that were not.
+    pub(super) fn due(&self) -> Vec<usize> {
+        match self.passed() {
+            true => self.ledger.unread(),
+            false => {
+                let read = self.ledger.read();
+                self.unpassed().into_iter().filter(|i| !read.contains(i)).collect()
+            }
+        }
+    }
+
     /// Whether every pair was compared as a whole, by this process or by one before it.
     #[must_use]
     pub fn passed(&self) -> bool {
@@ -458,26 +468,32 @@ impl Proof {
         let small = whole.iter().copied().filter(|i| !large.contains(i));
         let (growing, small): (Vec<_>, Vec<_>) = small.partition(|i| self.short_end(*i).is_some());
         // All at once: inside the pause round trips count.
-        let (step, ends, unequal) = tokio::join!(
-            self.recent.behind_fence(),
+        let recent = async {
+            let step = self.recent.behind_fence().await?;
+            let count = step.count();
+            // At once: whatever fails or is given up beside it, this is known.
+            self.note(step);
+            Ok::<u64, PortError>(count)
+        };
+        let (behind_fence, ends, unequal) = tokio::join!(
+            recent,
             self.ends(large.iter().copied().chain(growing).collect()),
             self.unequal(&small),
         );
-        let step = step?;
-        let behind_fence = step.count();
-        // At once: whatever fails below, this is known.
-        self.note(step);
-        let (ends, mut unequal) = (ends?, unequal?);
+        let (behind_fence, ends, mut unequal) = (behind_fence?, ends?, unequal?);
         unequal.extend(ends.different);
         // Where the ends say nothing, small tables are read after all.
-        let (unproven, small): (Vec<_>, Vec<_>) =
+        let (unproven, short): (Vec<_>, Vec<_>) =
             ends.unproven.into_iter().partition(|i| large.contains(i));
-        unequal.extend(self.unequal(&small).await?);
+        unequal.extend(self.unequal(&short).await?);
         let names = |chosen: &[usize]| chosen.iter().map(|i| self.pairs[*i].name.clone()).collect();
         let unproven: Vec<TableName> = names(&unproven);
         let mut different: BTreeSet<TableName> = names(&unequal).into_iter().collect();
         let inner = self.lock();
-        different.extend(inner.different.keys().map(|(i, _)| self.pairs[*i].name.clone()));
+        // What was read just now is known better than from the last pass.
+        let read = |i: &usize| (small.contains(i) || short.contains(i)) && !unequal.contains(i);
+        let known = inner.pairs().into_iter().filter(|i| inner.is_named(*i) || !read(i));
+        different.extend(names(&known.collect::<Vec<_>>()));
         let verdict = if !different.is_empty() {
             Verdict::Different
         } else if inner.full().is_none() || !unproven.is_empty() {
@@ -522,7 +538,7 @@ impl Proof {
 
     /// Whether the differing rows of a pair have names, and are few enough to list all of them.
     pub(super) fn are_named(&self, pair: usize) -> bool {
-        self.pairs[pair].keyed && !self.lock().many.contains(&pair)
+        self.pairs[pair].keyed && !self.lock().many.contains_key(&pair)
     }
 
     /// What is known to differ, with keys, for whoever asked for them.
@@ -532,7 +548,7 @@ impl Proof {
         inner
             .different
             .iter()
-            .map(|((i, key), how)| (self.pairs[*i].name.clone(), key.clone(), *how))
+            .map(|((i, key), (how, _))| (self.pairs[*i].name.clone(), key.clone(), *how))
             .collect()
     }
 }

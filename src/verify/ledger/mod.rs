@@ -207,6 +207,21 @@ impl Ledger {
         inner.pairs.iter().enumerate().filter(|(_, p)| unread(p)).map(|(i, _)| i).collect()
     }
 
+    /// Pairs that need one, and are not in the middle of one.
+    #[must_use]
+    pub fn unread(&self) -> Vec<usize> {
+        let inner = self.lock();
+        let unread = |p: &PairLedger| p.whole && p.passes == 0;
+        inner.pairs.iter().enumerate().filter(|(_, p)| unread(p)).map(|(i, _)| i).collect()
+    }
+
+    /// Pairs that are in the middle of one.
+    #[must_use]
+    pub fn read(&self) -> BTreeSet<usize> {
+        let inner = self.lock();
+        inner.pairs.iter().enumerate().filter(|(_, p)| p.passes > 0).map(|(i, _)| i).collect()
+    }
+
     /// Takes up to `limit` keys out. Pairs have their turns, so that a busy one keeps no other
     /// waiting.
     #[must_use]
