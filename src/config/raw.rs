@@ -188,7 +188,7 @@ section! {
         /// Where it is told to hold the clients and to move them.
         url ("url"): Text, "address", required, since "0.1";
         /// Where it is asked where the writes go.
-        observe_url ("observe_url"): Text, "address", otherwise "it cannot be asked, and a crash in the middle of a move needs an operator", since "0.1";
+        observe_url ("observe_url"): Text, "address", otherwise "it cannot say where writes go, and a run is refused (CUT0173)", since "0.1";
         /// Key of the signature in the header `x-cutover-signature`, in the forms of
         /// `blue.password`.
         secret ("secret"): Spanned<Password>, "`{env: NAME}`, `{file: PATH}` or text", otherwise "requests are not signed", since "0.1";

@@ -25,7 +25,7 @@ use crate::{
         driver::{self, Goal, Limits, Stop},
         fact::{Fact, Outcome, Process},
         machine::State,
-        plan::Phase,
+        plan::{Phase, Step},
     },
     error::Failure,
 };
@@ -121,12 +121,14 @@ pub(super) fn trouble(fact: &Fact) -> Option<Alarm> {
         Outcome::Ambiguous { why } => (why, None),
         Outcome::Started | Outcome::Done { .. } => return None,
     };
+    // Before and behind these the traffic is free.
+    let free = matches!(step, Step::ArmReverse | Step::Guard | Step::StreamReverse);
+    let held = if free { "" } else { ", and clients may be held" };
     let at = switch.as_ref().map_or_else(String::new, |switch| format!(" ({switch})"));
     Some(Alarm {
         code: NOT_FREE.into(),
         what: format!(
-            "a move has no end yet, and clients may be held: {undone}{step}{at} failed and is tried \
-             again: {why}"
+            "a move has no end yet{held}: {undone}{step}{at} failed and is tried again: {why}"
         ),
         remedy: remedy.unwrap_or_else(|| "mend what it names; it goes on by itself".into()),
     })

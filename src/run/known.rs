@@ -117,6 +117,9 @@ impl Known {
     fn forget(&mut self, step: &Step, now: u64) {
         for (pair, keys) in &step.compared {
             self.stepped.insert(*pair, now);
+            if self.different.is_empty() {
+                continue;
+            }
             for key in keys {
                 self.different.remove(&(*pair, key.clone()));
             }

@@ -510,13 +510,9 @@ impl Live {
         }
         let owner = self.owner();
         let again = self.proof.passed();
-        let chosen = if again {
-            // A table without a key needs it again as soon as it changes.
-            let due = self.state().whole_again.is_none_or(|at| Instant::now() >= at);
-            if due { self.proof.due() } else { Vec::new() }
-        } else {
-            self.proof.due()
-        };
+        // A table without a key needs it again as soon as it changes.
+        let due = !again || self.state().whole_again.is_none_or(|at| Instant::now() >= at);
+        let chosen = if due { self.proof.due() } else { Vec::new() };
         if !chosen.is_empty() {
             let began = Instant::now();
             let compared = self.compare_whole(owner, chosen, again).await;

@@ -223,21 +223,21 @@ async fn a_selection_and_what_leads_out_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_excluded_tree_of_two_levels_stays_behind() {
     let (blue_server, green_server) = pairs().await.pop().unwrap();
-    for (excluded, left) in [(&["public.branch*"][..], "tree_1"), (&["public.branch"], "tree_1")] {
+    for excluded in ["public.branch*", "public.branch"] {
         let blue = Home::new(blue_server, TREE).await;
         blue.root.batch_execute(&format!("{BRANCH} RESET ROLE")).await.unwrap();
         let more = "CREATE TABLE branch_b1 PARTITION OF branch_b FOR VALUES IN (1)";
         blue.root.batch_execute(more).await.unwrap();
         let green = Home::new(green_server, "SELECT 1").await;
         let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
-        let some = only(&["*.*"], excluded);
+        let some = only(&["*.*"], &[excluded]);
         copy.before_rows(&some).await.unwrap();
         copy.after_rows(&some, 1, None, false).await.unwrap();
         let branches =
             "SELECT count(*) FROM pg_class WHERE relname ~ '^branch' AND relkind IN ('r', 'p')";
         let count: i64 = green.root.query_one(branches, &[]).await.unwrap().get(0);
         assert_eq!(count, 0, "{excluded:?}");
-        assert!(green.tables().await.iter().any(|t| t.name.name == left));
+        assert!(green.tables().await.iter().any(|t| t.name.name == "tree_1"));
     }
 }
 

@@ -202,24 +202,24 @@ impl Ledger {
     /// Pairs that need a full comparison, or are in the middle of one.
     #[must_use]
     pub fn whole(&self) -> Vec<usize> {
-        let inner = self.lock();
-        let unread = |p: &PairLedger| p.whole || p.passes > 0;
-        inner.pairs.iter().enumerate().filter(|(_, p)| unread(p)).map(|(i, _)| i).collect()
+        self.those(|p| p.whole || p.passes > 0)
     }
 
     /// Pairs that need one, and are not in the middle of one.
     #[must_use]
     pub fn unread(&self) -> Vec<usize> {
-        let inner = self.lock();
-        let unread = |p: &PairLedger| p.whole && p.passes == 0;
-        inner.pairs.iter().enumerate().filter(|(_, p)| unread(p)).map(|(i, _)| i).collect()
+        self.those(|p| p.whole && p.passes == 0)
     }
 
     /// Pairs that are in the middle of one.
     #[must_use]
-    pub fn read(&self) -> BTreeSet<usize> {
+    pub fn read(&self) -> Vec<usize> {
+        self.those(|p| p.passes > 0)
+    }
+
+    fn those(&self, such: fn(&PairLedger) -> bool) -> Vec<usize> {
         let inner = self.lock();
-        inner.pairs.iter().enumerate().filter(|(_, p)| p.passes > 0).map(|(i, _)| i).collect()
+        inner.pairs.iter().enumerate().filter(|(_, p)| such(p)).map(|(i, _)| i).collect()
     }
 
     /// Takes up to `limit` keys out. Pairs have their turns, so that a busy one keeps no other

@@ -274,17 +274,19 @@ fn failure(doing: &str, said: &str) -> PortError {
         "no matching tables were found",
     ];
     // A connection that only this program cannot make: it will not make the next one either.
-    let lasting = ["FATAL", "certificate", "private key file", "does not support SSL"];
+    let never = ["certificate", "private key file", "does not support SSL"];
+    let never = never.iter().any(|word| tail.contains(word));
     let passes = passing.iter().chain(&HELD).any(|p| tail.contains(p));
-    if passes && !lasting.iter().any(|l| tail.contains(l)) {
+    if passes && !never && !tail.contains("FATAL") {
         return PortError::transient(doing, tail);
     }
-    PortError::definite(
-        FAILED,
-        doing,
-        tail,
-        "grant what is missing (docs/GRANTS.md lists the grants), or exclude the object",
-    )
+    let remedy = if passes && never {
+        "make certificate and key such that `psql` of this machine connects with them: a file for \
+         sslrootcert (`system` is known from 16 on), a key that only its owner may read"
+    } else {
+        "grant what is missing (docs/GRANTS.md lists the grants), or exclude the object"
+    };
+    PortError::definite(FAILED, doing, tail, remedy)
 }
 
 #[cfg(test)]
@@ -323,6 +325,14 @@ mod tests {
     fn a_lost_connection_is_worth_another_try() {
         let lost = "pg_dump: error: connection to server at \"x\", port 1 failed: refused";
         assert!(failure("x", lost).is_transient());
+        for never in [
+            "connection to server at \"h\" failed: root certificate file \"system\" does not exist",
+            "connection to server at \"h\" failed: private key file \"k\" has group or world access",
+        ] {
+            let error = failure("x", never);
+            assert_eq!(error.code(), Some(FAILED));
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("psql")), "{error}");
+        }
         let login = "pg_dump: error: connection to server failed: FATAL:  no such role";
         assert_eq!(failure("x", login).code(), Some(FAILED));
         let grant = "pg_dump: error: query failed: ERROR:  permission denied for table t\n\

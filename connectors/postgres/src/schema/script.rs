@@ -88,8 +88,8 @@ impl Entry {
         let acts = |line: &str| {
             line.starts_with("SET SESSION AUTHORIZATION ") || line == "RESET SESSION AUTHORIZATION;"
         };
-        if self.kind == "ACL" && self.text.split('\n').any(acts) {
-            let own = self.text.lines().filter(|line| !acts(line));
+        if self.kind == "ACL" && self.text.split_terminator('\n').any(acts) {
+            let own = self.text.split_terminator('\n').filter(|line| !acts(line));
             self.text = own.flat_map(|line| [line, "\n"]).collect();
         }
         self

@@ -67,13 +67,13 @@ async fn forbidding(client: &Client) -> Vec<String> {
     client.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Two rows of a table may have the same value where they are of several snapshots, now or later.
 /// The comment, which is longer than a key may be.
 async fn long(client: &Client) -> String {
     let query = "SELECT string_agg(md5(i::text), '') FROM generate_series(1, 300) i";
     client.query_one(query, &[]).await.unwrap().get(0)
 }
 
+/// Two rows of a table may have the same value where they are of several snapshots, now or later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_forbids_two_rows_waits_where_a_table_is_of_several_snapshots() {
     const DDL: &str = "
