@@ -128,6 +128,13 @@ impl Proof {
         }
     }
 
+    /// Keeps what a full pass proved while changed rows were being compared, as soon as they are.
+    pub(super) fn keep_owed(&self) {
+        if self.ledger.owes_saving() {
+            self.save();
+        }
+    }
+
     /// Begins the file anew.
     pub(super) fn save(&self) {
         let inner = self.lock();

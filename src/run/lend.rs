@@ -287,6 +287,11 @@ impl Live {
         [Side::Blue, Side::Green].iter().any(|side| self.pipes.from(*side).view().redefined > 0)
     }
 
+    /// Keeps what is proven, for the next process or the next look at all tables.
+    pub(super) fn keep(&self) {
+        self.proof.keep();
+    }
+
     /// Remembers what came into being in a stream, which needs no copy, and what does need one.
     pub(super) fn note_found(&self) -> std::result::Result<(), JournalError> {
         let standing = self.book.standing();

@@ -527,7 +527,9 @@ impl Live {
                 // A move compares what is left by itself, and must find it in the ledger.
                 let Some(_still) = self.pipes.try_still() else { return Ok(()) };
                 let began = Instant::now();
-                if !self.proof.step(&BothLogs(&self.pipes)).await? {
+                let compared = self.proof.step(&BothLogs(&self.pipes)).await?;
+                self.proof.keep_owed();
+                if !compared {
                     return Ok(());
                 }
                 began.elapsed()

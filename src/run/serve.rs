@@ -141,7 +141,8 @@ pub async fn serve(start: Start, mut inbox: mpsc::Receiver<Incoming>) -> Result<
             async move { live.background().await }
         }));
         let result = attend(&start, &live, asked.take(), &mut inbox, &mut lease, &mut goal).await;
-        drop(background);
+        background.ended().await;
+        live.keep();
         start.board.clear_live();
         let next = result?;
         live.note_found()?;
@@ -197,6 +198,14 @@ pub(super) async fn go_on(
 }
 
 struct AbortOnDrop(JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Ends it, and waits until it holds nothing any more.
+    async fn ended(mut self) {
+        self.0.abort();
+        _ = (&mut self.0).await;
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

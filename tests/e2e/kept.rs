@@ -11,6 +11,19 @@ use crate::{
 
 const FILE: &str = "proof";
 
+/// Where every row was compared, once that is kept.
+async fn kept(desk: &Desk, run: &mut Run) -> Value {
+    let at = proven(&run.ready().await);
+    let told = format!("\"lsn\":{}}}", at["postgres"]["lsn"]).into_bytes();
+    cutover_sandbox::wait_until("what is proven to be kept", COMMAND_WITHIN, async || {
+        let file = std::fs::read(desk.state(FILE)).unwrap_or_default();
+        file.windows(told.len()).any(|bytes| bytes == told)
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}: {at}\n{}", desk.log()));
+    at
+}
+
 /// Where every row was compared.
 fn proven(status: &Value) -> Value {
     let at = status["proof"]["full_pass"].clone();
@@ -50,7 +63,7 @@ async fn a_new_process_compares_what_has_changed_and_misses_nothing() {
     let world = World::new().await;
     let load = world.load();
     let mut run = world.desk.run();
-    let mut at = proven(&run.ready().await);
+    let mut at = kept(&world.desk, &mut run).await;
     for owner in [Side::Blue, Side::Green] {
         let other = world.superuser(owner.other()).await;
         for (killed, statement, table) in [
@@ -80,7 +93,7 @@ async fn a_new_process_compares_what_has_changed_and_misses_nothing() {
             differs(&world.desk, table).await;
             let repaired = world.desk.ask(&["verify", "--repair"]).await;
             assert_eq!(repaired.exits(0).value["repaired"], 1, "{}", repaired.said);
-            at = proven(&run.ready().await);
+            at = kept(&world.desk, &mut run).await;
         }
         // Rows that are written anew are in no log.
         ends(&mut run, true).await;
@@ -106,7 +119,7 @@ async fn a_new_process_compares_what_has_changed_and_misses_nothing() {
 async fn a_file_that_lacks_its_end_proves_nothing() {
     let world = World::new().await;
     let mut run = world.desk.run();
-    let mut at = proven(&run.ready().await);
+    let mut at = kept(&world.desk, &mut run).await;
     let blue = world.direct(Side::Blue).await;
     for lost in [1, 400] {
         // The other side holds what is lost.
@@ -117,7 +130,7 @@ async fn a_file_that_lacks_its_end_proves_nothing() {
         let bytes = file.metadata().unwrap().len();
         file.set_len(bytes - lost).unwrap();
         run = world.desk.run();
-        let now = proven(&run.ready().await);
+        let now = kept(&world.desk, &mut run).await;
         assert_ne!(now, at, "{}", world.desk.log());
         at = now;
     }
@@ -135,7 +148,7 @@ async fn a_table_that_is_altered_is_compared_and_no_other() {
     }
     let load = world.load();
     let mut run = world.desk.run();
-    let at = proven(&run.ready().await);
+    let at = kept(&world.desk, &mut run).await;
     let owner = world.direct(Side::Blue).await;
     let add = "ALTER TABLE products ADD COLUMN rating integer NOT NULL DEFAULT 3";
     owner.batch_execute(add).await.expect("a column");

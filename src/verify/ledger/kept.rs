@@ -66,6 +66,13 @@ impl Ledger {
         inner.owes_saving || inner.saver.as_ref().is_none_or(Saver::is_large)
     }
 
+    /// Whether a file could not be begun when it was to be, and can be now.
+    #[must_use]
+    pub fn owes_saving(&self) -> bool {
+        let inner = self.lock();
+        inner.owes_saving && !inner.cannot_be_kept()
+    }
+
     /// A full pass found that a row differs, or so many that they have no names.
     pub fn found(&self, pair: usize, key: Option<&RowKey>) {
         let mut inner = self.lock();
@@ -100,7 +107,7 @@ impl Ledger {
         unnamed: impl Iterator<Item = usize>,
     ) -> io::Result<bool> {
         let mut inner = self.lock();
-        inner.owes_saving = inner.comparing > 0 || inner.passed.iter().any(Option::is_none);
+        inner.owes_saving = inner.cannot_be_kept();
         if inner.owes_saving {
             return Ok(false);
         }
@@ -185,6 +192,11 @@ impl Ledger {
 }
 
 impl Inner {
+    /// A file that is begun now would lack what is being compared, or what a stream has passed.
+    fn cannot_be_kept(&self) -> bool {
+        self.comparing > 0 || self.passed.iter().any(Option::is_none)
+    }
+
     fn push_all(&self, saver: &mut Saver) -> io::Result<()> {
         for (i, p) in self.pairs.iter().enumerate() {
             let pair = i as u32;
