@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use cutover_core::model::{
     finding::{Finding, Severity},
-    inventory::Inventory,
+    inventory::{BuiltinGrant, Inventory},
     side::Side,
 };
 
@@ -87,9 +87,15 @@ pub(super) fn rights(blue: &Inventory, green: &Inventory) -> Option<Finding> {
     })
 }
 
+/// What a grant to all roles names.
+const EVERYBODY: &str = "PUBLIC";
+
+fn grantee(role: &str) -> String {
+    if role == EVERYBODY { role.to_owned() } else { ident(role) }
+}
+
 /// Grants on schemas that our role does not own on green are not copied: nobody else can make them.
 pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Finding> {
-    let everybody = "PUBLIC";
     let there = |schema: &str, role: &str, right: &str| {
         green.schema_grants.iter().any(|(s, r, p)| s == schema && r == role && p == right)
     };
@@ -99,9 +105,9 @@ pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Findi
         .filter(|(schema, role, right)| {
             blue.schema_owners.contains_key(schema)
                 && green.schemas_of_others.contains(schema)
-                && (role == everybody || green.roles.contains(role))
+                && (role == EVERYBODY || green.roles.contains(role))
                 && !there(schema, role, right)
-                && !there(schema, everybody, right)
+                && !there(schema, EVERYBODY, right)
         })
         .collect();
     let what: Vec<String> = missing
@@ -111,8 +117,7 @@ pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Findi
     let grants: Vec<String> = missing
         .iter()
         .map(|(schema, role, right)| {
-            let role = if role == everybody { role.clone() } else { ident(role) };
-            format!("GRANT {right} ON SCHEMA {} TO {role};", ident(schema))
+            format!("GRANT {right} ON SCHEMA {} TO {};", ident(schema), grantee(role))
         })
         .collect();
     (!missing.is_empty()).then(|| {
@@ -122,6 +127,45 @@ pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Findi
             Side::Green,
             format!(
                 "grants on schemas of others are not copied, and green lacks {}: {}",
+                number(what.len(), "grant"),
+                list(&what)
+            ),
+            grants.join("\n"),
+        )
+    })
+}
+
+/// Grants on what comes with the server or with an extension stay on green as they are there, unless
+/// our role may make them.
+pub(super) fn builtin_grants(blue: &Inventory, green: &Inventory) -> Option<Finding> {
+    let lacks = |grant: &&BuiltinGrant| {
+        let there = |role: &str| {
+            let same = |g: &BuiltinGrant| g.object == grant.object && g.right == grant.right;
+            green.builtin_grants.iter().any(|g| same(g) && g.role == role)
+        };
+        !grant.initial
+            && (grant.role == EVERYBODY || green.roles.contains(&grant.role))
+            && !there(&grant.role)
+            && !there(EVERYBODY)
+    };
+    if green.superuser {
+        return None;
+    }
+    let missing: Vec<&BuiltinGrant> = blue.builtin_grants.iter().filter(lacks).collect();
+    let what: Vec<String> =
+        missing.iter().map(|g| format!("{} of {} on {}", g.right, g.role, g.object)).collect();
+    let grants: Vec<String> = missing
+        .iter()
+        .map(|g| format!("GRANT {} ON {} TO {};", g.right, g.object, grantee(&g.role)))
+        .collect();
+    (!missing.is_empty()).then(|| {
+        found(
+            "CUT0188",
+            Severity::Warning,
+            Side::Green,
+            format!(
+                "grants on what comes with the server or an extension are not copied, and green \
+                 lacks {}: {}",
                 number(what.len(), "grant"),
                 list(&what)
             ),
@@ -209,6 +253,32 @@ mod tests {
         );
         let given = with(&[("Ext", "PUBLIC", "USAGE"), ("Ext", "PUBLIC", "CREATE")], &["Ext"]);
         assert_eq!(schema_grants(&blue, &given), None);
+    }
+
+    #[test]
+    fn grants_on_what_comes_with_the_server() {
+        let grant = |object: &str, role: &str, initial: bool| BuiltinGrant {
+            object: object.into(),
+            role: role.into(),
+            right: "EXECUTE".into(),
+            initial,
+        };
+        let with = |builtin_grants| Inventory { builtin_grants, ..inventory(&[], &[]) };
+        let blue = with(vec![
+            grant("FUNCTION a()", "app", false),
+            grant("FUNCTION a()", "gone", false),
+            grant("FUNCTION b()", "batch", true),
+            grant("FUNCTION c()", "PUBLIC", false),
+        ]);
+        let found = builtin_grants(&blue, &with(Vec::new())).unwrap();
+        assert_eq!(
+            found.remedy,
+            "GRANT EXECUTE ON FUNCTION a() TO \"app\";\nGRANT EXECUTE ON FUNCTION c() TO PUBLIC;"
+        );
+        let given = ["a", "c"].map(|f| grant(&format!("FUNCTION {f}()"), "PUBLIC", false));
+        assert_eq!(builtin_grants(&blue, &with(given.to_vec())), None);
+        let all_may = Inventory { superuser: true, ..with(Vec::new()) };
+        assert_eq!(builtin_grants(&blue, &all_may), None);
     }
 
     #[test]

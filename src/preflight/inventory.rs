@@ -40,6 +40,7 @@ pub(super) fn compare(
     findings.extend(around::settings(blue, green));
     findings.extend(around::rights(blue, green));
     findings.extend(around::schema_grants(blue, green).filter(|_| creates));
+    findings.extend(around::builtin_grants(blue, green).filter(|_| creates));
     findings.extend(extensions::missing(blue, green));
     findings.extend(extensions::versions(blue, green));
     findings.extend(extensions::schemas(blue, green));

@@ -56,6 +56,10 @@ pub struct Inventory {
     pub schema_grants: Vec<(String, String, String)>,
     /// Schemas that somebody else owns, whose grants our role cannot make.
     pub schemas_of_others: Vec<String>,
+    /// What roles were granted on what comes with the server or with an extension.
+    pub builtin_grants: Vec<BuiltinGrant>,
+    /// Our role may do everything, grant in the name of others among it.
+    pub superuser: bool,
     /// What the copy of definitions makes beside tables, and not every role may make.
     pub belongings: Vec<Belonging>,
     /// What no copy of these definitions brings, in words: `tablespace fast`, or, where whole schemas
@@ -73,6 +77,19 @@ pub struct Inventory {
     pub sequences: Vec<TableName>,
     /// Size of the database on disk in bytes.
     pub bytes: u64,
+}
+
+/// A right on something that comes with the server or with an extension.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltinGrant {
+    /// Kind and name, in the words of a grant.
+    pub object: String,
+    /// Who has it; `PUBLIC` for everybody.
+    pub role: String,
+    /// The right.
+    pub right: String,
+    /// The role, or everybody, has it from the start.
+    pub initial: bool,
 }
 
 /// Something beside tables that belongs to a role.

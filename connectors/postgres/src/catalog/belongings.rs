@@ -1,7 +1,9 @@
 //! What a database has that not every role may make: because of who owns it, or because only a
 //! superuser may. By the words of `pg_dump`.
 
-use cutover_core::model::inventory::Belonging;
+use std::collections::HashSet;
+
+use cutover_core::model::inventory::{Belonging, BuiltinGrant};
 use tokio_postgres::Error;
 
 use super::USER_SCHEMA;
@@ -33,6 +35,61 @@ pub(crate) async fn belongings(session: &Session) -> Result<Vec<Made>, Error> {
     });
     Ok(made.collect())
 }
+
+/// What came with extensions and belongs to a role that ours is not: its schema, and kind and name as
+/// grants have them.
+pub(crate) async fn members_of_others(
+    session: &Session,
+) -> Result<HashSet<(String, String)>, Error> {
+    let statement = format!(
+        "SELECT n.nspname::text,
+                CASE WHEN w.kind = 'AGGREGATE' THEN 'FUNCTION' WHEN w.kind = 'DOMAIN' THEN 'TYPE'
+                     ELSE w.kind END || ' ' || w.quoted
+           FROM ({TABLES} UNION ALL {ROUTINES} UNION ALL {TYPES})
+                AS w(kind, class, oid, namespace, name, quoted, owner, privileged)
+           JOIN pg_namespace n ON n.oid = w.namespace
+           JOIN pg_depend d ON d.classid = w.class AND d.objid = w.oid AND d.deptype = 'e'
+          WHERE NOT pg_has_role(w.owner, 'USAGE')"
+    );
+    Ok(session.query(&statement, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Grants on what comes with the server or with an extension.
+pub(crate) async fn builtin_grants(session: &Session) -> Result<Vec<BuiltinGrant>, Error> {
+    let rows = session.query(BUILTIN_GRANTS, &[]).await?;
+    let grant = rows.iter().map(|row| BuiltinGrant {
+        object: row.get(0),
+        role: row.get(1),
+        right: row.get(2),
+        initial: row.get(3),
+    });
+    Ok(grant.collect())
+}
+
+/// What everybody may do from the start nobody needs a grant for. Rights from the start are recorded
+/// where they are not the usual ones (PostgreSQL manual, `pg_init_privs`).
+const BUILTIN_GRANTS: &str = "
+    SELECT w.called || ' ' || quote_ident(n.nspname) || '.' || w.quoted,
+           coalesce(r.rolname::text, 'PUBLIC'), a.privilege_type,
+           EXISTS (SELECT FROM aclexplode(coalesce(i.initprivs, acldefault(w.type, w.owner))) x
+                    WHERE x.grantee IN (0, a.grantee) AND x.privilege_type = a.privilege_type)
+      FROM (SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, 'pg_class'::regclass, oid,
+                   relnamespace, quote_ident(relname), relowner, relacl,
+                   CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\" FROM pg_class
+            UNION ALL
+            SELECT 'FUNCTION', 'pg_proc'::regclass, oid, pronamespace,
+                   quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')',
+                   proowner, proacl, 'f' FROM pg_proc WHERE proacl IS NOT NULL)
+           AS w(called, class, oid, namespace, quoted, owner, acl, type)
+      JOIN pg_namespace n ON n.oid = w.namespace
+     CROSS JOIN LATERAL aclexplode(w.acl) a
+      LEFT JOIN pg_roles r ON r.oid = a.grantee
+      LEFT JOIN pg_init_privs i ON i.classoid = w.class AND i.objoid = w.oid AND i.objsubid = 0
+     WHERE a.grantee <> w.owner AND (a.grantee = 0 OR r.rolname <> current_user)
+       AND (n.nspname = 'pg_catalog'
+            OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = w.class AND d.objid = w.oid
+                          AND d.deptype = 'e'))
+     ORDER BY 1, 2, 3";
 
 /// What it takes to act as another role. Since 16 a membership may come without it.
 pub(crate) fn right_to_become(version: u32) -> &'static str {
@@ -84,6 +141,12 @@ const RELATIONS: &str = "
            'pg_class'::regclass, o.oid, o.relnamespace, o.relname::text, quote_ident(o.relname),
            o.relowner, false
       FROM pg_class o WHERE o.relkind IN ('v', 'm', 'S', 'f') AND o.relpersistence <> 't'";
+
+/// As grants call all relations.
+const TABLES: &str = "
+    SELECT CASE o.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, 'pg_class'::regclass, o.oid,
+           o.relnamespace, o.relname::text, quote_ident(o.relname), o.relowner, false
+      FROM pg_class o";
 
 /// With the types of what they take, as `pg_dump` writes them; grants and comments have its names,
 /// too. Aggregates are "in" an untrusted language, and everybody may make them.

@@ -9,7 +9,8 @@ use cutover_core::{
 use tokio_postgres::{Error, types::ToSql};
 
 use super::{
-    USER_SCHEMA, belongings, definitions, in_one_view, left::left_behind, selects_schema, sequences,
+    USER_SCHEMA, belongings, builtin_grants, definitions, in_one_view, left::left_behind,
+    selects_schema, sequences,
 };
 use crate::connect::Session;
 
@@ -56,6 +57,7 @@ pub(crate) async fn inventory(session: &Session, selection: &Selection) -> Resul
         inventory.schema_grants =
             grants.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         inventory.schemas_of_others = texts(session, SCHEMAS_OF_OTHERS, &[]).await?;
+        inventory.builtin_grants = builtin_grants(session).await?;
         let whole = schemas.len() == all;
         inventory.belongings = belongings(session)
             .await?
@@ -86,7 +88,8 @@ async fn facts(session: &Session) -> std::result::Result<Inventory, Error> {
                     (SELECT system_identifier::text FROM pg_control_system()), \
                     pg_postmaster_start_time()::text, \
                     current_database()::text, pg_encoding_to_char(d.encoding)::text, \
-                    pg_database_size(d.oid) \
+                    pg_database_size(d.oid), \
+                    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) \
              FROM pg_database d WHERE d.datname = current_database()",
             &[],
         )
@@ -100,6 +103,7 @@ async fn facts(session: &Session) -> std::result::Result<Inventory, Error> {
         database: row.get(3),
         encoding: row.get(4),
         bytes: u64::try_from(row.get::<_, i64>(5)).unwrap_or(0),
+        superuser: row.get(6),
         ..Inventory::default()
     })
 }

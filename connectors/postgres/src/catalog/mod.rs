@@ -19,7 +19,7 @@ use cutover_core::{
     port::Result,
 };
 
-pub(crate) use belongings::{belongings, right_to_become};
+pub(crate) use belongings::{belongings, builtin_grants, members_of_others, right_to_become};
 pub(crate) use inventory::{inventory, schemas};
 pub(crate) use mark::{definitions_mark, sequences_mark};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};

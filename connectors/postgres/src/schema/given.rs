@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use cutover_core::{model::inventory::Belonging, port::Result};
 
-use tokio_postgres::Error;
+use tokio_postgres::{Error, error::SqlState};
 
 use super::script::Entry;
 use crate::{
@@ -70,19 +70,49 @@ impl Given {
             return true;
         }
         let called = match entry.kind.as_str() {
-            "ACL" | "COMMENT" | "SECURITY LABEL" => match entry.name.strip_prefix("COLUMN ") {
-                // Of a view or the like: tables are made by us.
-                Some(column) => {
-                    let relation = column.rsplit_once('.').map_or(column, |(relation, _)| relation);
-                    format!("TABLE {relation}")
-                }
-                None => entry.name.clone(),
-            },
+            // Columns of a view or the like: tables are made by us.
+            "ACL" | "COMMENT" | "SECURITY LABEL" => said_of(entry),
             DEFAULTS => defaults(&entry.name, &entry.owner),
             kind => format!("{kind} {}", entry.name),
         };
         self.made.contains(&(entry.schema.clone(), called)) || about_servers(entry, &self.servers)
     }
+}
+
+/// What grants, comments and labels are about; for a column, its relation.
+fn said_of(entry: &Entry) -> String {
+    match entry.name.strip_prefix("COLUMN ") {
+        Some(column) => {
+            let relation = column.rsplit_once('.').map_or(column, |(relation, _)| relation);
+            format!("TABLE {relation}")
+        }
+        None => entry.name.clone(),
+    }
+}
+
+/// Whether it failed because it grants rights on something that comes with the server or with an
+/// extension: our role may not, or this server has it no more.
+pub(super) async fn is_grant_of_others(
+    green: &Session,
+    entry: &Entry,
+    failed: &Error,
+) -> std::result::Result<bool, Error> {
+    let builtin = entry.schema == "pg_catalog";
+    Ok(match failed.code() {
+        _ if entry.kind != "ACL" => false,
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) if !builtin => {
+            let members = catalog::members_of_others(green).await?;
+            members.contains(&(entry.schema.clone(), said_of(entry)))
+        }
+        Some(
+            &SqlState::INSUFFICIENT_PRIVILEGE
+            | &SqlState::UNDEFINED_FUNCTION
+            | &SqlState::UNDEFINED_TABLE
+            | &SqlState::UNDEFINED_COLUMN
+            | &SqlState::UNDEFINED_OBJECT,
+        ) => builtin,
+        _ => false,
+    })
 }
 
 /// The kind of default privileges.

@@ -114,6 +114,50 @@ async fn rights_that_others_gave_arrive() {
     }
 }
 
+/// Our role may make no grant on what comes with the server or with an extension, and a newer server may
+/// not have it any more: the copy stopped there for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grants_on_what_comes_with_the_server_or_an_extension_stay_as_they_are() {
+    for (blue_server, green_server) in pairs().await {
+        let blue = Home::new(blue_server, "CREATE TABLE near (id int PRIMARY KEY)").await;
+        let green = Home::new(green_server, "SELECT 1").await;
+        // Its members belong to whoever made it.
+        let extension = "CREATE EXTENSION pg_buffercache";
+        green.root.batch_execute(extension).await.unwrap();
+        let grants = "GRANT EXECUTE ON FUNCTION pg_stat_reset() TO app; \
+                      GRANT EXECUTE ON FUNCTION pg_sleep(float8) TO app; \
+                      GRANT SELECT ON pg_authid TO app; \
+                      GRANT EXECUTE ON FUNCTION pg_buffercache_pages() TO app; \
+                      GRANT SELECT ON pg_buffercache TO app";
+        blue.root.batch_execute(&format!("{extension}; {grants}")).await.unwrap();
+        if blue_server.major() < 15 {
+            let gone = "GRANT EXECUTE ON FUNCTION pg_stop_backup() TO app";
+            blue.root.batch_execute(gone).await.unwrap();
+        }
+        let told = blue.db.inventory(&Selection::default()).await.unwrap().builtin_grants;
+        let told = told.iter().filter(|grant| grant.role == "app" && !grant.initial);
+        let told: Vec<&str> = told.map(|grant| grant.object.as_str()).collect();
+        let all = [
+            "FUNCTION pg_catalog.pg_stat_reset()",
+            "FUNCTION pg_catalog.pg_stop_backup()",
+            "FUNCTION public.pg_buffercache_pages()",
+            "TABLE pg_catalog.pg_authid",
+            "TABLE public.pg_buffercache",
+        ];
+        let all = all.into_iter().filter(|it| blue_server.major() < 15 || !it.contains("backup"));
+        assert_eq!(told, all.collect::<Vec<_>>());
+        let there = green.db.inventory(&Selection::default()).await.unwrap();
+        let given: Vec<_> = there.builtin_grants.iter().filter(|grant| !grant.initial).collect();
+        assert!(!there.superuser && given.is_empty(), "{given:?}");
+
+        let copy = PgSchemaCopy::new(blue.db.clone(), green_of(&green));
+        copy.before_rows(&Selection::default()).await.unwrap();
+        copy.after_rows(&Selection::default(), 2, None, false).await.unwrap();
+        let may = "SELECT has_function_privilege('app', 'pg_stat_reset()', 'EXECUTE')";
+        assert!(!green.root.query_one(may, &[]).await.unwrap().get::<_, bool>(0));
+    }
+}
+
 /// The state of an aggregate is in no untrusted language: it was taken for what only a superuser makes,
 /// and after a stop our own one for that of somebody else, without its grants.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
