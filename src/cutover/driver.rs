@@ -40,6 +40,8 @@ impl Limits {
     }
 }
 
+/// What the facts of a move take in its journal at most, in bytes.
+const ROOM: u64 = 32 * 1024;
 /// How often the guard hears that a step behind the decision is being worked on.
 const AT_WORK_EVERY: Duration = Duration::from_millis(300);
 
@@ -185,8 +187,11 @@ pub async fn drive(
         Fact::MoveBegan { .. } => vec![],
         _ => history[began..].to_vec(),
     };
-    // Nothing during the pause may make the file grow.
-    journal.reserve(32 * 1024).map_err(DriveError::Journal)?;
+    // Nothing during the pause may make the file grow. Who goes on with a move has to, room or not.
+    match start {
+        Fact::MoveBegan { .. } => journal.reserve(ROOM).map_err(DriveError::Journal)?,
+        _ => journal.reserve_ahead(ROOM),
+    }
     state.apply(&start);
     facts.push(start.clone());
     watcher(&start);

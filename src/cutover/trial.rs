@@ -76,6 +76,8 @@ impl Journal<Fact> for Disk {
     fn reserve(&mut self, _bytes: u64) -> Result<(), JournalError> {
         Ok(())
     }
+
+    fn reserve_ahead(&mut self, _bytes: u64) {}
 }
 
 #[derive(Debug, Default)]

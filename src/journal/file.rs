@@ -47,11 +47,24 @@ impl<Fact: Serialize + DeserializeOwned> FileJournal<Fact> {
     /// [`JournalError::Locked`] while another process has it open for writing; damage, a foreign
     /// file, another version, or the file system.
     pub fn open(path: &Path, kind: Kind) -> Result<(Self, Vec<Fact>), JournalError> {
+        Self::locked(path, kind, true)
+    }
+
+    /// The same with a journal that is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileJournal::open`], and when it is missing.
+    pub fn open_existing(path: &Path, kind: Kind) -> Result<(Self, Vec<Fact>), JournalError> {
+        Self::locked(path, kind, false)
+    }
+
+    fn locked(path: &Path, kind: Kind, create: bool) -> Result<(Self, Vec<Fact>), JournalError> {
         let io = |doing| move |source| JournalError::Io { doing, path: path.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
+            .create(create)
             .truncate(false)
             .mode(0o600)
             .open(path)
@@ -127,7 +140,8 @@ impl<Fact: Serialize + DeserializeOwned> FileJournal<Fact> {
             self.chain = crc32fast::hash(&header);
         }
         self.reserved = self.reserved.max(self.end);
-        self.ensure(STEP / 2)?;
+        // On a full disk what was reserved before may be enough.
+        self.reserve_ahead(STEP / 2);
         if fresh || parsed.torn || parsed.unterminated {
             self.io("syncing", |file, _| file.sync_all())?;
         }
@@ -148,11 +162,7 @@ impl<Fact: Serialize + DeserializeOwned> FileJournal<Fact> {
         }
         let from = self.reserved;
         let to = (self.end + bytes).next_multiple_of(STEP);
-        let zeros = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
-        self.io("reserving space for", |file, _| {
-            file.write_all_at(&zeros, from)?;
-            file.sync_all()
-        })?;
+        self.io("reserving space for", |file, _| fill(file, from, to))?;
         self.reserved = to;
         Ok(())
     }
@@ -222,6 +232,22 @@ impl<Fact: Serialize + DeserializeOwned> Journal<Fact> for FileJournal<Fact> {
     fn reserve(&mut self, bytes: u64) -> Result<(), JournalError> {
         self.ensure(bytes)
     }
+
+    fn reserve_ahead(&mut self, bytes: u64) {
+        let (from, to) = (self.reserved, (self.end + bytes).next_multiple_of(STEP));
+        let Some(file) = self.file.as_ref().filter(|_| from < self.end + bytes) else { return };
+        match fill(file, from, to) {
+            Ok(()) => self.reserved = to,
+            Err(error) => tracing::debug!(%error, "no space can be reserved for a journal"),
+        }
+    }
+}
+
+/// Zeros from one place to the other, on the disk.
+fn fill(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
+    file.write_all_at(&zeros, from)?;
+    file.sync_all()
 }
 
 fn read_all(mut file: &File) -> io::Result<Vec<u8>> {

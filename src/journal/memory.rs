@@ -35,4 +35,6 @@ impl<Fact: Clone + Send + Sync> Journal<Fact> for MemoryJournal<Fact> {
     fn reserve(&mut self, _bytes: u64) -> Result<(), JournalError> {
         Ok(())
     }
+
+    fn reserve_ahead(&mut self, _bytes: u64) {}
 }

@@ -73,4 +73,7 @@ pub trait Journal<Fact>: Send + Sync {
     ///
     /// The disk is full or failing; nothing was lost.
     fn reserve(&mut self, bytes: u64) -> Result<(), JournalError>;
+
+    /// The same where there is room; where there is none, what was reserved before may be enough.
+    fn reserve_ahead(&mut self, bytes: u64);
 }

@@ -39,12 +39,8 @@ pub async fn end(
     let _lease = match take_lease(&start, &mut inbox).await {
         Ok(Ok(lease)) => Some(lease),
         Ok(Err(_)) => return Err(stopped()),
-        // What keeps blue's log must not wait for a green that is gone.
-        Err(failure)
-            if !finish
-                && book.standing().owner == Side::Blue
-                && failure.code.as_deref() != Some(TAKEN) =>
-        {
+        // What keeps blue's log, and its clients out, must not wait for a green that is gone.
+        Err(failure) if failure.code.as_deref() != Some(TAKEN) => {
             tracing::warn!("{failure}; blue is freed of what the run created there all the same");
             None
         }

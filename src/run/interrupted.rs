@@ -54,6 +54,13 @@ pub(super) async fn recover(
     let book = &start.preparation.book;
     let mut stopped = false;
     let (mut journal, mut facts) = open(&start.state_dir).await?;
+    // It would say that blue owns the writes. A first move leaves it so when it is killed early.
+    let standing = book.standing();
+    if facts.is_empty() && (standing.owner == Side::Green || standing.moves > 1) {
+        drop(journal);
+        lost::begin_again(start, inbox).await?;
+        return Ok(true);
+    }
     if State::of(&facts).is_open() {
         start.preparation.progress.say("going on with a move that was interrupted");
         let site = Site {

@@ -1,7 +1,7 @@
 //! The journal of moves is gone although the run has made moves: what the run's own journal still
 //! knows is written down again, and what it does not know an operator says. Nothing is guessed.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use cutover_core::model::side::Side;
 use tokio::sync::mpsc;
@@ -10,11 +10,21 @@ use super::{fact, interrupted, moves, prepare::now_ms, serve::Start, socket::Inc
 use crate::{
     cutover::{fact::Fact, machine::State},
     error::Failure,
-    journal::Journal as _,
 };
 
 /// How long writers on the side that lost the writes are waited for.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+
+/// It was taken away under a process that lives: a new one would say that blue owns the writes.
+pub(super) fn gone(state_dir: &Path) -> Failure {
+    let path = state_dir.join(moves::FILE);
+    Failure::new(format!("{} is gone, although the run has made moves", path.display()))
+        .code("CUT0511")
+        .remedy(
+            "put it back; or stop and start `cutover run`, which begins a new one with the owner of \
+             the writes that the run's own journal knows",
+        )
+}
 
 /// Begins a new journal of moves with the owner of the writes as its first fact.
 ///
@@ -43,8 +53,7 @@ pub(super) async fn begin_again(
         }
     };
     tracing::warn!("the journal of moves is gone; a new one begins with {owner} as owner");
-    let (mut journal, _) = moves::open(&start.state_dir).await?;
-    journal.append(&Fact::Resolved { owner, at_ms: now_ms() })?;
+    moves::begin(&start.state_dir, &Fact::Resolved { owner, at_ms: now_ms() })?;
     if standing.open_move.is_some() {
         book.note(fact::Fact::MoveEnded { id: standing.moves, owner, at_ms: now_ms() })?;
     }

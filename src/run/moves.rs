@@ -22,6 +22,7 @@ use super::{
     error::RunError,
     fact, history, interrupted,
     live::Live,
+    lost,
     prepare::now_ms,
     recovery::{self, Site},
     socket::Responder,
@@ -42,7 +43,7 @@ use crate::{
         plan::Step,
     },
     error::{Exit, Failure},
-    journal::{FileJournal, JournalError},
+    journal::{FileJournal, Journal as _, JournalError},
     lag::Estimate,
 };
 
@@ -78,6 +79,22 @@ pub(super) async fn open(state_dir: &Path) -> Result<(FileJournal<Fact>, Vec<Fac
             other => return other,
         }
     }
+}
+
+/// Begins a journal with a first fact: it is there with that, or not at all.
+pub(super) fn begin(state_dir: &Path, fact: &Fact) -> Result<(), JournalError> {
+    let (path, new) = (state_dir.join(FILE), state_dir.join(format!("{FILE}.new")));
+    let io = |source| JournalError::Io { doing: "beginning", path: path.clone(), source };
+    // Of a process that was killed here.
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    let (mut journal, _) = FileJournal::open(&new, KIND)?;
+    journal.append(fact)?;
+    drop(journal);
+    std::fs::rename(&new, &path).map_err(io)?;
+    std::fs::File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
 pub(super) fn undecided(why: &str) -> Failure {
@@ -157,9 +174,12 @@ impl Live {
         rehearsal: bool,
         responder: &Responder,
     ) -> Result<Answer, RunError> {
+        let number = self.book.standing().moves + 1;
+        if number > 1 && !self.state_dir.join(FILE).exists() {
+            return Err(lost::gone(&self.state_dir).into());
+        }
         let (mut journal, history) = open(&self.state_dir).await?;
         let ground: Box<dyn Ground> = self.ground(from)?;
-        let number = self.book.standing().moves + 1;
         let id = format!("{number:04}");
         if from == Side::Blue && !rehearsal {
             self.remember_definitions().await?;
@@ -225,14 +245,12 @@ impl Live {
             ended.extend(beside);
         }
         self.book.note_all(&ended)?;
-        // The steps have done so where it was needed. A stream that hangs, in a commit say, does it
-        // when it goes on, and keeps nobody waiting for an answer.
+        // The steps have done so where it was needed. A stream that hangs keeps nobody waiting for
+        // an answer.
         if report.facts.iter().any(reaches_streams) {
             match tokio::time::timeout(STREAMS_ANSWER, self.pipes.owned_by(report.owner)).await {
                 Ok(done) => done?,
-                Err(_) => tracing::warn!(
-                    "a stream does not answer yet; it hears who owns the writes when it goes on"
-                ),
+                Err(_) => tracing::warn!("a stream that is to apply no more does not answer yet"),
             }
         }
         self.forget_samples();

@@ -174,6 +174,23 @@ impl Pipe {
         rx.await.map_err(|e| gone(self.from, e))
     }
 
+    /// Sets the mode and lets the pipe flow. Both orders are given before this returns, in this
+    /// sequence, whether or not somebody waits for the future, which resolves when they are obeyed.
+    ///
+    /// # Errors
+    ///
+    /// Transient when the task has ended.
+    pub fn flow(&self, mode: Mode) -> Result<impl Future<Output = Result<()>> + use<>> {
+        let ((set, is_set), (released, is_released)) = (oneshot::channel(), oneshot::channel());
+        self.tell(Control::Mode(mode, set))?;
+        self.tell(Control::Release(released))?;
+        let from = self.from;
+        Ok(async move {
+            is_set.await.map_err(|e| gone(from, e))?;
+            is_released.await.map_err(|e| gone(from, e))
+        })
+    }
+
     /// Gets a pipe that watches ready to apply, until its mode is set again: from here on it reads
     /// everything, also what a server may leave out for a watcher. Returns when it does. Not while
     /// it stands still.

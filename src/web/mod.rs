@@ -1,5 +1,6 @@
 //! Status and metrics over HTTP. Read only, without authentication: loopback by default.
 
+mod few;
 mod metrics;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -58,7 +59,7 @@ pub async fn serve(address: SocketAddr, board: Arc<Board>) -> Result<Web, Failur
         .route("/metrics", get(scrape))
         .with_state(board);
     let task = tokio::spawn(async move {
-        if let Err(e) = axum::serve(listener, app).await {
+        if let Err(e) = axum::serve(few::Few::of(listener), app).await {
             tracing::error!("the HTTP server ended: {e}");
         }
     });
@@ -130,6 +131,21 @@ mod tests {
         for path in ["/status", "/", "/healthz"] {
             assert!(get(&web, "POST", path).await.starts_with("HTTP/1.1 405"), "{path}");
         }
+    }
+
+    /// They took all file descriptors, and moves were refused for want of them.
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_say_nothing_are_few_and_leave() {
+        let (web, _dir) = serving().await;
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(web.address).await.unwrap());
+        }
+        // Behind all of them, each for its time.
+        let begun = tokio::time::Instant::now();
+        assert!(get(&web, "GET", "/healthz").await.starts_with("HTTP/1.1 200"));
+        let waited = begun.elapsed().as_secs();
+        assert!((90..=130).contains(&waited), "{waited}");
     }
 
     #[tokio::test]

@@ -26,12 +26,15 @@ use crate::{
 
 /// What the guard answers when its connections stand.
 pub(super) const READY: &str = "ready";
-/// How long after the kill the journal may stay locked.
-const LOCKED_FOR: Duration = Duration::from_secs(10);
+/// How often the kill is repeated: one may fail, or do nothing while a disk does not answer.
+const KILL_EVERY: Duration = Duration::from_secs(1);
+/// From so long after the kill on the lock is tried less often.
+const PATIENT_AFTER: Duration = Duration::from_secs(10);
 /// How often a journal that cannot be written is tried again.
 const AGAIN_EVERY: Duration = Duration::from_millis(200);
 /// How often the lock is tried.
 const TRY_EVERY: Duration = Duration::from_millis(5);
+const PATIENT: Duration = Duration::from_millis(50);
 
 /// How a guard's duty ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,26 +242,25 @@ async fn free(
     })
 }
 
-/// Waits for the journal's lock; the process that holds it past `kill_at` is killed.
+/// Waits for the journal's lock; the process that holds it past `kill_at` is killed. Without end:
+/// nobody else may be there to free the traffic.
 async fn lock(
     path: PathBuf,
     kill_at: Instant,
     kill: &(dyn Fn() + Send + Sync),
 ) -> Result<(FileJournal<Fact>, Vec<Fact>), JournalError> {
-    let mut killed = false;
+    let mut next_kill = kill_at;
     loop {
-        match FileJournal::open(&path, KIND) {
-            Err(JournalError::Locked { path }) => {
+        // What is not there is not made: it would say that nothing was moved.
+        match FileJournal::open_existing(&path, KIND) {
+            Err(JournalError::Locked { .. }) => {
                 let now = Instant::now();
-                if now >= kill_at && !killed {
-                    killed = true;
+                if now >= next_kill {
                     tracing::warn!("the process that holds the journal hangs; killing it");
                     kill();
+                    next_kill = now + KILL_EVERY;
                 }
-                if now >= kill_at + LOCKED_FOR {
-                    return Err(JournalError::Locked { path });
-                }
-                sleep(TRY_EVERY).await;
+                sleep(if now < kill_at + PATIENT_AFTER { TRY_EVERY } else { PATIENT }).await;
             }
             other => return other,
         }
