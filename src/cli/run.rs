@@ -48,6 +48,12 @@ pub(super) async fn run(
     if moves_by_itself && !yes {
         printer.confirm("Switch to green as soon as it is ready?")?;
     }
+    if std::process::id() == 1 {
+        tracing::warn!(
+            "this is process 1 of its container: when it ends in a pause, the guard that frees the \
+             clients ends with it, so see to it that `cutover run` is started again at once"
+        );
+    }
     // What cannot work is told before anything is created, and a second process by the socket: the
     // lock of the journal would say the same in harder words.
     wiring::ports(config)?;

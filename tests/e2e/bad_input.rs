@@ -199,6 +199,18 @@ async fn without_the_journal_of_moves_an_operator_names_the_owner() {
     fs::remove_file(&journal).expect("it is there");
     let mut run = world.desk.run();
     assert_eq!(run.ready().await["owner"], "green");
+    // Or what begins it anew ended too early: it was read as blue's.
+    assert!(run.terminate().await.success());
+    fs::write(&journal, b"").expect("an empty file");
+    let mut run = world.desk.run();
+    assert_eq!(run.ready().await["owner"], "green");
+    // Taken away under a process that lives.
+    fs::remove_file(&journal).expect("it is there");
+    world.desk.ask(&["rollback"]).await.exits(3).says("is gone");
+    assert!(!journal.exists(), "a new one would say that blue owns the writes");
+    assert!(run.terminate().await.success());
+    let mut run = world.desk.run();
+    assert_eq!(run.ready().await["owner"], "green");
     world.desk.moves("rollback").await.exits(0);
     world.close_the_books(load, Side::Blue).await;
 }

@@ -42,6 +42,50 @@ async fn what_is_gone_keeps_nothing_on_blue() {
     world.nothing_is_left().await;
 }
 
+/// After the switch green is lost for good, while no process works on the run: blue was not to be had
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn green_that_is_gone_after_the_switch_keeps_nobody_from_blue() {
+    let mut world = World::new().await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+    assert!(run.terminate().await.success());
+    world.shop.green.stop(StopMode::Immediate).await.expect("it stops");
+    world.desk.ask(&["finish", "--yes"]).await.exits(3);
+    world.nothing_is_left_on(Side::Blue).await;
+    let blue = world.direct(Side::Blue).await;
+    blue.batch_execute("UPDATE products SET stock = stock + 1").await.expect("it takes writes");
+    world.shop.green.start_again().await.expect("it starts");
+    world.desk.ask(&["finish", "--yes"]).await.exits(0);
+    world.nothing_is_left().await;
+}
+
+/// A move that is taken back has an end although the stream hangs in a commit on green, and the run
+/// can be stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_hangs_in_a_commit_does_not_keep_a_move_open() {
+    let world = World::new().await;
+    world.desk.waits_for_open_transactions();
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.desk.wakes_the_fence(&mut run).await;
+    let (asked, writer) = world.held_in_the_fence().await;
+    let green = world.superuser(Side::Green).await;
+    let nobody = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
+    green.batch_execute(nobody).await.expect("a setting");
+    green.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    // What it held is applied now, or tried to.
+    writer.batch_execute("COMMIT").await.expect("a commit");
+    asked.await.expect("the command ends").exits(1);
+    assert!(run.terminate().await.success());
+    green.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.expect("a setting");
+    green.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
+    let mut run = world.desk.run();
+    run.ready().await;
+    world.sides_are_equal().await;
+}
+
 /// Whoever sends the signal in the middle of a move gets what he asked for, a moment later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_in_the_middle_of_a_move_is_not_forgotten() {

@@ -240,6 +240,12 @@ async fn a_file_that_pgbouncer_does_not_read_is_put_back() {
     let before = fs::read(&other).unwrap();
     let switch = rig.switch_with(|config| config.config = other.clone());
     assert_eq!(codes(&switch.examine().await), [("CUT0724", Severity::Info)]);
+    // Before anybody is held,
+    switch.warm_up().await.unwrap();
+    let error = switch.prove().await.unwrap_err();
+    assert!(error.to_string().contains("does not read"), "{error}");
+    assert_eq!(fs::read(&other).unwrap(), before);
+    // and when it comes to that.
     let error = switch.point_at(Side::Green).await.unwrap_err();
     assert!(matches!(error, SwitchError::Refused { .. }), "{error:?}");
     assert_eq!(fs::read(&other).unwrap(), before);
@@ -259,6 +265,40 @@ async fn a_file_that_pgbouncer_does_not_read_is_put_back() {
             assert_eq!(switch.observe().await.unwrap().side, Some(Side::Blue));
         }
     }
+}
+
+/// What the proof changes is not there afterwards, also what a process left that was killed in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_the_file_is_read_is_proven_and_nothing_stays() {
+    let rig = Rig::start(|options| options).await;
+    let before = fs::read(&rig.config.config).unwrap();
+    let shown = async || rig.shows("cutover_probe").await;
+    for reloaded in [true, false] {
+        let switch = rig.new_switch();
+        switch.warm_up().await.unwrap();
+        switch.prove().await.unwrap();
+        // Once for this file.
+        switch.prove().await.unwrap();
+        assert_eq!(fs::read(&rig.config.config).unwrap(), before);
+        assert!(!shown().await);
+        switch.point_at(Side::Green).await.unwrap();
+        switch.point_at(Side::Blue).await.unwrap();
+        assert_eq!(fs::read(&rig.config.config).unwrap(), before);
+        drop(switch);
+        let entry = "\ncutover_probe = host=127.0.0.1 port=1 dbname=none";
+        let text = String::from_utf8(before.clone()).unwrap();
+        let line = text.lines().find(|line| line.starts_with("shop = ")).unwrap();
+        fs::write(&rig.config.config, text.replace(line, &format!("{line}{entry}"))).unwrap();
+        if reloaded {
+            rig.console("RELOAD").await;
+            assert!(shown().await);
+        }
+    }
+    let switch = rig.new_switch();
+    switch.warm_up().await.unwrap();
+    switch.prove().await.unwrap();
+    assert_eq!(fs::read(&rig.config.config).unwrap(), before);
+    assert!(!shown().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -233,6 +233,10 @@ impl Ground for LiveGround {
         if let Some(failure) = refuse(&learned) {
             return Err(failure);
         }
+        // One after the other: two of them may share a file.
+        for switch in &parts.switches {
+            switch.prove().await?;
+        }
         // Clients feel it a little, so not before everything else is fine.
         parts.origin.wake_fence(&parts.run).await?;
         Ok(details(json!({

@@ -69,6 +69,8 @@ struct Trial {
     to_guard: DuplexStream,
     answers: tokio::io::Lines<BufReader<DuplexStream>>,
     kills: Arc<AtomicUsize>,
+    /// How many kills do nothing, as while a disk does not answer.
+    lost_kills: Arc<AtomicUsize>,
     /// The run's hold on the journal; a kill ends it.
     holder: Arc<Mutex<Option<FileJournal<Fact>>>>,
     guard: JoinHandle<Result<GuardEnd, GuardError>>,
@@ -87,23 +89,25 @@ fn begin(facts: &[Fact], script: &[(&'static str, &[Act])]) -> Trial {
     let (to_guard, input) = duplex(1024);
     let (output, from_guard) = duplex(1024);
     let ground = ground(facts, script);
-    let kills = Arc::new(AtomicUsize::new(0));
+    let (kills, lost_kills) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let guard = {
         let (ground, kills, holder) = (ground.clone(), kills.clone(), holder.clone());
+        let lost = lost_kills.clone();
         tokio::spawn(async move {
             let make = move |from: Side| -> Result<Arc<dyn Ground>, Failure> {
                 assert_eq!(from, Side::Blue);
                 Ok(ground)
             };
             let kill = move || {
-                kills.fetch_add(1, Ordering::SeqCst);
-                holder.lock().unwrap().take();
+                if kills.fetch_add(1, Ordering::SeqCst) >= lost.load(Ordering::SeqCst) {
+                    holder.lock().unwrap().take();
+                }
             };
             serve(BufReader::new(input), output, make, &kill).await
         })
     };
     let answers = BufReader::new(from_guard).lines();
-    Trial { folder, ground, to_guard, answers, kills, holder, guard }
+    Trial { folder, ground, to_guard, answers, kills, lost_kills, holder, guard }
 }
 
 impl Trial {
@@ -186,6 +190,18 @@ async fn the_run_hangs_and_is_killed_after_budget_and_grace() {
         (Duration::from_secs(2)..Duration::from_millis(2050)).contains(&took),
         "freed after {took:?}"
     );
+}
+
+/// It left after ten seconds, and nobody freed the clients when the disk came back.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_does_not_die_at_once_is_waited_for() {
+    let mut trial = begin(&fenced(), &[]);
+    trial.lost_kills.store(30, Ordering::SeqCst);
+    trial.armed().await;
+    trial.pausing().await;
+    assert_eq!((&mut trial.guard).await.unwrap().unwrap(), GuardEnd::Freed(Side::Blue));
+    assert_eq!(trial.kills.load(Ordering::SeqCst), 31);
+    assert_eq!(trial.ground.free_on(), Some(Side::Blue));
 }
 
 #[tokio::test(start_paused = true)]

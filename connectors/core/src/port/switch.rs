@@ -42,6 +42,13 @@ pub trait TrafficSwitch: Send + Sync {
         Ok(())
     }
 
+    /// Proves, by a change that means nothing to anybody, that what [`TrafficSwitch::point_at`] changes
+    /// is what the device goes by: else that would be learned when clients are held. Comes before a
+    /// move, after [`TrafficSwitch::warm_up`]. Optional.
+    async fn prove(&self) -> Result<(), SwitchError> {
+        Ok(())
+    }
+
     /// Gets rid of what nobody needs and a pause would have to get rid of while clients wait, for
     /// example idle connections. Takes less than a second, and clients hardly notice. Optional:
     /// when it fails a pause takes longer, and nothing else. What a crash in the middle of it leaves

@@ -28,10 +28,10 @@ use super::{
 use crate::failure::{Cause, ambiguous, refused, refused_by};
 
 /// How long the console may take to answer what it answers at once when it is alive.
-const ANSWER: Duration = Duration::from_secs(1);
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 /// How long a RELOAD may take to show: some versions answer before they have read the file.
-const TAKEN: Duration = Duration::from_secs(1);
+pub(super) const TAKEN: Duration = Duration::from_secs(1);
 
 /// How long a re-pointing that has begun tries to reach a console that hung up.
 const PERSIST: Duration = Duration::from_secs(3);
@@ -48,7 +48,7 @@ const STILL_SETTLED: Duration = Duration::from_millis(100);
 /// How long a PAUSE that was sent may take to arrive.
 const ARRIVE: Duration = Duration::from_millis(200);
 
-const SHOW: &str = "SHOW DATABASES";
+pub(super) const SHOW: &str = "SHOW DATABASES";
 
 /// Everything one switch knows.
 pub(super) struct Inner {
@@ -58,26 +58,28 @@ pub(super) struct Inner {
     pub(super) path: PathBuf,
     pub(super) targets: Targets,
     pub(super) pause_budget: Duration,
-    warm: Mutex<Warm>,
+    pub(super) warm: Mutex<Warm>,
 }
 
 /// What is kept ready between calls.
 #[derive(Default)]
-struct Warm {
+pub(super) struct Warm {
     /// Gives all orders but PAUSE.
-    control: Option<Session>,
+    pub(super) control: Option<Session>,
     /// One per database: PAUSE keeps its session busy until no transaction is in flight.
-    pausing: Vec<Session>,
+    pub(super) pausing: Vec<Session>,
     /// New contents of the file, already on disk beside it.
-    drafts: Vec<Draft>,
+    pub(super) drafts: Vec<Draft>,
+    /// The file that PgBouncer was seen to read, by device and number.
+    pub(super) read: Option<(u64, u64)>,
     /// Settings that a move changes for a moment.
-    usual: Option<Usual>,
+    pub(super) usual: Option<Usual>,
     /// Whether logins are still tried in quick succession.
-    eager: bool,
+    pub(super) eager: bool,
     /// Since when a quiet moment is there.
-    settled: Option<Instant>,
+    pub(super) settled: Option<Instant>,
     /// Since when pools are kept from growing.
-    narrow: Option<Instant>,
+    pub(super) narrow: Option<Instant>,
 }
 
 /// How an attempt to re-point ended.
@@ -171,51 +173,6 @@ impl Inner {
                 }
             }
         }
-    }
-
-    /// RELOAD, unless file and process differ: then it would move traffic.
-    async fn reload_if_same(&self, warm: &mut Warm) -> Result<(), Cause> {
-        let current = self.read()?;
-        let control = self.control(warm).await?;
-        let state = self.ask(control).await?;
-        if !ini::databases(&current).is_ok_and(|written| state.is_as(&written)) {
-            return Ok(());
-        }
-        control.order("RELOAD", ANSWER).await?;
-        // What the file says, and not what a crash of ours may have left.
-        warm.usual = Usual::read(&control.order("SHOW CONFIG", ANSWER).await?);
-        warm.narrow = None;
-        warm.eager = false;
-        Ok(())
-    }
-
-    pub(super) async fn warm_up(&self) -> Result<(), SwitchError> {
-        let mut warm = self.warm.lock().await;
-        self.connect(&mut warm).await?;
-        let failed = |what: &str, cause: Cause| refused_by(&self.name, what, cause);
-        if let Err(error) = file::remove_leftovers(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "old drafts stay");
-        }
-        let current = self.read().map_err(|error| failed("reading its file", error.into()))?;
-        let mut drafts = Vec::new();
-        // From either side to the other and back, which need not give the same bytes.
-        for first in [Side::Blue, Side::Green] {
-            let there = self.contents(&current, first)?;
-            let back = self.contents(&there, first.other())?;
-            for contents in [there, back] {
-                let known = |draft: &Draft| draft.contents() == contents;
-                if !drafts.iter().any(known) {
-                    drafts.push(
-                        self.draft(contents)
-                            .await
-                            .map_err(|cause| failed("writing beside its file", cause))?,
-                    );
-                }
-            }
-        }
-        warm.drafts = drafts;
-        // What else has changed in the file takes effect now and not inside the pause.
-        self.reload_if_same(&mut warm).await.map_err(|cause| failed("RELOAD", cause))
     }
 
     /// Closes server connections that nobody uses just now; from then on few come instead.
@@ -434,6 +391,7 @@ impl Inner {
         warm.narrow = None;
         tracing::debug!(switch = self.name, %side, took = ?begun.elapsed(), "pointed");
         if changed {
+            warm.read = file::identity(&self.path).ok();
             self.settle_on_disk().await;
         }
         Ok(())
@@ -505,7 +463,7 @@ impl Inner {
     }
 
     /// Opens what is not open: the control session and one per database.
-    async fn connect(&self, warm: &mut Warm) -> Result<(), SwitchError> {
+    pub(super) async fn connect(&self, warm: &mut Warm) -> Result<(), SwitchError> {
         self.control(warm).await?;
         warm.pausing.retain(Session::is_open);
         while warm.pausing.len() < self.databases.len() {
@@ -514,7 +472,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn control<'a>(&self, warm: &'a mut Warm) -> Result<&'a Session, SwitchError> {
+    pub(super) async fn control<'a>(&self, warm: &'a mut Warm) -> Result<&'a Session, SwitchError> {
         let session = match warm.control.take().filter(Session::is_open) {
             Some(open) => open,
             None => {
@@ -570,13 +528,13 @@ impl Inner {
         fs::read(&self.path)
     }
 
-    fn contents(&self, text: &[u8], side: Side) -> Result<Vec<u8>, SwitchError> {
+    pub(super) fn contents(&self, text: &[u8], side: Side) -> Result<Vec<u8>, SwitchError> {
         ini::pointed_at(text, &self.databases, self.targets.of(side)).map_err(|error| {
             refused(&self.name, format!("cannot change {}: {error}", self.path.display()))
         })
     }
 
-    async fn draft(&self, contents: Vec<u8>) -> Result<Draft, Cause> {
+    pub(super) async fn draft(&self, contents: Vec<u8>) -> Result<Draft, Cause> {
         let path = self.path.clone();
         let written = tokio::task::spawn_blocking(move || Draft::write(&path, contents)).await?;
         Ok(written?)

@@ -65,6 +65,12 @@ impl Drop for Draft {
     }
 }
 
+/// What tells the file from one that is put in its place: device and number.
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let like = fs::metadata(path)?;
+    Ok((like.dev(), like.ino()))
+}
+
 /// Makes a rename survive a power cut.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     let path = fs::canonicalize(path)?;

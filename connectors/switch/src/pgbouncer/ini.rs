@@ -143,6 +143,28 @@ pub(super) fn pointed_at(
     Ok(out)
 }
 
+/// An entry that leads nowhere and that nobody uses, to see whether PgBouncer reads a file.
+pub(super) const PROBE: &str = "cutover_probe";
+
+/// Its line, and the end of the line before.
+const PROBE_LINE: &[u8] = b"\ncutover_probe = host=127.0.0.1 port=1 dbname=none";
+
+/// The file with that entry behind the one of `name`.
+pub(super) fn with_probe(text: &[u8], name: &str) -> Result<Vec<u8>, IniError> {
+    let end = databases(text)?.only(name)?.value.end;
+    let mut out = text.to_vec();
+    out.splice(end..end, PROBE_LINE.iter().copied());
+    Ok(out)
+}
+
+/// The file without it.
+pub(super) fn without_probe(text: &[u8]) -> Vec<u8> {
+    match text.windows(PROBE_LINE.len()).position(|bytes| bytes == PROBE_LINE) {
+        Some(at) => [&text[..at], &text[at + PROBE_LINE.len()..]].concat(),
+        None => text.to_vec(),
+    }
+}
+
 fn entry(text: &[u8], name: &[u8], value: Range<usize>, line: usize) -> Result<Entry, IniError> {
     let name = String::from_utf8_lossy(name).into_owned();
     let mut one = Entry { dbname: name.clone(), name, host: None, port: 5432, value };

@@ -3,7 +3,7 @@
 //! One switch is one PgBouncer process; it may hold several entries of `[databases]`. Sessions of
 //! the console are kept open and new files are written ahead, so that the pause holds little but
 //! round trips. What a state means is decided in `state`, what a file becomes in `ini`, what would
-//! go wrong in `checks`; `drive` acts. Does not decide when to switch, and starts no PgBouncer.
+//! go wrong in `checks`; `ready` acts ahead of a move, `drive` in it. Does not decide when to switch, and starts no PgBouncer.
 
 mod checks;
 mod console;
@@ -13,6 +13,7 @@ mod file;
 mod idle;
 mod ini;
 mod quiet;
+mod ready;
 mod state;
 mod target;
 
@@ -183,6 +184,11 @@ impl TrafficSwitch for PgBouncerSwitch {
     async fn warm_up(&self) -> Result<(), SwitchError> {
         let inner = Arc::clone(&self.inner);
         self.carry_out("preparing", async move { inner.warm_up().await }).await
+    }
+
+    async fn prove(&self) -> Result<(), SwitchError> {
+        let inner = Arc::clone(&self.inner);
+        self.carry_out("RELOAD", async move { inner.prove().await }).await
     }
 
     async fn shed(&self) -> Result<(), SwitchError> {

@@ -109,6 +109,11 @@ impl Rig {
         row.get("value").unwrap_or_default().to_owned()
     }
 
+    pub async fn shows(&self, database: &str) -> bool {
+        let rows = self.bouncer.lock().await.admin("SHOW DATABASES").await.unwrap();
+        rows.iter().any(|row| row.get("name") == Some(database))
+    }
+
     pub async fn paused(&self, database: &str) -> bool {
         let rows = self.bouncer.lock().await.admin("SHOW DATABASES").await.unwrap();
         let row = rows.iter().find(|row| row.get("name") == Some(database)).expect("a database");
