@@ -1,15 +1,15 @@
 //! Tables stay where they are while they are read.
 //!
-//! A session under a snapshot holds what it reads until its transaction ends, and looks first
-//! whether the table was written anew since the snapshot. A table in parts is read from one set of
-//! pages then: `VACUUM FULL` and `CLUSTER` move its rows from part to part. And what `ALTER TABLE`
-//! wrote anew no older snapshot sees, so that the table would seem to be empty.
+//! A session under a snapshot holds what it reads as long as it reads it, and looks first whether
+//! the table was written anew since the snapshot. A table in parts is read from one set of pages
+//! then: `VACUUM FULL` and `CLUSTER` move its rows from part to part. And what `ALTER TABLE` wrote
+//! anew no older snapshot sees, so that the table would seem to be empty.
 //!
-//! Nothing is held before its turn, and nothing for long: whoever alters a table waits for us, and
+//! Nothing is held before its turn, and nothing behind it: whoever alters a table waits for us, and
 //! clients wait behind. What is written anew between two turns is read again from its beginning,
 //! under a later snapshot.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use cutover_core::{
     model::schema::{Table, TableName},
@@ -21,13 +21,9 @@ use tokio_postgres::error::SqlState;
 use super::View;
 use crate::{connect::port_error, shelf::Warm, sql};
 
-/// Reads after which a session lets go of everything, so that it holds no more tables either: the
-/// server's lock table is shared by everybody.
+/// Reads that a session does before it lets go of everything, so that it holds no more tables
+/// either: the server's lock table is shared by everybody.
 pub(super) const READS: usize = 64;
-
-/// How long a table is held behind the read of it, by a session that goes on with others: whoever
-/// empties or alters it waits for that, and everybody else behind them.
-const LONGEST: Duration = Duration::from_secs(1);
 
 /// A table, and whether a place in it is read and not the whole.
 pub(super) type Wanted<'a> = (&'a Table, bool);
@@ -99,19 +95,10 @@ impl View {
 
     /// `None` when one of them is not there any more.
     async fn held(&self, wanted: &[Wanted<'_>]) -> Result<Option<Warm>> {
-        let mut warm = self.session().await?;
         let tables: BTreeSet<&TableName> = wanted.iter().map(|(table, _)| &table.name).collect();
-        let long = warm.reads + wanted.len() > READS || warm.since.elapsed() > LONGEST;
-        if warm.reads > 0 && long {
-            self.begin_again(&mut warm).await?;
-        }
-        warm.reads += wanted.len();
-        let new: Vec<TableName> =
-            tables.into_iter().filter(|t| !warm.held.contains_key(*t)).cloned().collect();
-        if !new.is_empty() && !self.hold(&mut warm, new).await? {
-            return Ok(None);
-        }
-        Ok(Some(warm))
+        let tables: Vec<TableName> = tables.into_iter().cloned().collect();
+        let mut warm = self.session().await?;
+        Ok(self.hold(&mut warm, tables).await?.then_some(warm))
     }
 
     /// `false` when one of them is not there any more, and nothing is held.
@@ -125,7 +112,6 @@ impl View {
             join(warm.session.batch_execute(&lock), warm.session.query(&look, &[&names])).await;
         let rewritten = match locked.and(rewritten) {
             Ok(rewritten) => rewritten,
-            // Nothing was held yet, or a standby took from us what we held.
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(false),
             Err(e) => return Err(port_error(doing(), e)),
         };
