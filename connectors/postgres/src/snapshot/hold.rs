@@ -9,13 +9,14 @@
 //! clients wait behind. What is written anew between two turns is read again from its beginning,
 //! under a later snapshot.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use cutover_core::{
     model::schema::{Table, TableName},
     port::{Result, error::PortError},
 };
 use futures_util::future::join;
+use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::View;
@@ -24,6 +25,14 @@ use crate::{connect::port_error, shelf::Warm, sql};
 /// Reads that a session does before it lets go of everything, so that it holds no more tables
 /// either: the server's lock table is shared by everybody.
 pub(super) const READS: usize = 64;
+
+/// Between two tries to hold several tables: clients who wait for one of them get it meanwhile.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Gives up a statement before the server looks for a deadlock in the session of a client who waits
+/// for what it has taken: the client would be the one to lose.
+const HURRY: &str = "SELECT set_config('statement_timeout', greatest(1, \
+    (500 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::int)::text, true)";
 
 /// A table, and whether a place in it is read and not the whole.
 pub(super) type Wanted<'a> = (&'a Table, bool);
@@ -53,6 +62,15 @@ pub(crate) enum Pages {
     Emptied,
     /// No row of it can be seen: all of them are rows of `ALTER TABLE`, or it is gone.
     Unseen,
+}
+
+/// What came of a try to hold tables.
+enum Held {
+    All,
+    /// One of them is not there any more. The session is of no use.
+    Gone,
+    /// Somebody has one of them, and may wait for another. The transaction has failed.
+    Busy,
 }
 
 impl Pages {
@@ -98,22 +116,40 @@ impl View {
         let tables: BTreeSet<&TableName> = wanted.iter().map(|(table, _)| &table.name).collect();
         let tables: Vec<TableName> = tables.into_iter().cloned().collect();
         let mut warm = self.session().await?;
-        Ok(self.hold(&mut warm, tables).await?.then_some(warm))
+        loop {
+            match self.hold(&mut warm, &tables).await? {
+                Held::All => return Ok(Some(warm)),
+                Held::Gone => return Ok(None),
+                Held::Busy => tracing::debug!("somebody has one of {} tables", tables.len()),
+            }
+            self.begin_again(&mut warm).await?;
+            sleep(PAUSE).await;
+        }
     }
 
-    /// `false` when one of them is not there any more, and nothing is held.
-    async fn hold(&self, warm: &mut Warm, tables: Vec<TableName>) -> Result<bool> {
+    /// One try, by a session that holds nothing. It waits for a single table as long as it takes.
+    async fn hold(&self, warm: &mut Warm, tables: &[TableName]) -> Result<Held> {
         let doing = || self.doing(&format!("holding {}", tables[0]));
         let names: Vec<String> = tables.iter().map(sql::table).collect();
-        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "));
+        let mut lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "));
+        if tables.len() > 1 {
+            lock = format!("{HURRY}; {lock}; SET LOCAL statement_timeout = 0");
+        }
         let look = warm.prepared(REWRITTEN).await.map_err(|e| port_error(doing(), e))?;
         // In one round trip: the second is not begun before the first is done.
         let (locked, rewritten) =
             join(warm.session.batch_execute(&lock), warm.session.query(&look, &[&names])).await;
         let rewritten = match locked.and(rewritten) {
             Ok(rewritten) => rewritten,
-            Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(false),
-            Err(e) => return Err(port_error(doing(), e)),
+            Err(e) => match e.code() {
+                Some(&SqlState::UNDEFINED_TABLE) => return Ok(Held::Gone),
+                Some(&SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED)
+                    if tables.len() > 1 =>
+                {
+                    return Ok(Held::Busy);
+                }
+                _ => return Err(port_error(doing(), e)),
+            },
         };
         let rewritten: Vec<&str> = rewritten.iter().map(|row| row.get(0)).collect();
         for (table, name) in tables.iter().zip(&names) {
@@ -123,7 +159,7 @@ impl View {
             };
             warm.held.insert(table.clone(), pages);
         }
-        Ok(true)
+        Ok(Held::All)
     }
 
     /// What became of a table that was written anew.

@@ -170,17 +170,49 @@ async fn nobody_waits_for_a_session_that_rests() {
         let snapshot = home.db.snapshot().await.unwrap();
         let digest = async || snapshot.bucket_digests(&t, &whole, 1).await.unwrap().remove(0);
         tokio::join!(digest(), digest(), digest());
-        read(&*snapshot, &t, &[Range::clone(&whole), whole.clone()], CopyFormat::PostgresText).await;
+        read(&*snapshot, &t, &[Range::clone(&whole), whole.clone()], CopyFormat::PostgresText)
+            .await;
         let client = home.client().await;
         // The sessions have had their tables for long.
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        let emptied = tokio::spawn(async move { client.batch_execute("TRUNCATE t").await.unwrap() });
+        let emptied =
+            tokio::spawn(async move { client.batch_execute("TRUNCATE t").await.unwrap() });
         if again {
             let rows = snapshot.bucket_rows(&t, 1, &[0]);
             timeout(SOON, rows).await.expect("we wait for somebody who waits for us").unwrap();
         }
         timeout(SOON, emptied).await.expect("it waits for a session that rests").unwrap();
     }
+}
+
+/// A client has one of the tables that are read together and goes on to another: it must not be the
+/// one that loses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_do_not_lose_a_deadlock_to_a_snapshot() {
+    let home =
+        Home::new(&servers().await[1], "CREATE TABLE a (id int); CREATE TABLE b (id int)").await;
+    let (a, b) = (home.table("a").await, home.table("b").await);
+    let snapshot = home.db.snapshot().await.unwrap();
+    let client = home.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE b").await.unwrap();
+    let reading = tokio::spawn(async move {
+        let whole = Range { condition: String::new(), bytes: 0 };
+        let part = |table| Part { table, range: &whole, buckets: 1 };
+        snapshot.digests(&[part(&a), part(&b)]).await.map(|digests| digests.len())
+    });
+    // Whoever waits for longer than this does not look for a deadlock any more.
+    let waits = "SELECT clock_timestamp() - query_start > '1.2s' FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock'
+                    AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'a'::regclass AND granted)";
+    let begun = std::time::Instant::now();
+    cutover_sandbox::wait_until("us to wait for b", PATIENCE, async || {
+        let row = home.root.query_opt(waits, &[]).await.unwrap();
+        row.is_some_and(|row| row.get(0) || begun.elapsed() > Duration::from_secs(2))
+    })
+    .await
+    .unwrap();
+    client.batch_execute("ALTER TABLE a ADD more int; COMMIT").await.unwrap();
+    assert_eq!(timeout(PATIENCE, reading).await.unwrap().unwrap().unwrap(), 2);
 }
 
 /// Rows of a table, counted in a copy and in digests, range by range.
