@@ -112,7 +112,10 @@ pub(super) async fn analyze(db: &Database, workers: usize) -> Result<()> {
             let gather = async |list: &[String]| {
                 session.batch_execute(&format!("ANALYZE {}", list.join(", "))).await
             };
-            let gone = |e: &Error| e.code() == Some(&SqlState::UNDEFINED_TABLE);
+            let gone = |e: &Error| {
+                let gone = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+                e.code().is_some_and(|code| gone.contains(code))
+            };
             match gather(list).await {
                 Ok(()) => continue,
                 Err(e) if gone(&e) => {}

@@ -142,7 +142,9 @@ impl View {
         let rewritten = match locked.and(rewritten) {
             Ok(rewritten) => rewritten,
             Err(e) => match e.code() {
-                Some(&SqlState::UNDEFINED_TABLE) => return Ok(Held::Gone),
+                Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => {
+                    return Ok(Held::Gone);
+                }
                 Some(&SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED)
                     if tables.len() > 1 =>
                 {

@@ -288,6 +288,20 @@ async fn a_table_that_was_written_anew_is_not_taken_for_what_it_was() {
     }
 }
 
+/// A table is gone with the name of its schema as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_is_gone_is_no_reason_to_stop() {
+    let home = Home::new(&servers().await[0], "CREATE SCHEMA s; CREATE TABLE s.t (id int)").await;
+    let table = home.table("t").await;
+    let snapshot = home.db.snapshot().await.unwrap();
+    home.root.batch_execute("ALTER SCHEMA s RENAME TO other").await.unwrap();
+    let whole = Range { condition: String::new(), bytes: 0 };
+    let opened = snapshot.read(&table, &whole, CopyFormat::PostgresText).await.unwrap();
+    assert!(matches!(opened, Opened::Later(_)));
+    let error = snapshot.bucket_digests(&table, &whole, 1).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_of_all_shapes() {
     for server in servers().await {
