@@ -246,6 +246,8 @@ async fn what_is_not_safe_is_told_and_not_made() {
         "ALTER TABLE t ALTER a TYPE bigint USING a * 2",
         "ALTER TABLE t ALTER a TYPE text",
         "ALTER TABLE t ADD u uuid DEFAULT gen_random_uuid()",
+        "ALTER TABLE t ADD x integer DEFAULT 5, ALTER a TYPE bigint",
+        "ALTER TABLE p ADD x integer DEFAULT 5, ALTER id TYPE bigint",
         "ALTER TABLE t ADD s serial",
         "ALTER TABLE t ADD i integer GENERATED ALWAYS AS IDENTITY",
         "ALTER TABLE t ADD UNIQUE (a)",
