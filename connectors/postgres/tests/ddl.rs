@@ -309,6 +309,37 @@ async fn a_stop_takes_its_transaction_back_and_goes_on_when_both_sides_agree() {
     stage.equal("agreed").await;
 }
 
+/// What may pass is tried again, and what has a remedy of its own keeps it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_the_other_side_refuses_is_to_be_made_by_hand() {
+    let mut stage = Stage::new(0, 1, TABLES).await;
+    stage.on_blue("ALTER TABLE t ADD x int").await;
+    for (state, code) in [
+        ("40P01", None),
+        ("55P03", None),
+        ("53300", None),
+        ("53100", Some("CUT0017")),
+        ("42501", Some("CUT0412")),
+        ("P0001", Some("CUT0412")),
+    ] {
+        let refuse = format!(
+            "DROP EVENT TRIGGER IF EXISTS refuse;
+             CREATE OR REPLACE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql
+               AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$;
+             CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER TABLE')
+               EXECUTE FUNCTION refuse();
+             ALTER EVENT TRIGGER refuse ENABLE ALWAYS"
+        );
+        stage.there.batch_execute(&refuse).await.unwrap();
+        let e = stage.try_to_follow(true).await.unwrap_err();
+        assert_eq!(e.code(), code, "{state}: {e}");
+        stage.reopen().await;
+    }
+    stage.there.batch_execute("DROP EVENT TRIGGER refuse").await.unwrap();
+    stage.follow(true).await;
+    stage.equal("it has passed").await;
+}
+
 /// What names a row may change on the source alone: each change says which columns it comes with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_identity_that_changes_is_followed() {

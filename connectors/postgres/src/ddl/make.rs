@@ -17,7 +17,7 @@ use super::{
     own, spelled, text, types,
 };
 use crate::{
-    connect::{Session, port_error},
+    connect::{NO_PRIVILEGE, REFUSED, Session, port_error},
     schema,
     sql::{self, Names},
 };
@@ -576,19 +576,19 @@ impl Here<'_> {
     }
 
     fn refused(&self, what: &str, e: tokio_postgres::Error) -> PortError {
-        match e.as_db_error() {
-            Some(said) if !said.code().code().starts_with("57") => PortError::definite(
-                NOT_MADE,
-                self.doing(),
-                format!("{what}, and it cannot be made so here (SQLSTATE {})", said.code().code()),
-                format!(
+        let state = e.code().map(|state| state.code().to_owned());
+        match (port_error(self.doing(), e), state) {
+            (PortError::Definite { code: NO_PRIVILEGE | REFUSED, what: said, .. }, Some(state)) => {
+                let what = format!("{what}, and it cannot be made so here (SQLSTATE {state})");
+                let remedy = format!(
                     "make it by hand on {}, then stop and start `cutover run`; nothing of its \
                      transaction was applied",
                     self.at
-                ),
-            )
-            .caused_by(e),
-            _ => port_error(self.doing(), e),
+                );
+                PortError::definite(NOT_MADE, self.doing(), what, remedy).caused_by(said)
+            }
+            // It may pass, or has a remedy of its own.
+            (own, _) => own,
         }
     }
 
