@@ -406,6 +406,7 @@ pub(super) mod tests {
             key: None,
             partitions: Vec::new(),
             leaves: Vec::new(),
+            heirs: Vec::new(),
             columns: columns.to_vec(),
             indexes: BTreeMap::new(),
             constraints: BTreeMap::new(),
