@@ -107,10 +107,12 @@ async fn rounds(
                         busy.extend_from_slice(tables);
                     }
                     // Dropped meanwhile: nothing to do, for that one.
-                    Some(&SqlState::UNDEFINED_TABLE) => match tables {
-                        [gone] => tracing::info!(table = %gone, "a table is gone"),
-                        several => busy.extend_from_slice(several),
-                    },
+                    Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => {
+                        match tables {
+                            [gone] => tracing::info!(table = %gone, "a table is gone"),
+                            several => busy.extend_from_slice(several),
+                        }
+                    }
                     _ => return Err(e),
                 }
             }

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use cutover_core::model::schema::TableName;
@@ -24,11 +23,6 @@ pub(crate) struct Warm {
     /// Tables that the transaction that is open holds, and what they have become since its snapshot
     /// was taken.
     pub(crate) held: HashMap<TableName, Pages>,
-    /// How often it has read something, and since when the transaction is open that it does so in.
-    pub(crate) reads: usize,
-    pub(crate) since: Instant,
-    /// The transaction that is open prefers an index to reading a whole table.
-    pub(crate) by_index: bool,
     statements: HashMap<String, Statement>,
 }
 
@@ -83,8 +77,7 @@ pub(crate) struct KeyPart {
 
 impl Warm {
     pub(crate) fn new(session: Session) -> Self {
-        let (held, statements) = (HashMap::new(), HashMap::new());
-        Self { session, held, reads: 0, since: Instant::now(), by_index: false, statements }
+        Self { session, held: HashMap::new(), statements: HashMap::new() }
     }
 
     /// The statement, prepared once per session.

@@ -246,6 +246,8 @@ async fn what_is_not_safe_is_told_and_not_made() {
         "ALTER TABLE t ALTER a TYPE bigint USING a * 2",
         "ALTER TABLE t ALTER a TYPE text",
         "ALTER TABLE t ADD u uuid DEFAULT gen_random_uuid()",
+        "ALTER TABLE t ADD x integer DEFAULT 5, ALTER a TYPE bigint",
+        "ALTER TABLE p ADD x integer DEFAULT 5, ALTER id TYPE bigint",
         "ALTER TABLE t ADD s serial",
         "ALTER TABLE t ADD i integer GENERATED ALWAYS AS IDENTITY",
         "ALTER TABLE t ADD UNIQUE (a)",
@@ -305,6 +307,71 @@ async fn a_stop_takes_its_transaction_back_and_goes_on_when_both_sides_agree() {
     let said = stage.follow(false).await;
     assert!(!said.iter().any(|s| matches!(s, Redefined::Differs { .. })), "{said:?}");
     stage.equal("agreed").await;
+}
+
+/// A default of a table is one of its heirs as well, or not, as the statement said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heirs_get_the_defaults_that_they_have_there() {
+    let heirs = "CREATE TABLE up (id integer PRIMARY KEY, a integer DEFAULT 1, b integer);
+        CREATE TABLE mid () INHERITS (up); CREATE TABLE low () INHERITS (mid);
+        CREATE TABLE side () INHERITS (up); CREATE TABLE aside_1 () INHERITS (up)";
+    let look = "SELECT c.relname || '.' || a.attname || ' ' || pg_get_expr(d.adbin, d.adrelid)
+                  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+                  JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+                 WHERE c.relname IN ('up', 'mid', 'low', 'side') ORDER BY 1";
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut stage = Stage::new(from, to, heirs).await;
+        for ddl in [
+            "ALTER TABLE ONLY up ALTER a SET DEFAULT 2",
+            "ALTER TABLE up ALTER a SET DEFAULT 3",
+            "ALTER TABLE ONLY up ALTER a DROP DEFAULT, ALTER b SET DEFAULT 4",
+            "ALTER TABLE mid ALTER a SET DEFAULT 5",
+            "ALTER TABLE up ALTER a SET DEFAULT 6, ADD c integer DEFAULT 6",
+            "ALTER TABLE ONLY mid ALTER a DROP DEFAULT",
+            "ALTER TABLE up ALTER a DROP DEFAULT",
+        ] {
+            stage.on_blue(ddl).await;
+            let said = stage.follow(true).await;
+            assert!(matches!(said[..], [Redefined::Made { .. }]), "{ddl}: {said:?}");
+            let mut sides = Vec::new();
+            for client in [&stage.here, &stage.there] {
+                let rows = client.query(look, &[]).await.unwrap();
+                sides.push(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>());
+            }
+            assert_eq!(sides[0], sides[1], "{from} to {to}: {ddl}");
+        }
+    }
+}
+
+/// What may pass is tried again, and what has a remedy of its own keeps it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_the_other_side_refuses_is_to_be_made_by_hand() {
+    let mut stage = Stage::new(0, 1, TABLES).await;
+    stage.on_blue("ALTER TABLE t ADD x int").await;
+    for (state, code) in [
+        ("40P01", None),
+        ("55P03", None),
+        ("53300", None),
+        ("53100", Some("CUT0017")),
+        ("42501", Some("CUT0412")),
+        ("P0001", Some("CUT0412")),
+    ] {
+        let refuse = format!(
+            "DROP EVENT TRIGGER IF EXISTS refuse;
+             CREATE OR REPLACE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql
+               AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$;
+             CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('ALTER TABLE')
+               EXECUTE FUNCTION refuse();
+             ALTER EVENT TRIGGER refuse ENABLE ALWAYS"
+        );
+        stage.there.batch_execute(&refuse).await.unwrap();
+        let e = stage.try_to_follow(true).await.unwrap_err();
+        assert_eq!(e.code(), code, "{state}: {e}");
+        stage.reopen().await;
+    }
+    stage.there.batch_execute("DROP EVENT TRIGGER refuse").await.unwrap();
+    stage.follow(true).await;
+    stage.equal("it has passed").await;
 }
 
 /// What names a row may change on the source alone: each change says which columns it comes with.

@@ -43,6 +43,8 @@ ALTER TABLE users ENABLE ALWAYS TRIGGER always;
 CREATE VIEW rich AS SELECT u.id, u.email, sum(o.total) FROM users u JOIN orders o ON o.user_id = u.id GROUP BY u.id;
 CREATE MATERIALIZED VIEW top AS SELECT count(*) AS n FROM users; CREATE UNIQUE INDEX ON top (n);
 CREATE MATERIALIZED VIEW above AS SELECT n + 1 AS n FROM top;
+CREATE MATERIALIZED VIEW per_user AS SELECT u.id, u.email, count(*) AS n FROM users u JOIN orders o ON o.user_id = u.id
+  GROUP BY u.id; CREATE UNIQUE INDEX ON per_user (id); CREATE MATERIALIZED VIEW on_it AS SELECT max(n) AS n FROM per_user;
 CREATE MATERIALIZED VIEW empty AS SELECT 1 AS n WITH NO DATA;
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON orders FOR SELECT USING (user_id > 0);
 CREATE RULE quiet AS ON DELETE TO notes WHERE false DO INSTEAD NOTHING;
@@ -53,7 +55,8 @@ CREATE SEQUENCE \"Free one\" INCREMENT -3 MAXVALUE 10; CREATE TABLE \"Odd s\".\"
   flat text GENERATED ALWAYS AS (replace(lines, E'\\r\\n', ' ')) STORED);
 INSERT INTO users (email) SELECT 'u' || i FROM generate_series(1, 50) i;
 INSERT INTO orders (user_id, total) SELECT i, i FROM generate_series(1, 50) i;
-REFRESH MATERIALIZED VIEW top; REFRESH MATERIALIZED VIEW above";
+REFRESH MATERIALIZED VIEW top; REFRESH MATERIALIZED VIEW above;
+REFRESH MATERIALIZED VIEW per_user; REFRESH MATERIALIZED VIEW on_it";
 
 /// Everything that a catalog says about user objects, as text.
 const PICTURE: &[&str] = &[
@@ -210,7 +213,10 @@ async fn a_selection_and_what_leads_out_of_it() {
     let some = only(&["public.part", "Odd s.*"], &[]);
     copy.before_rows(&some).await.unwrap_err();
     // The views of the schema need tables that are left out: that is said, and is the user's.
-    blue.root.batch_execute("DROP VIEW rich; DROP MATERIALIZED VIEW top CASCADE").await.unwrap();
+    blue.root
+        .batch_execute("DROP VIEW rich; DROP MATERIALIZED VIEW top, per_user CASCADE")
+        .await
+        .unwrap();
     copy.before_rows(&some).await.unwrap();
     copy.after_rows(&some, 2, None, false).await.unwrap();
     let names: Vec<String> = green.tables().await.iter().map(|t| t.name.to_string()).collect();

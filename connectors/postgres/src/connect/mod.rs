@@ -13,7 +13,9 @@ mod stream;
 mod tls;
 
 pub use config::{ConfigError, Host, PgConfig, SslMode};
-pub(crate) use error::{NOT_CONVERTIBLE, ServerError, is_about_encoding, port_error};
+pub(crate) use error::{
+    NO_PRIVILEGE, NOT_CONVERTIBLE, REFUSED, ServerError, is_about_encoding, port_error,
+};
 pub(crate) use replication::{CopyBoth, Frame, Replication, WireError};
 pub(crate) use session::Hashing;
 pub use session::Session;

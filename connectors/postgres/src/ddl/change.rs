@@ -54,6 +54,9 @@ pub(super) struct Context {
     pub(super) plain: bool,
     /// Rows were written anew for the sake of a default.
     pub(super) filled: bool,
+    /// Rows were written anew, for whatever reason: a default that is the same for all of them is in
+    /// them then, and nowhere else.
+    pub(super) rewritten: bool,
 }
 
 /// No log has the rows of such a table, whatever it is like on this side.
@@ -204,7 +207,8 @@ fn add(table: &TableName, column: &Column, context: Context) -> Step {
     let label = format!("{table} has a column {} ({})", column.name, column.type_name);
     let name = sql::ident(&column.name);
     let generated = !column.generated.is_empty();
-    let computed = context.filled && !generated && (column.expression.is_some() || column.domain);
+    let inside = context.filled || context.rewritten && column.missing.is_none();
+    let computed = inside && !generated && (column.expression.is_some() || column.domain);
     if computed || !column.identity.is_empty() {
         return Step::unsafe_(format!("{label}, whose values were computed row by row"));
     }
@@ -402,6 +406,7 @@ pub(super) mod tests {
             key: None,
             partitions: Vec::new(),
             leaves: Vec::new(),
+            heirs: Vec::new(),
             columns: columns.to_vec(),
             indexes: BTreeMap::new(),
             constraints: BTreeMap::new(),
@@ -415,7 +420,7 @@ pub(super) mod tests {
             .collect()
     }
 
-    const PLAIN: Context = Context { plain: true, filled: false };
+    const PLAIN: Context = Context { plain: true, filled: false, rewritten: false };
 
     #[test]
     fn a_column_is_added_with_the_value_that_older_rows_have() {
@@ -440,6 +445,12 @@ pub(super) mod tests {
         there.columns[1].missing = None;
         let filled = Context { filled: true, ..PLAIN };
         assert_eq!(statements(&there, &here, filled), [None]);
+        // The same for all, and in the rows that were written anew for another reason.
+        let rewritten = Context { rewritten: true, ..PLAIN };
+        assert_eq!(statements(&there, &here, rewritten), [None]);
+        there.columns[1].expression = None;
+        there.columns[1].not_null = false;
+        assert!(statements(&there, &here, rewritten)[0].is_some());
     }
 
     #[test]
@@ -482,7 +493,7 @@ pub(super) mod tests {
             let found = statements(&there, &here, PLAIN);
             assert_eq!(found.len(), 1, "{from} {to}");
             assert_eq!(found[0].is_some(), safe, "{from} {to}");
-            let using = Context { plain: false, filled: false };
+            let using = Context { plain: false, ..PLAIN };
             assert_eq!(statements(&there, &here, using), [None], "{from} {to}");
         }
     }

@@ -46,7 +46,7 @@ pub(crate) async fn lacking_columns(
     let there = definitions(there, tables).await?;
     let here = definitions(here, tables).await?;
     // What older rows have is copied.
-    let context = Context { plain: true, filled: false };
+    let context = Context { plain: true, filled: false, rewritten: false };
     let of = |(name, there): (TableName, Definition)| {
         let steps = change::columns(&there, here.get(&name)?, context);
         lack(name, steps)

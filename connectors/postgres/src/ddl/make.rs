@@ -17,7 +17,7 @@ use super::{
     own, spelled, text, types,
 };
 use crate::{
-    connect::{Session, port_error},
+    connect::{NO_PRIVILEGE, REFUSED, Session, port_error},
     schema,
     sql::{self, Names},
 };
@@ -71,10 +71,10 @@ pub(crate) type Places = Vec<(TableName, TableName)>;
 /// What a transaction did so far, from one message of it to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Course {
-    /// Rows were computed anew.
-    filled: bool,
+    /// Why rows were written anew, as the event trigger is told: one bit for each reason.
+    rewritten: i32,
     /// The same before the message that was looked at last.
-    had: bool,
+    had: i32,
     /// Columns that were added here, with the topmost table.
     columns: BTreeSet<(TableName, String)>,
     /// Constraints of domains that were dropped there.
@@ -107,15 +107,15 @@ pub(crate) async fn make(
     let how = How { followed, makes: make, now: now.as_ref() };
     let mut found = match &now {
         None => {
-            course.had = course.filled;
+            course.had = course.rewritten;
             here.look_at(&message, how, course).await?
         }
         Some(now) => {
-            course.filled = course.had;
+            course.rewritten = course.had;
             let told = here.look_at(&message, how, course).await?;
             let mut later = message.clone();
             later.overtake(now);
-            course.filled = course.had;
+            course.rewritten = course.had;
             let later = here.look_at(&later, how, course).await?;
             if make && told.is_safe() {
                 told
@@ -269,7 +269,7 @@ impl Here<'_> {
     ) -> Result<()> {
         let How { followed, makes, now } = how;
         match item {
-            Item::Rewrite { reason, .. } => course.filled |= reason & FOR_A_DEFAULT != 0,
+            Item::Rewrite { reason, .. } => course.rewritten |= reason,
             Item::Table { created, since, table: there } => {
                 let selection = followed.selection;
                 let name = there.table();
@@ -298,8 +298,9 @@ impl Here<'_> {
                 let unfollowed =
                     |leaf: &&TableName| !selection.excludes(leaf) && !followed.carries(leaf);
                 found.unfollowed.extend(there.leaves.iter().filter(unfollowed).cloned());
-                let context =
-                    Context { plain: message.plain, filled: std::mem::take(&mut course.filled) };
+                let why = std::mem::take(&mut course.rewritten);
+                let (filled, rewritten) = (why & FOR_A_DEFAULT != 0, why != 0);
+                let context = Context { plain: message.plain, filled, rewritten };
                 match self.table(&name).await? {
                     Some(mut here) => {
                         for name in self.awaited(&name, followed).await? {
@@ -575,19 +576,19 @@ impl Here<'_> {
     }
 
     fn refused(&self, what: &str, e: tokio_postgres::Error) -> PortError {
-        match e.as_db_error() {
-            Some(said) if !said.code().code().starts_with("57") => PortError::definite(
-                NOT_MADE,
-                self.doing(),
-                format!("{what}, and it cannot be made so here (SQLSTATE {})", said.code().code()),
-                format!(
+        let state = e.code().map(|state| state.code().to_owned());
+        match (port_error(self.doing(), e), state) {
+            (PortError::Definite { code: NO_PRIVILEGE | REFUSED, what: said, .. }, Some(state)) => {
+                let what = format!("{what}, and it cannot be made so here (SQLSTATE {state})");
+                let remedy = format!(
                     "make it by hand on {}, then stop and start `cutover run`; nothing of its \
                      transaction was applied",
                     self.at
-                ),
-            )
-            .caused_by(e),
-            _ => port_error(self.doing(), e),
+                );
+                PortError::definite(NOT_MADE, self.doing(), what, remedy).caused_by(said)
+            }
+            // It may pass, or has a remedy of its own.
+            (own, _) => own,
         }
     }
 

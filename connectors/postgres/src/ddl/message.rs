@@ -113,6 +113,10 @@ pub(super) struct Definition {
     /// Tables below a partitioned table that hold rows, at every level.
     #[serde(default)]
     pub(super) leaves: Vec<TableName>,
+    /// Tables that inherit from one that is not partitioned, at every level, as if they were its
+    /// partitions; not told by triggers of earlier versions.
+    #[serde(default)]
+    pub(super) heirs: Vec<Partition>,
     pub(super) columns: Vec<Column>,
     pub(super) indexes: BTreeMap<String, String>,
     pub(super) constraints: BTreeMap<String, String>,

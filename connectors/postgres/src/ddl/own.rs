@@ -33,7 +33,7 @@ fn default(table: &TableName, column: &str, wanted: Option<&str>, what: &str) ->
     Step::safe(format!("{table}.{column} has {what}"), alter_table(table, &action))
 }
 
-/// Defaults that partitions on both sides have of their own, made alike; and those of which only a
+/// Defaults that partitions and heirs on both sides have of their own, made alike; and those of which only a
 /// try can say whether they are.
 ///
 /// `parent`: what will be done to the parent here.
@@ -43,8 +43,9 @@ pub(super) fn defaults_below(
     parent: &[Step],
 ) -> (Vec<Step>, Vec<Spelled>) {
     let (mut steps, mut doubtful) = (Vec::new(), Vec::new());
-    for part in &there.partitions {
-        let known = here.partitions.iter().find(|p| p.table() == part.table());
+    for part in there.partitions.iter().chain(&there.heirs) {
+        let mut below = here.partitions.iter().chain(&here.heirs);
+        let known = below.find(|p| p.table() == part.table());
         let Some((own, here_own)) =
             part.defaults.as_ref().zip(known.and_then(|k| k.defaults.as_ref()))
         else {

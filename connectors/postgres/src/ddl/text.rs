@@ -49,6 +49,12 @@ pub(super) fn table(oid: &str) -> String {
                              '[]')
                FROM below JOIN pg_class l ON l.oid = below.oid
                JOIN pg_namespace m ON m.oid = l.relnamespace WHERE l.relkind = 'r'),
+  'heirs', ({heirs}
+            SELECT coalesce(jsonb_agg(jsonb_build_object(
+                     'schema', m.nspname, 'name', p.relname, 'bound', '', 'defaults', {own})
+                     ORDER BY m.nspname, p.relname), '[]')
+              FROM below JOIN pg_class p ON p.oid = below.oid
+              JOIN pg_namespace m ON m.oid = p.relnamespace WHERE p.relkind = 'r'),
   'columns', (SELECT coalesce(jsonb_agg(jsonb_build_object(
         'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'domain', t.typtype = 'd',
         'not_null', a.attnotnull, 'generated', a.attgenerated, 'identity', a.attidentity,
@@ -75,11 +81,17 @@ pub(super) fn table(oid: &str) -> String {
                      AND k.contype IN ('p', 'u', 'x', 'c', 'f')))
  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid})",
         below = BELOW,
+        heirs = HEIRS,
         own = OWN_DEFAULTS
     )
 }
 
-/// Defaults in which the partition `p` is unlike the table `c` above it.
+/// What inherits from the table `c`, which is not partitioned; through two parents once.
+const HEIRS: &str = "WITH RECURSIVE below(oid) AS (
+    SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind = 'r'
+    UNION SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = below.oid)";
+
+/// Defaults in which the partition or heir `p` is unlike the table `c` above it.
 const OWN_DEFAULTS: &str = "
     (SELECT coalesce(jsonb_object_agg(a.attname, pg_get_expr(d.adbin, d.adrelid)), '{}')
        FROM pg_attribute a

@@ -1,6 +1,6 @@
 //! Materialized views and statistics.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use cutover_core::{
     model::{schema::TableName, selection::Selection},
@@ -8,14 +8,56 @@ use cutover_core::{
 };
 use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
-use tokio_postgres::{Error, error::SqlState};
+use tokio_postgres::{Error, Row, error::SqlState};
 
+use super::{add, script::Entry};
 use crate::{
     catalog::{self, USER_SCHEMA},
     connect::{Session, port_error},
     database::Database,
     sql,
 };
+
+/// Materialized views that came since the definitions before the rows were read, or rest on what did.
+/// Of the others green has all but those that need a primary key: `said`, the definitions behind the
+/// rows, makes them.
+pub(super) async fn came_since(
+    blue: &Session,
+    green: &Session,
+    selection: &Selection,
+    said: &[Entry],
+) -> Result<HashSet<TableName>> {
+    let rows = blue
+        .query(&rests_on(), &[])
+        .await
+        .map_err(|e| port_error("reading what views of blue rest on", e))?;
+    let name = |row: &Row, at| TableName::new(row.get::<_, &str>(at), row.get::<_, &str>(at + 1));
+    let all = rows.iter().map(|row| (name(row, 0), name(row, 2)));
+    let all: Vec<(TableName, TableName)> =
+        all.filter(|(view, _)| selection.selects(view)).collect();
+    let below: BTreeSet<&TableName> = all.iter().map(|(_, below)| below).collect();
+    let below: Vec<TableName> = below.into_iter().cloned().collect();
+    let mut missing = add::missing(green, &below).await?;
+    missing.retain(|relation| !said.iter().any(|entry| entry.makes_view(relation)));
+    Ok(all.into_iter().filter(|(_, below)| missing.contains(below)).map(|(view, _)| view).collect())
+}
+
+/// Each materialized view with itself and all relations of users below it.
+fn rests_on() -> String {
+    format!(
+        "WITH RECURSIVE below(view, oid) AS ( \
+           SELECT oid, oid FROM pg_class WHERE relkind = 'm' \
+           UNION SELECT b.view, d.refobjid FROM below b \
+             JOIN pg_rewrite r ON r.ev_class = b.oid \
+             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid \
+                             AND d.refclassid = 'pg_class'::regclass), \
+         users(oid, schema, name) AS ( \
+           SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {USER_SCHEMA}) \
+         SELECT v.schema, v.name, u.schema, u.name FROM below b \
+           JOIN users v ON v.oid = b.view JOIN users u ON u.oid = b.oid"
+    )
+}
 
 /// Fills materialized views that are filled on blue.
 pub(super) async fn refresh(blue: &Session, green: &Session, db: &Database) -> Result<()> {
@@ -112,7 +154,10 @@ pub(super) async fn analyze(db: &Database, workers: usize) -> Result<()> {
             let gather = async |list: &[String]| {
                 session.batch_execute(&format!("ANALYZE {}", list.join(", "))).await
             };
-            let gone = |e: &Error| e.code() == Some(&SqlState::UNDEFINED_TABLE);
+            let gone = |e: &Error| {
+                let gone = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+                e.code().is_some_and(|code| gone.contains(code))
+            };
             match gather(list).await {
                 Ok(()) => continue,
                 Err(e) if gone(&e) => {}

@@ -107,16 +107,24 @@ impl PgSchemaCopy {
             Section::PreData => self.refuse_ways_out(blue, &scope.selected).await?,
             // What came since comes later, with all that belongs to it.
             Section::PostData => {
-                let others = named(blue, "c.relkind IN ('p', 'm')").await?;
+                let parents = named(blue, "c.relkind = 'p'").await?;
                 let tables = scope.selected.iter();
                 let mut all: Vec<TableName> =
                     tables.flat_map(|t| std::iter::once(&t.name).chain(&t.root)).cloned().collect();
-                all.extend(others.into_iter().filter(|other| selection.selects(other)));
-                let missing = add::missing(green, &all).await?;
-                let leave = |t: &TableName| format!("--exclude-table={}", sql::table(t));
-                scope.arguments.extend(missing.iter().map(leave));
+                all.extend(parents.into_iter().filter(|parent| selection.selects(parent)));
+                scope.leave_out(add::missing(green, &all).await?);
             }
         }
+        let text = program.dump(&self.blue, blue, &[section], &scope.arguments).await?;
+        let entries = entries_for(green, &text).await?;
+        if section == Section::PreData {
+            return Ok(entries);
+        }
+        let late = after::came_since(blue, green, selection, &entries).await?;
+        if late.is_empty() {
+            return Ok(entries);
+        }
+        scope.leave_out(late);
         let text = program.dump(&self.blue, blue, &[section], &scope.arguments).await?;
         entries_for(green, &text).await
     }
@@ -250,6 +258,13 @@ async fn entries_for(green: &Session, script: &str) -> Result<Vec<Entry>> {
 struct Scope {
     arguments: Vec<String>,
     selected: Vec<Table>,
+}
+
+impl Scope {
+    fn leave_out(&mut self, tables: impl IntoIterator<Item = TableName>) {
+        let leave = |t: TableName| format!("--exclude-table={}", sql::table(&t));
+        self.arguments.extend(tables.into_iter().map(leave));
+    }
 }
 
 async fn scope(blue: &Session, selection: &Selection) -> Result<Scope> {

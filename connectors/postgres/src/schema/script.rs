@@ -125,6 +125,11 @@ impl Entry {
             }
     }
 
+    /// Whether it makes the materialized view of this name.
+    pub(super) fn makes_view(&self, view: &TableName) -> bool {
+        self.kind == "MATERIALIZED VIEW" && self.schema == view.schema && self.name == view.name
+    }
+
     /// Whether it takes long and may be made beside others of its kind.
     pub(super) fn is_heavy(&self) -> bool {
         matches!(self.kind.as_str(), "INDEX" | "CONSTRAINT")

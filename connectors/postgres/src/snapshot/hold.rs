@@ -1,11 +1,11 @@
 //! Tables stay where they are while they are read.
 //!
-//! A session under a snapshot holds what it reads until its transaction ends, and looks first
-//! whether the table was written anew since the snapshot. A table in parts is read from one set of
-//! pages then: `VACUUM FULL` and `CLUSTER` move its rows from part to part. And what `ALTER TABLE`
-//! wrote anew no older snapshot sees, so that the table would seem to be empty.
+//! A session under a snapshot holds what it reads as long as it reads it, and looks first whether
+//! the table was written anew since the snapshot. A table in parts is read from one set of pages
+//! then: `VACUUM FULL` and `CLUSTER` move its rows from part to part. And what `ALTER TABLE` wrote
+//! anew no older snapshot sees, so that the table would seem to be empty.
 //!
-//! Nothing is held before its turn, and nothing for long: whoever alters a table waits for us, and
+//! Nothing is held before its turn, and nothing behind it: whoever alters a table waits for us, and
 //! clients wait behind. What is written anew between two turns is read again from its beginning,
 //! under a later snapshot.
 
@@ -16,18 +16,23 @@ use cutover_core::{
     port::{Result, error::PortError},
 };
 use futures_util::future::join;
+use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::View;
 use crate::{connect::port_error, shelf::Warm, sql};
 
-/// Reads after which a session lets go of everything, so that it holds no more tables either: the
-/// server's lock table is shared by everybody.
+/// Reads that a session does before it lets go of everything, so that it holds no more tables
+/// either: the server's lock table is shared by everybody.
 pub(super) const READS: usize = 64;
 
-/// How long a table is held behind the read of it, by a session that goes on with others: whoever
-/// empties or alters it waits for that, and everybody else behind them.
-const LONGEST: Duration = Duration::from_secs(1);
+/// Between two tries to hold several tables: clients who wait for one of them get it meanwhile.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Gives up a statement before the server looks for a deadlock in the session of a client who waits
+/// for what it has taken: the client would be the one to lose.
+const HURRY: &str = "SELECT set_config('statement_timeout', greatest(1, \
+    (500 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::int)::text, true)";
 
 /// A table, and whether a place in it is read and not the whole.
 pub(super) type Wanted<'a> = (&'a Table, bool);
@@ -57,6 +62,15 @@ pub(crate) enum Pages {
     Emptied,
     /// No row of it can be seen: all of them are rows of `ALTER TABLE`, or it is gone.
     Unseen,
+}
+
+/// What came of a try to hold tables.
+enum Held {
+    All,
+    /// One of them is not there any more. The session is of no use.
+    Gone,
+    /// Somebody has one of them, and may wait for another. The transaction has failed.
+    Busy,
 }
 
 impl Pages {
@@ -99,35 +113,45 @@ impl View {
 
     /// `None` when one of them is not there any more.
     async fn held(&self, wanted: &[Wanted<'_>]) -> Result<Option<Warm>> {
-        let mut warm = self.session().await?;
         let tables: BTreeSet<&TableName> = wanted.iter().map(|(table, _)| &table.name).collect();
-        let long = warm.reads + wanted.len() > READS || warm.since.elapsed() > LONGEST;
-        if warm.reads > 0 && long {
+        let tables: Vec<TableName> = tables.into_iter().cloned().collect();
+        let mut warm = self.session().await?;
+        loop {
+            match self.hold(&mut warm, &tables).await? {
+                Held::All => return Ok(Some(warm)),
+                Held::Gone => return Ok(None),
+                Held::Busy => tracing::debug!("somebody has one of {} tables", tables.len()),
+            }
             self.begin_again(&mut warm).await?;
+            sleep(PAUSE).await;
         }
-        warm.reads += wanted.len();
-        let new: Vec<TableName> =
-            tables.into_iter().filter(|t| !warm.held.contains_key(*t)).cloned().collect();
-        if !new.is_empty() && !self.hold(&mut warm, new).await? {
-            return Ok(None);
-        }
-        Ok(Some(warm))
     }
 
-    /// `false` when one of them is not there any more, and nothing is held.
-    async fn hold(&self, warm: &mut Warm, tables: Vec<TableName>) -> Result<bool> {
+    /// One try, by a session that holds nothing. It waits for a single table as long as it takes.
+    async fn hold(&self, warm: &mut Warm, tables: &[TableName]) -> Result<Held> {
         let doing = || self.doing(&format!("holding {}", tables[0]));
         let names: Vec<String> = tables.iter().map(sql::table).collect();
-        let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "));
+        let mut lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", names.join(", ONLY "));
+        if tables.len() > 1 {
+            lock = format!("{HURRY}; {lock}; SET LOCAL statement_timeout = 0");
+        }
         let look = warm.prepared(REWRITTEN).await.map_err(|e| port_error(doing(), e))?;
         // In one round trip: the second is not begun before the first is done.
         let (locked, rewritten) =
             join(warm.session.batch_execute(&lock), warm.session.query(&look, &[&names])).await;
         let rewritten = match locked.and(rewritten) {
             Ok(rewritten) => rewritten,
-            // Nothing was held yet, or a standby took from us what we held.
-            Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(false),
-            Err(e) => return Err(port_error(doing(), e)),
+            Err(e) => match e.code() {
+                Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => {
+                    return Ok(Held::Gone);
+                }
+                Some(&SqlState::QUERY_CANCELED | &SqlState::T_R_DEADLOCK_DETECTED)
+                    if tables.len() > 1 =>
+                {
+                    return Ok(Held::Busy);
+                }
+                _ => return Err(port_error(doing(), e)),
+            },
         };
         let rewritten: Vec<&str> = rewritten.iter().map(|row| row.get(0)).collect();
         for (table, name) in tables.iter().zip(&names) {
@@ -137,7 +161,7 @@ impl View {
             };
             warm.held.insert(table.clone(), pages);
         }
-        Ok(true)
+        Ok(Held::All)
     }
 
     /// What became of a table that was written anew.

@@ -102,7 +102,7 @@ impl View {
             .query(&sample(table, column), &[&looked_at(pages, wanted)])
             .await
             .map_err(|e| port_error(self.doing(&format!("looking at {}", table.name)), e))?;
-        self.idle.put(warm);
+        self.rest(warm).await;
         let pages: Vec<Vec<i64>> = keys.iter().filter_map(|row| row.get(0)).collect();
         let bounds = bounds(&pages, usize::try_from(wanted).unwrap_or(1));
         Ok(bounds.map(|bounds| KeyRanges { column: column.to_owned(), bounds }))

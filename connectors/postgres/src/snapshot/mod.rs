@@ -10,7 +10,7 @@ mod live;
 mod range;
 mod stream;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -127,11 +127,16 @@ impl View {
             .batch_execute(&format!("COMMIT; {}", self.begin()))
             .await
             .map_err(|e| self.not_joined("joining a snapshot again", e))?;
-        warm.by_index = false;
         warm.held.clear();
-        warm.reads = 0;
-        warm.since = Instant::now();
         Ok(())
+    }
+
+    /// Keeps a session that has read for the next user, who may come late or never: whoever waits
+    /// for a table that it held would wait as long. One that cannot let go is closed.
+    async fn rest(&self, mut warm: Warm) {
+        if self.begin_again(&mut warm).await.is_ok() {
+            self.idle.put(warm);
+        }
     }
 
     /// How large the tables are by now; `None` for one that is not there any more.
@@ -266,16 +271,14 @@ impl Snapshot for PgSnapshot {
                 ));
             }
         };
-        let (mut warm, pages) = match self.view.opening((table, range::is_place(range))).await? {
+        let (warm, pages) = match self.view.opening((table, range::is_place(range))).await? {
             Ok(opened) => opened,
             Err(why) => return Ok(Opened::Later(why)),
         };
-        let by_index = keyed::is_by_key(range);
-        if by_index != warm.by_index {
+        if keyed::is_by_key(range) {
             // A table that was never analysed would be read as a whole for each of its ranges.
-            let set = format!("SET LOCAL enable_seqscan = {}", if by_index { "off" } else { "on" });
-            warm.session.batch_execute(&set).await.map_err(|e| port_error(doing.as_str(), e))?;
-            warm.by_index = by_index;
+            let set = "SET LOCAL enable_seqscan = off";
+            warm.session.batch_execute(set).await.map_err(|e| port_error(doing.as_str(), e))?;
         }
         let statement = stream::copy_statement(table, range, options);
         let rows = match warm.session.copy_out(&statement).await {
@@ -303,7 +306,7 @@ impl RowReader for PgSnapshot {
             digests.extend(digest::parts(&warm.session, parts).await.map_err(|e| {
                 port_error(digest::doing_all(&self.view.db, parts.iter().map(|p| p.table)), e)
             })?);
-            self.view.idle.put(warm);
+            self.view.rest(warm).await;
         }
         Ok(digests)
     }
@@ -318,7 +321,7 @@ impl RowReader for PgSnapshot {
         let rows = digest::rows(&mut warm, table, buckets, wanted)
             .await
             .map_err(|e| port_error(digest::doing(&self.view.db, table), e))?;
-        self.view.idle.put(warm);
+        self.view.rest(warm).await;
         Ok(rows)
     }
 
@@ -328,7 +331,7 @@ impl RowReader for PgSnapshot {
             let wanted: Vec<hold::Wanted<'_>> = tables.iter().map(|t| (*t, false)).collect();
             let warm = self.view.holding(&wanted).await?;
             emptied.extend(tables.iter().map(|t| warm.held.get(&t.name) == Some(&Pages::Emptied)));
-            self.view.idle.put(warm);
+            self.view.rest(warm).await;
         }
         Ok(emptied)
     }
@@ -342,7 +345,7 @@ impl RowReader for PgSnapshot {
                 port_error(digest::doing_all(&self.view.db, wanted.iter().map(|l| l.table)), e)
             })?;
             rows.extend(found);
-            self.view.idle.put(warm);
+            self.view.rest(warm).await;
         }
         Ok(rows)
     }

@@ -64,7 +64,7 @@ impl CopyStream for PgCopyStream {
                 }
                 None => {
                     if let Some(warm) = self.warm.take() {
-                        self.view.idle.put(warm);
+                        self.view.rest(warm).await;
                     }
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use cutover_core::{
     model::{event::Event, run::RunId, schema::Table, selection::Selection, side::Side},
     port::{
+        PortError,
         sink::{Redefined, Route, Sink as _, SinkWriter},
         source::{ChangeStream, Source as _},
     },
@@ -110,6 +111,11 @@ impl Stage {
     /// Applies everything so far, transaction by transaction; says what definitions came.
     /// A difference ends it, and takes its transaction back.
     pub(crate) async fn follow(&mut self, make: bool) -> Vec<Redefined> {
+        self.try_to_follow(make).await.unwrap()
+    }
+
+    /// The same, or what kept a change from being made.
+    pub(crate) async fn try_to_follow(&mut self, make: bool) -> Result<Vec<Redefined>, PortError> {
         let marker = format!("marker {}", COUNT.fetch_add(1, Ordering::Relaxed));
         self.blue.emit("test", &marker).await.unwrap();
         let (mut said, mut piece, mut seen) = (Vec::new(), Vec::new(), false);
@@ -123,7 +129,7 @@ impl Stage {
                         self.writer().apply(&std::mem::take(&mut piece)).await.unwrap();
                         let selection = self.selection.clone();
                         let mut found =
-                            self.writer().redefine(&content, None, &selection, make).await.unwrap();
+                            self.writer().redefine(&content, None, &selection, make).await?;
                         if let Redefined::Differs { tables, .. } = &found
                             && self.asks
                         {
@@ -135,14 +141,14 @@ impl Stage {
                         let stop = matches!(found, Redefined::Differs { .. });
                         said.push(found);
                         if stop {
-                            return said;
+                            return Ok(said);
                         }
                     }
                     Event::Commit { .. } => {
                         piece.push(event);
                         self.writer().apply(&std::mem::take(&mut piece)).await.unwrap();
                         if seen {
-                            return said;
+                            return Ok(said);
                         }
                     }
                     Event::Message { content, .. } => seen |= content == marker,

@@ -12,11 +12,15 @@ use cutover_core::{
     },
 };
 use futures_util::{SinkExt, future::try_join_all};
+use tokio::time::timeout;
 
 use crate::home::{Home, servers};
 
 /// How long anything may take that should take a moment.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The same for what nobody keeps waiting.
+const SOON: Duration = Duration::from_secs(10);
 
 const DDL: &str = "
 CREATE TABLE t (id int PRIMARY KEY, \"A b\" text, n numeric, g int GENERATED ALWAYS AS (id * 2) STORED);
@@ -102,7 +106,7 @@ async fn rows_do_not_move_between_two_ranges() {
         let snapshot = home.db.snapshot().await.unwrap();
         let ranges = snapshot.split(&t, 8192).await.unwrap();
         assert!(ranges.len() > 100, "{}", ranges.len());
-        read(&*snapshot, &t, &ranges[..1], CopyFormat::PostgresText).await;
+        let reading = snapshot.read(&t, &ranges[0], CopyFormat::PostgresText).await.unwrap();
         let client = home.client().await;
         let repack =
             tokio::spawn(async move { client.batch_execute("VACUUM FULL t").await.unwrap() });
@@ -112,6 +116,8 @@ async fn rows_do_not_move_between_two_ranges() {
         })
         .await
         .unwrap();
+        let mut reading = reading.rows().unwrap();
+        while reading.next().await.unwrap().is_some() {}
         let error = async {
             for range in &ranges[1..] {
                 let mut stream =
@@ -151,6 +157,62 @@ async fn a_table_that_was_read_is_soon_free() {
     }
     assert!(emptied.is_finished(), "it waits for a reader of another table");
     emptied.await.unwrap();
+}
+
+/// Sessions that have read a table rest, whether or not they are ever used again: somebody who wants
+/// to empty it waits for none of them, and we do not wait behind him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_session_that_rests() {
+    let home = Home::new(&servers().await[0], DDL).await;
+    let t = home.table("t").await;
+    let whole = Range { condition: String::new(), bytes: 0 };
+    for again in [false, true] {
+        let snapshot = home.db.snapshot().await.unwrap();
+        let digest = async || snapshot.bucket_digests(&t, &whole, 1).await.unwrap().remove(0);
+        tokio::join!(digest(), digest(), digest());
+        read(&*snapshot, &t, &[Range::clone(&whole), whole.clone()], CopyFormat::PostgresText)
+            .await;
+        let client = home.client().await;
+        // The sessions have had their tables for long.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let emptied =
+            tokio::spawn(async move { client.batch_execute("TRUNCATE t").await.unwrap() });
+        if again {
+            let rows = snapshot.bucket_rows(&t, 1, &[0]);
+            timeout(SOON, rows).await.expect("we wait for somebody who waits for us").unwrap();
+        }
+        timeout(SOON, emptied).await.expect("it waits for a session that rests").unwrap();
+    }
+}
+
+/// A client has one of the tables that are read together and goes on to another: it must not be the
+/// one that loses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_do_not_lose_a_deadlock_to_a_snapshot() {
+    let home =
+        Home::new(&servers().await[1], "CREATE TABLE a (id int); CREATE TABLE b (id int)").await;
+    let (a, b) = (home.table("a").await, home.table("b").await);
+    let snapshot = home.db.snapshot().await.unwrap();
+    let client = home.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE b").await.unwrap();
+    let reading = tokio::spawn(async move {
+        let whole = Range { condition: String::new(), bytes: 0 };
+        let part = |table| Part { table, range: &whole, buckets: 1 };
+        snapshot.digests(&[part(&a), part(&b)]).await.map(|digests| digests.len())
+    });
+    // Whoever waits for longer than this does not look for a deadlock any more.
+    let waits = "SELECT clock_timestamp() - query_start > '1.2s' FROM pg_stat_activity
+                  WHERE datname = current_database() AND wait_event_type = 'Lock'
+                    AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'a'::regclass AND granted)";
+    let begun = std::time::Instant::now();
+    cutover_sandbox::wait_until("us to wait for b", PATIENCE, async || {
+        let row = home.root.query_opt(waits, &[]).await.unwrap();
+        row.is_some_and(|row| row.get(0) || begun.elapsed() > Duration::from_secs(2))
+    })
+    .await
+    .unwrap();
+    client.batch_execute("ALTER TABLE a ADD more int; COMMIT").await.unwrap();
+    assert_eq!(timeout(PATIENCE, reading).await.unwrap().unwrap().unwrap(), 2);
 }
 
 /// Rows of a table, counted in a copy and in digests, range by range.
@@ -224,6 +286,20 @@ async fn a_table_that_was_written_anew_is_not_taken_for_what_it_was() {
             assert!(matches!(opened, Opened::Later(_)), "{statement}, then dropped");
         }
     }
+}
+
+/// A table is gone with the name of its schema as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_is_gone_is_no_reason_to_stop() {
+    let home = Home::new(&servers().await[0], "CREATE SCHEMA s; CREATE TABLE s.t (id int)").await;
+    let table = home.table("t").await;
+    let snapshot = home.db.snapshot().await.unwrap();
+    home.root.batch_execute("ALTER SCHEMA s RENAME TO other").await.unwrap();
+    let whole = Range { condition: String::new(), bytes: 0 };
+    let opened = snapshot.read(&table, &whole, CopyFormat::PostgresText).await.unwrap();
+    assert!(matches!(opened, Opened::Later(_)));
+    let error = snapshot.bucket_digests(&table, &whole, 1).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
