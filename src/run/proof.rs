@@ -336,11 +336,15 @@ impl Proof {
     /// What a step found is known from here on.
     fn note(&self, step: Step) {
         self.add_compared(step.count());
-        for (pair, _) in &step.different {
-            tracing::error!(
-                table = %self.pairs[*pair].name,
-                "CUT0601: a row of {} differs between blue and green", self.pairs[*pair].name
-            );
+        let mut found: BTreeMap<usize, u64> = BTreeMap::new();
+        step.different.iter().for_each(|(pair, _)| *found.entry(*pair).or_default() += 1);
+        for (pair, rows) in found {
+            let name = &self.pairs[pair].name;
+            let differ = match rows {
+                1 => format!("a row of {name} differs"),
+                _ => format!("{rows} rows of {name} differ"),
+            };
+            tracing::error!(table = %name, "CUT0601: {differ} between blue and green");
         }
         self.lock().note(step);
     }
@@ -529,11 +533,9 @@ impl Proof {
 
     /// Keys of the rows of these pairs that are known to differ.
     pub(super) fn different_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
-        let mut keys: BTreeMap<usize, Vec<RowKey>> = BTreeMap::new();
-        for (pair, key) in self.lock().different.keys().filter(|(i, _)| chosen.contains(i)) {
-            keys.entry(*pair).or_default().push(key.clone());
-        }
-        keys
+        let inner = self.lock();
+        let of = |i: &usize| Some((*i, inner.different.get(i)?.keys().cloned().collect()));
+        chosen.iter().filter_map(of).collect()
     }
 
     /// Whether the differing rows of a pair have names, and are few enough to list all of them.
@@ -545,11 +547,8 @@ impl Proof {
     #[must_use]
     pub fn differences(&self) -> Vec<(TableName, RowKey, How)> {
         let inner = self.lock();
-        inner
-            .different
-            .iter()
-            .map(|((i, key), (how, _))| (self.pairs[*i].name.clone(), key.clone(), *how))
-            .collect()
+        let all = inner.different.iter().flat_map(|(i, keys)| keys.iter().map(move |k| (i, k)));
+        all.map(|(i, (key, (how, _)))| (self.pairs[*i].name.clone(), key.clone(), *how)).collect()
     }
 }
 

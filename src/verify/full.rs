@@ -31,7 +31,7 @@ const MEASURED: usize = 1000;
 const TOGETHER: usize = 64;
 const TOGETHER_BYTES: u64 = 8 << 20;
 /// Keys named per table; the count goes on. Past that a repair copies the table as a whole.
-const NAMED: usize = 20_000;
+pub const NAMED: usize = 20_000;
 
 /// Both sides as of one position.
 #[derive(Clone)]
