@@ -68,6 +68,13 @@ impl Known {
         self.different.keys().chain(self.many.keys()).copied().collect()
     }
 
+    /// Those of these pairs with rows that differ, and the keys of such rows, as far as they have names.
+    pub(super) fn keys_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
+        let named = |i| self.different.get(i).into_iter().flat_map(BTreeMap::keys).cloned();
+        let differs = |i: &&usize| self.different.contains_key(i) || self.many.contains_key(i);
+        chosen.iter().filter(differs).map(|i| (*i, named(i).collect())).collect()
+    }
+
     /// What a full pass at `position` said of a pair, which began at the moment `since`. What was
     /// noted while it read is newer than what it saw, and stays. Returns keys that it says differ and
     /// that somebody may have found otherwise since: they are to be compared again.
@@ -207,6 +214,8 @@ mod tests {
         known.note(step(&["a"], &[]));
         assert_eq!((known.count(), known.is_named(1)), (5, false));
         assert!(known.pairs().contains(&1));
+        // A repair replaces the whole of it.
+        assert_eq!(known.keys_in(&[0, 1]), [(1, Vec::new())].into_iter().collect());
         let since = known.now();
         known.learn(1, &report(&[], 0), &at(), (since, true));
         assert!(known.pairs().is_empty());

@@ -531,13 +531,6 @@ impl Proof {
         Ok(unequal.map(|(i, _)| *i).collect())
     }
 
-    /// Keys of the rows of these pairs that are known to differ.
-    pub(super) fn different_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
-        let inner = self.lock();
-        let of = |i: &usize| Some((*i, inner.different.get(i)?.keys().cloned().collect()));
-        chosen.iter().filter_map(of).collect()
-    }
-
     /// Whether the differing rows of a pair have names, and are few enough to list all of them.
     pub(super) fn are_named(&self, pair: usize) -> bool {
         self.pairs[pair].keyed && !self.lock().many.contains_key(&pair)

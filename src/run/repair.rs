@@ -168,7 +168,7 @@ impl Proof {
     ///
     /// A read or a write failed; what was repaired before stays repaired.
     pub async fn repair(&self, pipes: &Pipes, owner: Side, chosen: &[usize]) -> Result<u64> {
-        let work = self.different_in(chosen);
+        let work = self.lock().keys_in(chosen);
         if work.is_empty() {
             return Ok(0);
         }
