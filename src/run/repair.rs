@@ -12,8 +12,8 @@ use cutover_core::{
         side::Side,
     },
     port::{
-        Result,
-        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+        PortError, Result,
+        copy::{CopyChunk, CopyFormat, CopyStream, Opened, Range, Snapshot},
     },
 };
 
@@ -224,6 +224,11 @@ impl Proof {
                     Range { condition: String::new(), bytes: source.bytes }
                 };
                 let opened = snapshot.read(source, &range, CopyFormat::PostgresText).await?;
+                if matches!(opened, Opened::Emptied(_)) {
+                    // What came to its rows before that is in the stream, and would find no row.
+                    let doing = format!("copying rows of {} again", source.name);
+                    return Err(PortError::transient(doing, "it was emptied since; compare again"));
+                }
                 streams.push(opened.rows()?);
             }
             let rows = Box::new(Chain { streams });
