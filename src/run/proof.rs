@@ -271,7 +271,7 @@ impl Proof {
         let scattered: Vec<bool> = chosen.iter().map(|i| self.ledger.scattered(*i)).collect();
         let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
-        self.build_late(begun).await?;
+        self.build_late_if_rows_let(begun).await?;
         let marks: Vec<Option<Arc<Mark>>> =
             marks.into_iter().map(|mark| mark.map(Arc::new)).collect();
         let all = chosen.len() == self.pairs.len();
