@@ -27,6 +27,10 @@ use crate::{
 
 /// How often a stream that goes on behind a copy is looked at.
 const FOLLOWED_EVERY: Duration = Duration::from_millis(100);
+/// How long the owner of the writes may take to hold a position behind a repair, and how often the log
+/// moves on meanwhile.
+const HELD_WITHIN: Duration = Duration::from_secs(60);
+const HELD_EVERY: Duration = Duration::from_millis(500);
 
 impl Live {
     /// The table at one of whose rows the stream from `owner` has stopped, if a copy helps.
@@ -157,6 +161,34 @@ impl Live {
                 _ => tokio::time::sleep(FOLLOWED_EVERY).await,
             }
         }
+    }
+
+    /// Waits until `owner` holds a position of the other side's log behind a repair. A server that takes
+    /// over there and lacks the repaired rows is not followed then; before, nobody would notice.
+    pub(super) async fn repair_is_held(&self, owner: Side) -> std::result::Result<(), Failure> {
+        let other = owner.other();
+        let pipe = self.pipes.from(other);
+        let wait = async {
+            let there = self.pipes.heartbeat(other).await?;
+            loop {
+                let view = pipe.view();
+                let held = view.stored.is_some_and(|stored| stored.covers(&there) == Ok(true));
+                // One that has stopped is told, and refuses every move by itself.
+                if held || matches!(view.health, Health::Stopped { .. }) {
+                    return Ok(());
+                }
+                tokio::time::sleep(HELD_EVERY).await;
+                // Something behind it has to arrive.
+                self.pipes.heartbeat(other).await?;
+            }
+        };
+        let held = tokio::time::timeout(HELD_WITHIN, wait).await.unwrap_or_else(|_| {
+            Err(PortError::transient(
+                format!("noting on {owner} that rows were repaired on {other}"),
+                format!("the stream from {other} does not come there; compare again"),
+            ))
+        });
+        held.map_err(Failure::from)
     }
 }
 
