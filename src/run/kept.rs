@@ -152,7 +152,7 @@ impl Proof {
             compared: self.compared(),
             pairs: (0..self.pairs.len()).map(pair).collect(),
         };
-        let different = inner.different.keys().map(|(i, key)| (*i, key));
+        let different = inner.different.iter().flat_map(|(i, keys)| keys.keys().map(|k| (*i, k)));
         let unnamed = inner.many.keys().copied();
         if let Err(e) = self.ledger.save(path, &header, different, unnamed) {
             tracing::warn!(

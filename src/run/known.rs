@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cutover_core::model::{digest::RowKey, position::Position};
 
-use crate::verify::{How, TableReport, recent::Step};
+use crate::verify::{How, TableReport, full::NAMED, recent::Step};
 
 #[derive(Default)]
 pub(super) struct Known {
@@ -14,11 +14,11 @@ pub(super) struct Known {
     pub(super) rows: Vec<u64>,
     /// Pairs that were never compared as a whole, or are not what they were.
     pub(super) owed: BTreeSet<usize>,
-    /// How, and when that was noted.
-    pub(super) different: BTreeMap<(usize, RowKey), (How, u64)>,
-    /// Pairs with more differences than have names, and how many have none. Only a full pass says
-    /// that they are equal again.
-    pub(super) many: BTreeMap<usize, u64>,
+    /// How, and when that was noted, by pair; none is empty.
+    pub(super) different: BTreeMap<usize, BTreeMap<RowKey, (How, u64)>>,
+    /// Pairs with more differences than have names, how many have none, and when that was noted. Only
+    /// a full pass says that they are equal again.
+    pub(super) many: BTreeMap<usize, (u64, u64)>,
     /// Counts what is noted, so that a pass can tell what was found while it read.
     pub(super) clock: u64,
     /// When changed rows of a pair were last compared, and when the pass began that said last what
@@ -54,18 +54,25 @@ impl Known {
 
     /// How many rows differ, those without names included.
     pub(super) fn count(&self) -> u64 {
-        self.different.len() as u64 + self.many.values().sum::<u64>()
+        let named = self.different.values().map(|keys| keys.len() as u64);
+        named.chain(self.many.values().map(|(unnamed, _)| *unnamed)).sum()
     }
 
     /// Whether rows of it with names differ.
     pub(super) fn is_named(&self, pair: usize) -> bool {
-        let first = |pair| (pair, RowKey(Vec::new()));
-        self.different.range(first(pair)..first(pair + 1)).next().is_some()
+        self.different.contains_key(&pair)
     }
 
     /// Pairs with rows that differ.
     pub(super) fn pairs(&self) -> BTreeSet<usize> {
-        self.different.keys().map(|(pair, _)| *pair).chain(self.many.keys().copied()).collect()
+        self.different.keys().chain(self.many.keys()).copied().collect()
+    }
+
+    /// Those of these pairs with rows that differ, and the keys of such rows, as far as they have names.
+    pub(super) fn keys_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
+        let named = |i| self.different.get(i).into_iter().flat_map(BTreeMap::keys).cloned();
+        let differs = |i: &&usize| self.different.contains_key(i) || self.many.contains_key(i);
+        chosen.iter().filter(differs).map(|i| (*i, named(i).collect())).collect()
     }
 
     /// What a full pass at `position` said of a pair, which began at the moment `since`. What was
@@ -85,18 +92,21 @@ impl Known {
             return Vec::new();
         }
         self.learned.insert(pair, since);
-        let first = |pair| (pair, RowKey(Vec::new()));
-        let known = self.different.range(first(pair)..first(pair + 1));
-        let older = known.filter(|(_, (_, noted))| *noted <= since);
-        let older: Vec<(usize, RowKey)> = older.map(|(key, _)| key.clone()).collect();
-        older.iter().for_each(|key| _ = self.different.remove(key));
+        let mut keys = self.different.remove(&pair).unwrap_or_default();
+        keys.retain(|_, (_, noted)| *noted > since);
         for d in &table.differences {
-            self.different.entry((pair, d.key.clone())).or_insert((d.how, since));
+            keys.entry(d.key.clone()).or_insert((d.how, since));
         }
-        match table.different.saturating_sub(table.differences.len() as u64) {
-            0 => self.many.remove(&pair),
-            unnamed => self.many.insert(pair, unnamed),
-        };
+        if !keys.is_empty() {
+            self.different.insert(pair, keys);
+        }
+        let newer = self.many.remove(&pair).filter(|(_, noted)| *noted > since);
+        let unnamed = table.different.saturating_sub(table.differences.len() as u64);
+        match newer {
+            Some((more, noted)) => _ = self.many.insert(pair, (more.max(unnamed), noted)),
+            None if unnamed > 0 => _ = self.many.insert(pair, (unnamed, since)),
+            None => {}
+        }
         self.rows[pair] = table.blue_rows.max(table.green_rows);
         match self.stepped.get(&pair).is_some_and(|stepped| *stepped > since) {
             true => table.differences.iter().map(|d| d.key.clone()).collect(),
@@ -104,24 +114,29 @@ impl Known {
         }
     }
 
-    /// What a step found.
+    /// What a step found. Where every row that changes differs, most have no name.
     pub(super) fn note(&mut self, step: Step) {
         let now = self.now();
         self.forget(&step, now);
         for (pair, d) in step.different {
-            self.different.insert((pair, d.key), (d.how, now));
+            let keys = self.different.entry(pair).or_default();
+            if keys.len() < NAMED {
+                keys.insert(d.key, (d.how, now));
+            } else {
+                let (unnamed, noted) = self.many.entry(pair).or_default();
+                (*unnamed, *noted) = (*unnamed + 1, now);
+            }
         }
     }
 
     /// What was just compared is known anew.
     fn forget(&mut self, step: &Step, now: u64) {
-        for (pair, keys) in &step.compared {
+        for (pair, compared) in &step.compared {
             self.stepped.insert(*pair, now);
-            if self.different.is_empty() {
-                continue;
-            }
-            for key in keys {
-                self.different.remove(&(*pair, key.clone()));
+            let Some(keys) = self.different.get_mut(pair) else { continue };
+            compared.iter().for_each(|key| _ = keys.remove(key));
+            if keys.is_empty() {
+                self.different.remove(pair);
             }
         }
     }
@@ -169,7 +184,7 @@ mod tests {
     }
 
     fn names(known: &Known) -> Vec<String> {
-        known.different.keys().map(|(_, key)| format!("{key:?}")).collect()
+        known.different.values().flatten().map(|(key, _)| format!("{key:?}")).collect()
     }
 
     #[test]
@@ -199,8 +214,37 @@ mod tests {
         known.note(step(&["a"], &[]));
         assert_eq!((known.count(), known.is_named(1)), (5, false));
         assert!(known.pairs().contains(&1));
+        // A repair replaces the whole of it.
+        assert_eq!(known.keys_in(&[0, 1]), [(1, Vec::new())].into_iter().collect());
         let since = known.now();
         known.learn(1, &report(&[], 0), &at(), (since, true));
+        assert!(known.pairs().is_empty());
+    }
+    /// A trigger on green changes every row that comes.
+    #[test]
+    fn rows_that_steps_find_have_names_as_long_as_they_are_few() {
+        let mut known = known();
+        for n in 0..25 {
+            let ids: Vec<String> = (0..1000).map(|id| format!("{n} {id}")).collect();
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            known.note(step(&ids, &ids));
+            if n == 12 {
+                assert!(known.many.is_empty());
+            }
+        }
+        assert_eq!((known.different[&1].len(), known.count()), (NAMED, 25_000));
+        assert!(known.is_named(1) && known.many.contains_key(&1));
+        let since = known.now();
+        known.note(step(&["late"], &["late"]));
+        known.learn(1, &report(&[], 0), &at(), (since, true));
+        assert_eq!(
+            known.pairs().into_iter().collect::<Vec<_>>(),
+            [1],
+            "it was found while it read"
+        );
+        let since = known.now();
+        known.learn(1, &report(&[], 0), &at(), (since, true));
+        assert_eq!((known.count(), known.is_named(1)), (0, false));
         assert!(known.pairs().is_empty());
     }
 }

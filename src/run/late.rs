@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use cutover_core::{model::side::Side, port::Result};
+use cutover_core::{
+    model::side::Side,
+    port::{PortError, Result},
+};
 
 use super::{
     given::{LOST, is_kept},
@@ -61,6 +64,13 @@ impl Late {
         asked.failed = None;
     }
 
+    /// Green may lack something, and does where it is one that cannot be built.
+    fn fails(&self, why: &PortError) {
+        let mut asked = self.asked();
+        asked.found = asked.found.filter(|_| why.is_transient());
+        asked.failed = Some(why.headline());
+    }
+
     /// Why nobody knows whether green has all; `None` when it does.
     pub(super) fn missing(&self) -> Option<String> {
         let asked = self.asked();
@@ -79,9 +89,26 @@ impl Proof {
     /// `begun` times.
     pub(super) async fn build_late(&self, begun: u64) -> Result<()> {
         let _alone = self.late.building.lock().await;
-        self.ports.schema.complete().await?;
-        self.late.has_all(begun);
+        match self.ports.schema.complete().await {
+            Ok(()) => self.late.has_all(begun),
+            Err(e) => {
+                self.late.fails(&e);
+                return Err(e);
+            }
+        }
         Ok(())
+    }
+
+    /// The same ahead of a comparison. Rows of green may break what waits: only a comparison finds
+    /// them, and a repair mends them. Until then no move is made.
+    pub(super) async fn build_late_if_rows_let(&self, begun: u64) -> Result<()> {
+        match self.build_late(begun).await {
+            Err(e @ PortError::Definite { .. }) => {
+                tracing::warn!("{e}; rows are compared all the same");
+                Ok(())
+            }
+            other => other,
+        }
     }
 }
 
@@ -140,5 +167,12 @@ mod tests {
         assert_eq!(late.missing(), None, "an answer that comes late says nothing new");
         late.begins();
         assert!(late.missing().is_some_and(|why| why.ends_with("lacks")));
+        late.has_all(late.begun());
+        late.fails(&PortError::transient("building", "nobody answers"));
+        assert_eq!(late.missing(), None);
+        late.fails(&PortError::definite("CUT0305", "building", "a row breaks it", "mend it"));
+        assert!(late.missing().is_some_and(|why| why.ends_with(": building: a row breaks it")));
+        late.has_all(late.begun());
+        assert_eq!(late.missing(), None, "the row was mended");
     }
 }

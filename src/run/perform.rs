@@ -120,6 +120,7 @@ impl Live {
             let differed = report.different();
             let written =
                 self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
+            self.repair_is_held(owner).await?;
             responder.progress(format!("{written} row(s) written; comparing again"));
             foreign = self.foreign();
             report = self.full(&chosen, responder).await?;

@@ -271,7 +271,7 @@ impl Proof {
         let scattered: Vec<bool> = chosen.iter().map(|i| self.ledger.scattered(*i)).collect();
         let marks = tail::marks(&aligned, &pairs, &scattered).await?;
         // Whatever the rows of a copy lacked, the stream has brought by now.
-        self.build_late(begun).await?;
+        self.build_late_if_rows_let(begun).await?;
         let marks: Vec<Option<Arc<Mark>>> =
             marks.into_iter().map(|mark| mark.map(Arc::new)).collect();
         let all = chosen.len() == self.pairs.len();
@@ -336,11 +336,15 @@ impl Proof {
     /// What a step found is known from here on.
     fn note(&self, step: Step) {
         self.add_compared(step.count());
-        for (pair, _) in &step.different {
-            tracing::error!(
-                table = %self.pairs[*pair].name,
-                "CUT0601: a row of {} differs between blue and green", self.pairs[*pair].name
-            );
+        let mut found: BTreeMap<usize, u64> = BTreeMap::new();
+        step.different.iter().for_each(|(pair, _)| *found.entry(*pair).or_default() += 1);
+        for (pair, rows) in found {
+            let name = &self.pairs[pair].name;
+            let differ = match rows {
+                1 => format!("a row of {name} differs"),
+                _ => format!("{rows} rows of {name} differ"),
+            };
+            tracing::error!(table = %name, "CUT0601: {differ} between blue and green");
         }
         self.lock().note(step);
     }
@@ -527,15 +531,6 @@ impl Proof {
         Ok(unequal.map(|(i, _)| *i).collect())
     }
 
-    /// Keys of the rows of these pairs that are known to differ.
-    pub(super) fn different_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
-        let mut keys: BTreeMap<usize, Vec<RowKey>> = BTreeMap::new();
-        for (pair, key) in self.lock().different.keys().filter(|(i, _)| chosen.contains(i)) {
-            keys.entry(*pair).or_default().push(key.clone());
-        }
-        keys
-    }
-
     /// Whether the differing rows of a pair have names, and are few enough to list all of them.
     pub(super) fn are_named(&self, pair: usize) -> bool {
         self.pairs[pair].keyed && !self.lock().many.contains_key(&pair)
@@ -545,11 +540,8 @@ impl Proof {
     #[must_use]
     pub fn differences(&self) -> Vec<(TableName, RowKey, How)> {
         let inner = self.lock();
-        inner
-            .different
-            .iter()
-            .map(|((i, key), (how, _))| (self.pairs[*i].name.clone(), key.clone(), *how))
-            .collect()
+        let all = inner.different.iter().flat_map(|(i, keys)| keys.iter().map(move |k| (i, k)));
+        all.map(|(i, (key, (how, _)))| (self.pairs[*i].name.clone(), key.clone(), *how)).collect()
     }
 }
 

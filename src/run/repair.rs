@@ -12,8 +12,9 @@ use cutover_core::{
         side::Side,
     },
     port::{
-        Result,
-        copy::{CopyChunk, CopyFormat, CopyStream, Range, Snapshot},
+        PortError, Result,
+        copy::{CopyChunk, CopyFormat, CopyStream, Opened, Range, Snapshot},
+        sink::Route,
     },
 };
 
@@ -23,10 +24,15 @@ use crate::{
     error::{Exit, Failure},
     preflight,
     stream::{Health, Policy},
+    transform::Pair,
 };
 
 /// How often a stream that goes on behind a copy is looked at.
 const FOLLOWED_EVERY: Duration = Duration::from_millis(100);
+/// How long the owner of the writes may take to hold a position behind a repair, and how often the log
+/// moves on meanwhile.
+const HELD_WITHIN: Duration = Duration::from_secs(60);
+const HELD_EVERY: Duration = Duration::from_millis(500);
 
 impl Live {
     /// The table at one of whose rows the stream from `owner` has stopped, if a copy helps.
@@ -158,6 +164,34 @@ impl Live {
             }
         }
     }
+
+    /// Waits until `owner` holds a position of the other side's log behind a repair. A server that takes
+    /// over there and lacks the repaired rows is not followed then; before, nobody would notice.
+    pub(super) async fn repair_is_held(&self, owner: Side) -> std::result::Result<(), Failure> {
+        let other = owner.other();
+        let pipe = self.pipes.from(other);
+        let wait = async {
+            let there = self.pipes.heartbeat(other).await?;
+            loop {
+                let view = pipe.view();
+                let held = view.stored.is_some_and(|stored| stored.covers(&there) == Ok(true));
+                // One that has stopped is told, and refuses every move by itself.
+                if held || matches!(view.health, Health::Stopped { .. }) {
+                    return Ok(());
+                }
+                tokio::time::sleep(HELD_EVERY).await;
+                // Something behind it has to arrive.
+                self.pipes.heartbeat(other).await?;
+            }
+        };
+        let held = tokio::time::timeout(HELD_WITHIN, wait).await.unwrap_or_else(|_| {
+            Err(PortError::transient(
+                format!("noting on {owner} that rows were repaired on {other}"),
+                format!("the stream from {other} does not come there; compare again"),
+            ))
+        });
+        held.map_err(Failure::from)
+    }
 }
 
 impl Proof {
@@ -168,7 +202,7 @@ impl Proof {
     ///
     /// A read or a write failed; what was repaired before stays repaired.
     pub async fn repair(&self, pipes: &Pipes, owner: Side, chosen: &[usize]) -> Result<u64> {
-        let work = self.different_in(chosen);
+        let work = self.lock().keys_in(chosen);
         if work.is_empty() {
             return Ok(0);
         }
@@ -192,30 +226,15 @@ impl Proof {
         keys: &[RowKey],
     ) -> Result<u64> {
         let pair = &self.pairs[i];
-        let (sources, routes) = match owner {
-            Side::Blue => (&pair.blue, &self.mapping.forward),
-            Side::Green => (&pair.green, &self.mapping.back),
+        let routes = match owner {
+            Side::Blue => &self.mapping.forward,
+            Side::Green => &self.mapping.back,
         };
         let mut written = 0;
-        let mut targets: BTreeMap<TableName, (Table, Vec<&Table>)> = BTreeMap::new();
-        for source in sources {
-            if let Some(route) = routes.iter().find(|r| r.source == source.name) {
-                let target = Table {
-                    identity: source.identity.clone(),
-                    primary_key: source.primary_key.clone(),
-                    ..in_order_of(source, &route.target)
-                };
-                targets
-                    .entry(target.name.clone())
-                    .or_insert_with(|| (target, Vec::new()))
-                    .1
-                    .push(source);
-            }
-        }
         // Where rows have no names, or too many to list, the whole table is replaced.
         let named = self.are_named(i);
         let keys = if named { keys } else { &[] };
-        for (target, sources) in targets.into_values() {
+        for (target, sources) in targets(pair, owner, routes) {
             let mut streams = Vec::new();
             for source in sources {
                 let range = if named {
@@ -224,6 +243,11 @@ impl Proof {
                     Range { condition: String::new(), bytes: source.bytes }
                 };
                 let opened = snapshot.read(source, &range, CopyFormat::PostgresText).await?;
+                if matches!(opened, Opened::Emptied(_)) {
+                    // What came to its rows before that is in the stream, and would find no row.
+                    let doing = format!("copying rows of {} again", source.name);
+                    return Err(PortError::transient(doing, "it was emptied since; compare again"));
+                }
                 streams.push(opened.rows()?);
             }
             let rows = Box::new(Chain { streams });
@@ -232,6 +256,37 @@ impl Proof {
         }
         Ok(written)
     }
+}
+
+/// Which tables of the other side have rows removed, and which tables of `owner` they get rows from
+/// instead. What is removed from one is no row that another one has just got.
+fn targets<'a>(pair: &'a Pair, owner: Side, routes: &[Route]) -> Vec<(Table, Vec<&'a Table>)> {
+    let mut targets: BTreeMap<TableName, (Table, Vec<&Table>)> = BTreeMap::new();
+    for source in pair.side(owner) {
+        if let Some(route) = routes.iter().find(|r| r.source == source.name) {
+            let target = Table {
+                identity: source.identity.clone(),
+                primary_key: source.primary_key.clone(),
+                ..in_order_of(source, &route.target)
+            };
+            let (_, sources) =
+                targets.entry(target.name.clone()).or_insert_with(|| (target, Vec::new()));
+            sources.push(source);
+        }
+    }
+    if let Some((root, _)) = targets.remove(&pair.name) {
+        // It takes the rows of all of its leaves, and loses those of all of them.
+        let sources = pair.side(owner).iter();
+        return vec![(
+            root,
+            sources.filter(|s| routes.iter().any(|r| r.source == s.name)).collect(),
+        )];
+    }
+    // Leaves that only the other side has.
+    for table in pair.side(owner.other()) {
+        targets.entry(table.name.clone()).or_insert_with(|| (table.clone(), Vec::new()));
+    }
+    targets.into_values().collect()
 }
 
 /// Several reads as one; only for text, which has no header.
@@ -249,5 +304,43 @@ impl CopyStream for Chain {
             self.streams.pop();
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{transform::map, verify::ledger::tests::pair};
+
+    /// Leaves of `t` with these names.
+    fn leaves(names: &[&str]) -> Vec<Table> {
+        let root = Some(TableName::new("s", "t"));
+        let leaf = |name: &&str| Table {
+            root: root.clone(),
+            ..pair(TableName::new("s", *name)).blue.remove(0)
+        };
+        names.iter().map(leaf).collect()
+    }
+
+    /// Targets and where their rows come from.
+    fn told(blue: &[&str], green: &[&str]) -> Vec<String> {
+        let mapping = map(&leaves(blue), &leaves(green)).unwrap();
+        let pairs = mapping.pairs.iter();
+        let all = pairs.flat_map(|pair| targets(pair, Side::Blue, &mapping.forward));
+        all.map(|(target, sources)| {
+            let sources: Vec<&str> = sources.iter().map(|s| &*s.name.name).collect();
+            format!("{} < {}", target.name.name, sources.join(" "))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_is_copied_again_is_not_removed_again_whatever_the_leaves() {
+        assert_eq!(told(&["a", "b"], &["a", "b"]), ["a < a", "b < b"]);
+        // A row of `b` comes to a leaf of green that has another name.
+        assert_eq!(told(&["a", "b"], &["a", "c"]), ["t < a b"]);
+        assert_eq!(told(&["a", "b"], &["c", "d"]), ["t < a b"]);
+        // Rows may be where blue has no leaf.
+        assert_eq!(told(&["a", "b"], &["a", "b", "c"]), ["a < a", "b < b", "c < "]);
     }
 }

@@ -129,6 +129,7 @@ impl Worker {
             self.config.handover.pass(durable);
         }
         self.state.applied(durable.clone(), None);
+        self.state.stored(durable.clone());
         let mut batcher = Batcher::new(self.config.handover.clone(), self.config.selection.clone());
         batcher.singly(self.singly_until.is_some());
         let seen = durable.clone();
@@ -196,6 +197,7 @@ impl Worker {
         open.stream.confirm(seen);
         open.durable = Some(seen.clone());
         open.flush_at = None;
+        self.state.stored(open.durable.clone());
         Ok(())
     }
 }

@@ -68,6 +68,10 @@ pub struct PipeView {
     /// Everything up to here is committed on the sink, or contained nothing for it. Before a marker
     /// it is durable as well.
     pub applied: Option<Position>,
+    /// Of a pipe that watches: what the sink holds as passed, so that it is missed on a source that lacks
+    /// it.
+    #[serde(skip)]
+    pub stored: Option<Position>,
     /// Everything up to here has arrived.
     pub received: Option<Position>,
     /// Commit time of the last applied transaction, microseconds since 1970.
@@ -130,6 +134,7 @@ struct Inner {
     mode: Mode,
     health: Health,
     applied: Option<Position>,
+    stored: Option<Position>,
     received: Option<Position>,
     applied_commit_us: Option<i64>,
     heard: Option<Instant>,
@@ -152,6 +157,7 @@ impl State {
                 mode,
                 health: Health::Connecting,
                 applied: None,
+                stored: None,
                 received: None,
                 applied_commit_us: None,
                 heard: None,
@@ -254,6 +260,10 @@ impl State {
         }
     }
 
+    pub(super) fn stored(&self, position: Option<Position>) {
+        self.lock().stored = position;
+    }
+
     pub(super) fn expect_marker(&self, token: String) -> oneshot::Receiver<Option<Position>> {
         let (tx, rx) = oneshot::channel();
         self.lock().markers.insert(token, tx);
@@ -291,6 +301,7 @@ impl State {
             mode: inner.mode,
             health: inner.health.clone(),
             applied: inner.applied.clone(),
+            stored: inner.stored.clone(),
             received: inner.received.clone(),
             applied_commit_us: inner.applied_commit_us,
             silent_seconds: inner.heard.map(|at| at.elapsed().as_secs_f64()),

@@ -14,10 +14,40 @@ pub fn buckets(blue: &[Digest], green: &[Digest]) -> Vec<u32> {
     (0..longest).filter(|&i| at(blue, i) != at(green, i)).map(|i| i as u32).collect()
 }
 
+/// Bytes of a row, where nobody has counted rows.
+pub const ROW_BYTES: u64 = 256;
+
+/// The most buckets of one table. Servers keep as many in the memory that they have for one query, and
+/// send as many for each range.
+const MOST: u32 = 16_384;
+
 /// How many buckets a table of so many rows gets: a power of two, about 1,000 rows a bucket.
 #[must_use]
 pub fn bucket_count(rows: u64) -> u32 {
-    u32::try_from((rows / 1000).next_power_of_two()).unwrap_or(u32::MAX).clamp(1, 4096)
+    u32::try_from((rows / 1000).next_power_of_two()).unwrap_or(u32::MAX).clamp(1, MOST)
+}
+
+/// Which of the buckets are read so that no more than `most` rows come, the smallest first, and how
+/// many rows differ at least in the others.
+#[must_use]
+pub fn affordable(
+    blue: &[Digest],
+    green: &[Digest],
+    mut buckets: Vec<u32>,
+    most: u64,
+) -> (Vec<u32>, u64) {
+    let rows = |side: &[Digest], i: u32| side.get(i as usize).map_or(0, |d| d.rows);
+    let both = |i: u32| rows(blue, i).saturating_add(rows(green, i));
+    buckets.sort_by_key(|&i| both(i));
+    let mut sum: u64 = 0;
+    let fits = |i: &u32| {
+        sum = sum.saturating_add(both(*i));
+        sum <= most
+    };
+    let read = buckets.iter().copied().take_while(fits).count();
+    let unread = buckets.split_off(read);
+    let least = unread.into_iter().map(|i| rows(blue, i).abs_diff(rows(green, i)).max(1));
+    (buckets, least.sum())
 }
 
 /// Rows that differ, in key order. Rows with the same key on one side (a table without a key) are
@@ -84,7 +114,7 @@ mod tests {
 
     #[test]
     fn bucket_counts_are_powers_of_two() {
-        for (rows, want) in [(0, 1), (999, 1), (1_000, 1), (3_000, 4), (u64::MAX / 2, 4096)] {
+        for (rows, want) in [(0, 1), (999, 1), (1_000, 1), (3_000, 4), (u64::MAX / 2, MOST)] {
             assert_eq!(bucket_count(rows), want, "{rows}");
         }
     }

@@ -31,7 +31,11 @@ const MEASURED: usize = 1000;
 const TOGETHER: usize = 64;
 const TOGETHER_BYTES: u64 = 8 << 20;
 /// Keys named per table; the count goes on. Past that a repair copies the table as a whole.
-const NAMED: usize = 20_000;
+pub const NAMED: usize = 20_000;
+/// So many rows of both sides together are read to name those that differ.
+const READ: u64 = 1_000_000;
+/// So many buckets are in hand for one request.
+const TOGETHER_BUCKETS: u32 = 1 << 17;
 
 /// Both sides as of one position.
 #[derive(Clone)]
@@ -87,10 +91,12 @@ pub async fn pass(
     reading.expect(pieces.iter().map(|piece| piece.range.bytes).sum());
     let tallies: Vec<Mutex<Tally>> = pairs.iter().map(|_| Mutex::default()).collect();
     let tally = |i: usize| tallies[i].lock().unwrap_or_else(PoisonError::into_inner);
+    // One table at a time: so many rows take room.
+    let naming = tokio::sync::Mutex::new(());
     pieces.iter().for_each(|piece| tally(piece.pair).left += 1);
     let end = async |i: usize| {
         let sums = std::mem::take(&mut tally(i).sums);
-        let report = report(aligned, &pairs[i], &sums).await?;
+        let report = report(aligned, &pairs[i], &sums, &naming).await?;
         done(i, &report);
         tally(i).report = Some(report);
         Ok::<(), PortError>(())
@@ -157,23 +163,29 @@ impl Tally {
 async fn cut<'a>(aligned: &Aligned, pairs: &'a [Pair]) -> Result<Vec<Piece<'a>>> {
     let mut pieces = Vec::new();
     for side in [Side::Blue, Side::Green] {
-        let tables: Vec<(usize, u32, &Table)> = pairs
-            .iter()
-            .enumerate()
-            .flat_map(|(i, pair)| {
-                let buckets = compare::bucket_count(rows(&pair.blue).max(rows(&pair.green)));
-                pair.side(side).iter().map(move |table| (i, buckets, table))
-            })
-            .collect();
+        let of = |(i, pair): (usize, &'a Pair)| pair.side(side).iter().map(move |t| (i, t));
+        let tables: Vec<(usize, &Table)> = pairs.iter().enumerate().flat_map(of).collect();
         for some in tables.chunks(MEASURED) {
-            let names: Vec<&Table> = some.iter().map(|(_, _, table)| *table).collect();
+            let names: Vec<&Table> = some.iter().map(|(_, table)| *table).collect();
             let ranges = aligned.side(side).split_all(&names, RANGE_BYTES).await?;
-            for (&(pair, buckets, table), ranges) in some.iter().zip(ranges) {
-                let piece = |range| Piece { pair, side, table, range, buckets };
+            for (&(pair, table), ranges) in some.iter().zip(ranges) {
+                let piece = |range| Piece { pair, side, table, range, buckets: 1 };
                 pieces.extend(ranges.into_iter().map(piece));
             }
         }
     }
+    // The same number on both sides, also of tables that nobody has analyzed.
+    let mut bytes = vec![[0; 2]; pairs.len()];
+    pieces.iter().for_each(|piece| bytes[piece.pair][piece.side.index()] += piece.range.bytes);
+    let counts: Vec<u32> = pairs
+        .iter()
+        .zip(bytes)
+        .map(|(pair, [blue, green])| {
+            let estimated = rows(&pair.blue).max(rows(&pair.green));
+            compare::bucket_count(estimated.max(blue.max(green) / compare::ROW_BYTES))
+        })
+        .collect();
+    pieces.iter_mut().for_each(|piece| piece.buckets = counts[piece.pair]);
     Ok(pieces)
 }
 
@@ -210,13 +222,15 @@ fn batches(pieces: Vec<Piece<'_>>) -> Vec<Vec<Piece<'_>>> {
     let alone = numbered.into_iter().map(|(_, _, piece)| vec![piece]);
 
     small.sort_by_key(|p| (p.side, std::cmp::Reverse(p.range.bytes)));
+    let buckets = |batch: &[Piece<'_>]| batch.iter().map(|p| p.buckets).sum::<u32>();
     let mut batches: Vec<(u64, Vec<Piece<'_>>)> = Vec::new();
     for piece in small {
         match batches.last_mut() {
             Some((bytes, batch))
                 if batch[0].side == piece.side
                     && batch.len() < TOGETHER
-                    && *bytes + piece.range.bytes <= TOGETHER_BYTES =>
+                    && *bytes + piece.range.bytes <= TOGETHER_BYTES
+                    && buckets(batch) + piece.buckets <= TOGETHER_BUCKETS =>
             {
                 *bytes += piece.range.bytes;
                 batch.push(piece);
@@ -234,44 +248,51 @@ fn rows(tables: &[Table]) -> u64 {
 
 /// Names the rows that differ where digests do. Of a table that was emptied since, the two sides may
 /// have been read before and after that.
-async fn report(aligned: &Aligned, pair: &Pair, sums: &[Vec<Digest>; 2]) -> Result<TableReport> {
+async fn report(
+    aligned: &Aligned,
+    pair: &Pair,
+    sums: &[Vec<Digest>; 2],
+    naming: &tokio::sync::Mutex<()>,
+) -> Result<TableReport> {
     let count = |side: Side| sums[side.index()].iter().map(|d| d.rows).sum();
     let wanted = compare::buckets(&sums[0], &sums[1]);
-    let mut differences = Vec::new();
-    let mut different = 0;
-    if !wanted.is_empty() {
-        let buckets = u32::try_from(sums[0].len().max(sums[1].len())).unwrap_or(u32::MAX);
-        let (mut blue, mut green) = (Vec::new(), Vec::new());
-        for table in &pair.blue {
-            blue.extend(aligned.blue.bucket_rows(table, buckets, &wanted).await?);
-        }
-        for table in &pair.green {
-            green.extend(aligned.green.bucket_rows(table, buckets, &wanted).await?);
-        }
-        differences = compare::rows(&blue, &green);
-        different = differences.len() as u64;
-        differences.truncate(NAMED);
-        // Behind the last read: what is emptied later was read as it was.
-        if is_emptied(aligned, pair).await? {
-            tracing::info!(table = %pair.name, "it was emptied while it was compared");
-            return Ok(TableReport {
-                table: pair.name.clone(),
-                blue_rows: count(Side::Blue),
-                green_rows: count(Side::Green),
-                different: 0,
-                differences: Vec::new(),
-                verdict: Verdict::Inconclusive,
-            });
-        }
-    }
-    Ok(TableReport {
+    let mut report = TableReport {
         table: pair.name.clone(),
         blue_rows: count(Side::Blue),
         green_rows: count(Side::Green),
-        different,
-        differences,
-        verdict: if wanted.is_empty() { Verdict::Equal } else { Verdict::Different },
-    })
+        different: 0,
+        differences: Vec::new(),
+        verdict: Verdict::Equal,
+    };
+    if wanted.is_empty() {
+        return Ok(report);
+    }
+    let (read, unread) = compare::affordable(&sums[0], &sums[1], wanted, READ);
+    if !read.is_empty() {
+        let _alone = naming.lock().await;
+        let buckets = u32::try_from(sums[0].len().max(sums[1].len())).unwrap_or(u32::MAX);
+        let (mut blue, mut green) = (Vec::new(), Vec::new());
+        for table in &pair.blue {
+            blue.extend(aligned.blue.bucket_rows(table, buckets, &read).await?);
+        }
+        for table in &pair.green {
+            green.extend(aligned.green.bucket_rows(table, buckets, &read).await?);
+        }
+        report.differences = compare::rows(&blue, &green);
+    }
+    report.different = report.differences.len() as u64 + unread;
+    report.differences.truncate(NAMED);
+    report.verdict = Verdict::Different;
+    // Behind the last read: what is emptied later was read as it was.
+    let why = match is_emptied(aligned, pair).await? {
+        true => "it was emptied while it was compared",
+        // Else it would be taken for a table whose differences are all known, and mended.
+        false if report.different == 0 => "its sums differ, and none of its rows",
+        false => return Ok(report),
+    };
+    tracing::info!(table = %pair.name, "{why}");
+    let (different, differences) = (0, Vec::new());
+    Ok(TableReport { different, differences, verdict: Verdict::Inconclusive, ..report })
 }
 
 /// Whether a table of the pair was emptied since the position, on either side: not even a view of
@@ -317,11 +338,18 @@ mod tests {
             }
             let odd =
                 |part: &Part<'_>| i128::from(part.table.name.name == "odd") * i128::from(self.0);
-            Ok(parts.iter().map(|part| vec![Digest { rows: 1, sum: odd(part) }]).collect())
+            let digests = |part: &Part<'_>| {
+                let mut all = vec![Digest::default(); part.buckets as usize];
+                all[0] = Digest { rows: 1, sum: odd(part) };
+                all
+            };
+            Ok(parts.iter().map(digests).collect())
         }
 
-        async fn bucket_rows(&self, _: &Table, _: u32, _: &[u32]) -> Result<Vec<RowDigest>> {
-            Ok(vec![RowDigest { key: RowKey(vec!["7".into()]), hash: self.0 }])
+        async fn bucket_rows(&self, t: &Table, _: u32, wanted: &[u32]) -> Result<Vec<RowDigest>> {
+            let hash = if t.name.name == "even" { 0 } else { self.0 };
+            let row = |n: &u32| RowDigest { key: RowKey(vec![n.to_string()]), hash };
+            Ok(wanted.iter().map(row).collect())
         }
 
         async fn rows_of(&self, _: &[Lookup<'_>]) -> Result<Vec<Vec<RowDigest>>> {
@@ -378,6 +406,45 @@ mod tests {
         let mut told = told.into_inner().unwrap();
         told.sort_unstable();
         assert_eq!(told, [(0, 0, 0), (1, 2, 1), (2, 2, 0)]);
+    }
+
+    #[tokio::test]
+    async fn rows_are_named_as_far_as_they_can_be_read() {
+        let named = async |table: &str, blue: &[u64], green: &[u64]| {
+            let sums = [(blue, 1), (green, 2)]
+                .map(|(side, sum)| side.iter().map(|&rows| Digest { rows, sum }).collect());
+            let naming = tokio::sync::Mutex::default();
+            let report = report(&aligned(), &pairs(&[table])[0], &sums, &naming).await.unwrap();
+            let keys: Vec<String> =
+                report.differences.iter().map(|d| d.key.0[0].to_string()).collect();
+            (keys.join(" "), report.different, report.verdict)
+        };
+        let of = |keys: &str, different, verdict| (keys.to_owned(), different, verdict);
+        // A large one counts for what it has more, or for one row.
+        let (small, large) = (10, 2_000_000);
+        let found = named("t", &[small, large, small], &[small, large, small]).await;
+        assert_eq!(found, of("0 2", 3, Verdict::Different));
+        let found = named("t", &[small, large, small], &[small, large - 5, small]).await;
+        assert_eq!(found, of("0 2", 7, Verdict::Different));
+        assert_eq!(named("t", &[large], &[large]).await, of("", 1, Verdict::Different));
+        // Each can be read, not all of them.
+        let half = READ / 5;
+        let found = named("t", &[half, half, half], &[half, half, half]).await;
+        assert_eq!(found, of("0 1", 3, Verdict::Different));
+        let found = named("even", &[small], &[small]).await;
+        assert_eq!(found, of("", 0, Verdict::Inconclusive), "no row differs");
+    }
+
+    /// Nobody has analyzed the table, and it is large.
+    #[tokio::test]
+    async fn tables_have_buckets_for_their_size() {
+        let mut pairs = pairs(&["t"]);
+        pairs[0].blue[0].estimated_rows = None;
+        pairs[0].green[0].estimated_rows = None;
+        let pieces = cut(&aligned(), &pairs).await.unwrap();
+        let counts: Vec<u32> = pieces.iter().map(|piece| piece.buckets).collect();
+        // Two ranges of 128 MiB on each side.
+        assert_eq!(counts, [2048; 4]);
     }
 
     /// Hours of reading are not for nothing because the last table could not be read.

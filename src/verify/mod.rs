@@ -79,7 +79,7 @@ pub struct TableReport {
     pub blue_rows: u64,
     /// Rows on green.
     pub green_rows: u64,
-    /// Rows that differ, as counted.
+    /// Rows that differ; at least so many where too many would have to be read to tell.
     pub different: u64,
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
 use crate::{
-    program::{COMMAND_WITHIN, Run},
+    pair::{Pair, oldest_and_newest},
+    program::{COMMAND_WITHIN, READY_WITHIN, Run},
+    ranges::{Ledger, SLOWLY},
     world::{PASS, World},
 };
 
@@ -360,4 +362,46 @@ async fn altered_meanwhile(world: &World) {
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
     world.nothing_is_left().await;
+}
+
+/// What waits for the stream is built once a repair has mended the rows of green that break it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_break_what_waits_on_green_are_repaired() {
+    const BECOMES: &str = "
+        INSERT INTO ledger (id, v) VALUES (-500001, 'nor to this one');
+        ALTER TABLE ledger ADD code bigint;
+        UPDATE ledger SET code = id;
+        ALTER TABLE ledger ADD UNIQUE (code)";
+    const IS_THERE: &str =
+        "SELECT count(*) = 2 FROM pg_index WHERE indrelid = 'ledger'::regclass AND indisunique";
+    let (blue, green) = oldest_and_newest().await;
+    let pair = Pair::open("late", &blue, &green, SLOWLY).await;
+    let mut ledger = Ledger::of_shape(pair, BECOMES).await;
+    ledger.has_more(16).await;
+    ledger.run.kill9();
+    ledger.run = ledger.pair.desk.run();
+    ledger.kept().await;
+    let copied = |facts: &[Value]| facts.iter().any(|f| f["fact"] == "copy_ended");
+    assert!(ledger.pair.desk.watch("run.journal", 0, READY_WITHIN, copied).await, "no end");
+    ledger.stops_writing().await;
+    // No comparison begins before it ends, and nothing is built before.
+    let open = ledger.pair.superuser(Side::Blue).await;
+    open.batch_execute("BEGIN; SELECT txid_current()").await.expect("a transaction");
+    ledger.run.streams().await;
+    let doubles = "SET cutover.run = 'cutover_late'; \
+                   UPDATE ledger SET code = -500001 WHERE id = -500000";
+    let root = ledger.pair.superuser(Side::Green).await;
+    let there = root.query_one(IS_THERE, &[]).await.expect("indexes");
+    assert!(!there.get::<_, bool>(0), "nothing waits");
+    root.batch_execute(doubles).await.expect("tampering");
+    drop(open);
+    let desk = &ledger.pair.desk;
+    let verify = desk.ask(&["verify"]).await;
+    verify.exits(1);
+    assert_eq!(verify.value["different"], 1, "{}", verify.said);
+    desk.ask(&["verify", "--repair"]).await.exits(0);
+    ledger.pair.holds(Side::Green, IS_THERE).await;
+    ledger.run.ready().await;
+    desk.moves("switch").await.exits(0);
+    ledger.pair.sides_are_equal().await;
 }

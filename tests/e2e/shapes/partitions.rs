@@ -2,7 +2,10 @@
 
 use cutover_core::model::side::Side;
 
-use crate::{program::COMMAND_WITHIN, world::World};
+use crate::{
+    program::COMMAND_WITHIN,
+    world::{PASS, World},
+};
 
 /// By month on blue, and in pieces of another cut on green; a table in one piece on one side only.
 const BLUE: &str = "
@@ -91,6 +94,50 @@ async fn green_may_be_partitioned_in_another_way() {
     round(&world, Side::Green, 2).await;
     world.desk.moves("rollback").await.exits(0);
     round(&world, Side::Blue, 3).await;
+    world.desk.ask(&["abort", "--yes"]).await.exits(0);
+    assert!(run.ended(COMMAND_WITHIN).await.success());
+}
+
+/// Some leaves have the same names on both sides, and hold others' rows on green.
+const SOME_BLUE: &str = "
+    CREATE SCHEMA parts; SET search_path = parts;
+    CREATE TABLE mixed (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE mixed_a PARTITION OF mixed FOR VALUES FROM (0) TO (100);
+    CREATE TABLE mixed_b PARTITION OF mixed FOR VALUES FROM (100) TO (200);
+    CREATE TABLE more (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE more_a PARTITION OF more FOR VALUES FROM (0) TO (100);
+    INSERT INTO mixed SELECT i, 'v' FROM generate_series(0, 199) i;
+    INSERT INTO more SELECT i, 'v' FROM generate_series(0, 99) i";
+const SOME_GREEN: &str = "
+    CREATE SCHEMA parts; SET search_path = parts;
+    CREATE TABLE mixed (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE mixed_a PARTITION OF mixed FOR VALUES FROM (0) TO (150);
+    CREATE TABLE mixed_c PARTITION OF mixed FOR VALUES FROM (150) TO (200);
+    CREATE TABLE more (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE more_a PARTITION OF more FOR VALUES FROM (0) TO (100);
+    CREATE TABLE more_x PARTITION OF more FOR VALUES FROM (100) TO (200)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_below_leaves_of_another_cut_are_repaired() {
+    let world = World::new().await;
+    let yaml = std::fs::read_to_string(world.desk.folder().join("cutover.yaml")).expect("it");
+    let provided = "schema: provided\ntables: { include: [\"parts.*\"] }\n";
+    world.desk.configure(&format!("{yaml}{provided}"));
+    world.direct(Side::Blue).await.batch_execute(SOME_BLUE).await.expect("blue");
+    world.direct(Side::Green).await.batch_execute(SOME_GREEN).await.expect("green");
+    let mut run = world.desk.run();
+    run.ready().await;
+    let green = world.superuser(Side::Green).await;
+    let tamper = "UPDATE parts.mixed SET v = 'x' WHERE id IN (20, 120, 170); \
+                  UPDATE parts.more SET v = 'x' WHERE id = 3; \
+                  INSERT INTO parts.more VALUES (150, 'x')";
+    green.batch_execute(&format!("{PASS}; {tamper}")).await.expect("tampering");
+    let verify = world.desk.ask(&["verify"]).await;
+    verify.exits(1);
+    assert_eq!(verify.value["different"], 5, "{}", verify.said);
+    let repair = world.desk.ask(&["verify", "--repair"]).await;
+    repair.exits(0);
+    assert_eq!(repair.value["repaired"], 5, "{}", repair.said);
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
 }
