@@ -10,6 +10,7 @@
 //! at its end (`large`).
 
 mod batch;
+mod config;
 mod define;
 mod early;
 pub mod handover;
@@ -33,7 +34,8 @@ use cutover_core::{
     port::Result,
 };
 
-pub use pipe::{HoldPoint, Pipe, PipeConfig};
+pub use config::PipeConfig;
+pub use pipe::{HoldPoint, Pipe};
 pub use state::{Health, Mode, PipeView};
 
 /// Sees every row that a pipe carries; the verifier remembers the keys.

@@ -11,16 +11,12 @@ use cutover_core::{
         digest::RowKey,
         event::{Event, Relation, TransactionId},
         position::Position,
-        run::RunId,
         schema::{Table, TableName},
-        selection::Selection,
         side::Side,
     },
     port::{
         PortError, Result,
         copy::{CopyFormat, CopyStream},
-        sink::{Route, Sink},
-        source::Source,
     },
 };
 use tokio::{
@@ -30,10 +26,9 @@ use tokio::{
 };
 
 use super::{
-    Definitions, Health, Mode, PipeView, Policy, Witness,
+    Health, Mode, PipeConfig, PipeView,
     batch::{Batch, Batcher, Cut},
     early::Early,
-    handover::Handover,
     open::Open,
     state::State,
 };
@@ -46,37 +41,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 
 /// A row is missing, is there already, or is of a table without a place.
 const UNFIT: [&str; 3] = ["CUT0401", "CUT0402", "CUT0404"];
-
-/// What a pipe connects.
-pub struct PipeConfig {
-    /// The run.
-    pub run: RunId,
-    /// The side that is read.
-    pub from: Side,
-    /// Reads.
-    pub source: Arc<dyn Source>,
-    /// Writes, on the other side.
-    pub sink: Arc<dyn Sink>,
-    /// Where the rows of each table go.
-    pub routes: Arc<Vec<Route>>,
-    /// What is moved; excluded leaves are passed over.
-    pub selection: Selection,
-    /// Where the stream starts as long as the sink holds nothing of it; `None`: wherever the source
-    /// keeps its log from.
-    pub start: Option<Position>,
-    /// From copied rows to the stream; empty on the way back.
-    pub handover: Handover,
-    /// Bytes of one batch, and the size from which on a transaction is applied in pieces.
-    pub batch_bytes: usize,
-    /// Who remembers the keys of changed rows.
-    pub witness: Arc<dyn Witness>,
-    /// Who knows whether definitions have changed.
-    pub definitions: Arc<dyn Definitions>,
-    /// What to do when they do.
-    pub policy: Policy,
-    /// Tables that could not be taken along when they became partitions.
-    pub given_up: Vec<TableName>,
-}
 
 /// Where a pipe shall stand still.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,9 +133,7 @@ impl Pipe {
     ///
     /// Transient when the task has ended.
     pub async fn set_mode(&self, mode: Mode) -> Result<()> {
-        let (tx, rx) = oneshot::channel();
-        self.tell(Control::Mode(mode, tx))?;
-        rx.await.map_err(|e| gone(self.from, e))
+        self.order(move |tx| Control::Mode(mode, tx))?.await
     }
 
     /// Sets the mode and lets the pipe flow. Both orders are given before this returns, in this
@@ -181,13 +143,11 @@ impl Pipe {
     ///
     /// Transient when the task has ended.
     pub fn flow(&self, mode: Mode) -> Result<impl Future<Output = Result<()>> + use<>> {
-        let ((set, is_set), (released, is_released)) = (oneshot::channel(), oneshot::channel());
-        self.tell(Control::Mode(mode, set))?;
-        self.tell(Control::Release(released))?;
-        let from = self.from;
+        let set = self.order(move |tx| Control::Mode(mode, tx))?;
+        let released = self.order(Control::Release)?;
         Ok(async move {
-            is_set.await.map_err(|e| gone(from, e))?;
-            is_released.await.map_err(|e| gone(from, e))
+            set.await?;
+            released.await
         })
     }
 
@@ -221,9 +181,7 @@ impl Pipe {
     ///
     /// Transient when the task has ended.
     pub async fn release(&self) -> Result<()> {
-        let (tx, rx) = oneshot::channel();
-        self.tell(Control::Release(tx))?;
-        rx.await.map_err(|e| gone(self.from, e))
+        self.order(Control::Release)?.await
     }
 
     /// Repairs rows through the pipe's own writer while it is held.
@@ -243,6 +201,16 @@ impl Pipe {
         let order = Replace { table, keys, format, rows, reply };
         self.tell(Control::Replace(Box::new(order)))?;
         rx.await.map_err(|e| gone(self.from, e))?
+    }
+
+    /// Given at once; the future resolves when it is obeyed.
+    fn order<F>(&self, order: F) -> Result<impl Future<Output = Result<()>> + use<F>>
+    where
+        F: FnOnce(oneshot::Sender<()>) -> Control,
+    {
+        let ((tx, rx), from) = (oneshot::channel(), self.from);
+        self.tell(order(tx))?;
+        Ok(async move { rx.await.map_err(|e| gone(from, e)) })
     }
 
     fn tell(&self, control: Control) -> Result<()> {

@@ -206,6 +206,31 @@ async fn by_default_every_change_stops_at_its_place() {
     world.nothing_is_left().await;
 }
 
+/// What is dropped and made anew by one statement: what an operator did as the page says was never
+/// enough. Another text is not taken for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_anew_is_passed_once_it_is_so_on_both_sides() {
+    let world = world("stop").await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    let change = |least: i32| {
+        format!(
+            "ALTER TABLE transfers DROP CONSTRAINT transfers_amount_check, \
+             ADD CONSTRAINT transfers_amount_check CHECK (amount > {least}); \
+             BEGIN; DROP INDEX IF EXISTS by_amount; CREATE INDEX by_amount ON transfers (amount); COMMIT"
+        )
+    };
+    alter(&world, Side::Blue, &change(-1)).await;
+    for least in [-2, -1] {
+        has_stopped(&mut run, "forward", "transfers").await;
+        alter(&world, Side::Green, &change(least)).await;
+        assert!(run.terminate().await.success());
+        run = world.desk.run();
+    }
+    run.ready().await;
+    world.desk.moves("switch").await.exits(0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ignored_change_stops_only_when_a_row_does_not_fit() {
     let world = world("ignore").await;

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     change::{self, Alone, Context, Step},
+    found::Found,
     message::{Definition, Item, Message, Partition, UserType},
     own, spelled, text, types,
 };
@@ -119,6 +120,8 @@ pub(crate) async fn make(
             let later = here.look_at(&later, how, course).await?;
             if make && told.is_safe() {
                 told
+            } else if later.concerned.is_empty() && later.unused.is_empty() {
+                here.back(&message, now, told).await?
             } else if later.steps.is_empty() {
                 later
             } else {
@@ -168,56 +171,6 @@ pub(crate) async fn make(
     Ok((Redefined::Made { what: format!("{what}: {why}"), tables, born }, found_places))
 }
 
-#[derive(Default)]
-struct Found {
-    steps: Vec<Step>,
-    concerned: BTreeSet<TableName>,
-    /// What is below them and holds rows.
-    leaves: Vec<TableName>,
-    /// Types that no followed table has.
-    unused: BTreeSet<TableName>,
-    /// A table that this side does not have.
-    new: bool,
-    /// Tables with rows became partitions that were not followed before.
-    unfollowed: Vec<TableName>,
-    /// Partitions that were created and whose rows go to a table that is here.
-    born_whole: Vec<Born>,
-    /// Partitions that are created here as well.
-    born_here: Vec<Born>,
-    /// What becomes part of the [`Course`] when it is made.
-    columns: Vec<(TableName, String)>,
-    created: Vec<TableName>,
-    gone: Vec<TableName>,
-    places: Places,
-}
-
-impl Found {
-    /// Tables whose rows are to be copied before this can be made; none when that is not enough.
-    fn copied_first(&self) -> Vec<TableName> {
-        let enough = |step: &Step| step.statement.is_some() || step.absent.is_some();
-        if self.new || !self.steps.iter().all(enough) {
-            return Vec::new();
-        }
-        let absent = self.steps.iter().filter_map(|step| step.absent.clone());
-        self.unfollowed.iter().cloned().chain(absent).collect()
-    }
-
-    /// Everything that is different can be made now.
-    fn is_safe(&self) -> bool {
-        let safe = self.steps.iter().all(|step| step.statement.is_some());
-        safe && !self.steps.is_empty() && !self.new && self.unfollowed.is_empty()
-    }
-
-    /// Without what is not different any more, on a later look: what is different then and not now
-    /// is still to be told of.
-    fn still_told_of(mut self, later: &Self) -> Self {
-        let about: BTreeSet<&String> = later.steps.iter().map(|step| &step.about).collect();
-        self.steps.retain(|step| about.contains(&step.about));
-        self.unfollowed.retain(|leaf| later.unfollowed.contains(leaf));
-        self
-    }
-}
-
 fn born(source: TableName, target: TableName, since: &Option<String>) -> Option<Born> {
     Some(Born { source, target, since: since.clone()? })
 }
@@ -249,6 +202,22 @@ impl Here<'_> {
             )
             .caused_by(e)
         })
+    }
+
+    /// What was dropped is there again on the source, made anew in the same transaction say. Equal on
+    /// both sides, it is no difference any more; by its text, which no later message compares.
+    async fn back(&self, message: &Message, now: &Message, mut told: Found) -> Result<Found> {
+        for item in &message.items {
+            let Some(there) = now.items.iter().find_map(|later| item.back_in(later)) else {
+                continue;
+            };
+            let here = self.table(&there.table()).await?;
+            if !here.is_some_and(|here| item.is_alike(there, &here)) {
+                return Ok(told);
+            }
+        }
+        told.steps.clear();
+        Ok(told)
     }
 
     async fn look_at(&self, message: &Message, how: How<'_>, course: &mut Course) -> Result<Found> {

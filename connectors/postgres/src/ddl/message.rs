@@ -79,6 +79,26 @@ pub(super) enum Item {
 }
 
 impl Item {
+    /// The table of `later` that has what this says is gone.
+    pub(super) fn back_in<'a>(&self, later: &'a Self) -> Option<&'a Definition> {
+        match later {
+            Self::Table { table, .. } => Some(table.as_ref()).filter(|table| self.is_back(table)),
+            _ => None,
+        }
+    }
+
+    /// Whether what it says is gone is there in both, and the same; never for a whole table.
+    pub(super) fn is_alike(&self, there: &Definition, here: &Definition) -> bool {
+        let Self::Dropped { kind, name, part, .. } = self else { return false };
+        let part = part.as_deref().unwrap_or_default();
+        match kind.as_str() {
+            "table" => false,
+            "table column" => there.column(part) == here.column(part),
+            "table constraint" => there.constraints.get(part) == here.constraints.get(part),
+            _ => there.indexes.get(name) == here.indexes.get(name),
+        }
+    }
+
     /// Whether it says that something is gone which this table has.
     fn is_back(&self, table: &Definition) -> bool {
         let Self::Dropped { kind, schema, name, part } = self else { return false };

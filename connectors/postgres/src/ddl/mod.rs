@@ -26,6 +26,7 @@
 mod arm;
 mod below;
 mod change;
+mod found;
 mod lack;
 mod make;
 mod message;
