@@ -220,6 +220,7 @@ mod tests {
         known.learn(1, &report(&[], 0), &at(), (since, true));
         assert!(known.pairs().is_empty());
     }
+
     /// A trigger on green changes every row that comes.
     #[test]
     fn rows_that_steps_find_have_names_as_long_as_they_are_few() {

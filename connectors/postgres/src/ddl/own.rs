@@ -33,8 +33,8 @@ fn default(table: &TableName, column: &str, wanted: Option<&str>, what: &str) ->
     Step::safe(format!("{table}.{column} has {what}"), alter_table(table, &action))
 }
 
-/// Defaults that partitions and heirs on both sides have of their own, made alike; and those of which only a
-/// try can say whether they are.
+/// Defaults that partitions and heirs on both sides have of their own, made alike; and those of which
+/// only a try can say whether they are.
 ///
 /// `parent`: what will be done to the parent here.
 pub(super) fn defaults_below(
