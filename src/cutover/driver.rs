@@ -41,7 +41,7 @@ impl Limits {
 }
 
 /// What the facts of a move take in its journal at most, in bytes.
-const ROOM: u64 = 32 * 1024;
+pub(crate) const ROOM: u64 = 32 * 1024;
 /// How often the guard hears that a step behind the decision is being worked on.
 const AT_WORK_EVERY: Duration = Duration::from_millis(300);
 

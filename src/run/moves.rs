@@ -197,6 +197,7 @@ impl Live {
         };
         // What would not begin leaves no line: until its end nothing is copied, and nothing closed.
         State::of(&history).takes(&begun).map_err(DriveError::OutOfOrder)?;
+        journal.reserve(driver::ROOM)?;
         self.book.note(fact::Fact::MoveBegan { id: number, from, rehearsal, at_ms: now_ms() })?;
         let predicted = self.estimate();
         let limits = Limits::new(self.wishes.pause_budget);

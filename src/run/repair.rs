@@ -235,22 +235,12 @@ impl Proof {
         let named = self.are_named(i);
         let keys = if named { keys } else { &[] };
         for (target, sources) in targets(pair, owner, routes) {
-            let mut streams = Vec::new();
-            for source in sources {
-                let range = if named {
-                    snapshot.keys_range(source, keys).await?
-                } else {
-                    Range { condition: String::new(), bytes: source.bytes }
-                };
-                let opened = snapshot.read(source, &range, CopyFormat::PostgresText).await?;
-                if matches!(opened, Opened::Emptied(_)) {
-                    // What came to its rows before that is in the stream, and would find no row.
-                    let doing = format!("copying rows of {} again", source.name);
-                    return Err(PortError::transient(doing, "it was emptied since; compare again"));
-                }
-                streams.push(opened.rows()?);
-            }
-            let rows = Box::new(Chain { streams });
+            let rows = Box::new(Chain {
+                snapshot: Arc::clone(snapshot),
+                keys: named.then(|| keys.to_vec()),
+                sources: sources.into_iter().cloned().collect(),
+                open: None,
+            });
             written +=
                 pipes.from(owner).replace(&target, keys, CopyFormat::PostgresText, rows).await?;
         }
@@ -289,21 +279,45 @@ fn targets<'a>(pair: &'a Pair, owner: Side, routes: &[Route]) -> Vec<(Table, Vec
     targets.into_values().collect()
 }
 
-/// Several reads as one; only for text, which has no header.
+/// Several reads as one, one after the other: each takes a session. Only for text, which has no
+/// header.
 struct Chain {
-    streams: Vec<Box<dyn CopyStream>>,
+    snapshot: Arc<dyn Snapshot>,
+    /// Rows with these keys; `None`: all of them.
+    keys: Option<Vec<RowKey>>,
+    sources: Vec<Table>,
+    open: Option<Box<dyn CopyStream>>,
+}
+
+impl Chain {
+    async fn read(&mut self, source: &Table) -> Result<Box<dyn CopyStream>> {
+        let range = match &self.keys {
+            Some(keys) => self.snapshot.keys_range(source, keys).await?,
+            None => Range { condition: String::new(), bytes: source.bytes },
+        };
+        let opened = self.snapshot.read(source, &range, CopyFormat::PostgresText).await?;
+        if matches!(opened, Opened::Emptied(_)) {
+            // What came to its rows before that is in the stream, and would find no row.
+            let doing = format!("copying rows of {} again", source.name);
+            return Err(PortError::transient(doing, "it was emptied since; compare again"));
+        }
+        opened.rows()
+    }
 }
 
 #[async_trait]
 impl CopyStream for Chain {
     async fn next(&mut self) -> Result<Option<CopyChunk>> {
-        while let Some(stream) = self.streams.last_mut() {
-            if let Some(chunk) = stream.next().await? {
-                return Ok(Some(chunk));
+        loop {
+            if let Some(stream) = &mut self.open {
+                if let Some(chunk) = stream.next().await? {
+                    return Ok(Some(chunk));
+                }
+                self.open = None;
             }
-            self.streams.pop();
+            let Some(source) = self.sources.pop() else { return Ok(None) };
+            self.open = Some(self.read(&source).await?);
         }
-        Ok(None)
     }
 }
 

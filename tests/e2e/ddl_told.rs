@@ -228,7 +228,10 @@ async fn what_is_made_anew_is_passed_once_it_is_so_on_both_sides() {
         run = world.desk.run();
     }
     run.ready().await;
-    world.desk.moves("switch").await.exits(0);
+    // A column that is made anew has other values: no text says that both sides are equal.
+    let column = "ALTER TABLE orders DROP COLUMN note, ADD COLUMN note text";
+    alter(&world, Side::Blue, column).await;
+    has_stopped(&mut run, "forward", "note").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -327,6 +327,10 @@ async fn heirs_get_the_defaults_that_they_have_there() {
             "ALTER TABLE ONLY up ALTER a DROP DEFAULT, ALTER b SET DEFAULT 4",
             "ALTER TABLE mid ALTER a SET DEFAULT 5",
             "ALTER TABLE up ALTER a SET DEFAULT 6, ADD c integer DEFAULT 6",
+            // What is lowest is like what is highest, and not like what is between.
+            "ALTER TABLE up ALTER a SET DEFAULT 7",
+            "ALTER TABLE ONLY mid ALTER a SET DEFAULT 8",
+            "ALTER TABLE ONLY up ALTER a SET DEFAULT 9",
             "ALTER TABLE ONLY mid ALTER a DROP DEFAULT",
             "ALTER TABLE up ALTER a DROP DEFAULT",
         ] {

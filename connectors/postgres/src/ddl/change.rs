@@ -190,6 +190,11 @@ fn alter(
     }
 }
 
+/// The same, and nothing that inherits from the table.
+pub(super) fn alter_only(table: &TableName, action: &str) -> String {
+    format!("ALTER TABLE ONLY {} {action}", sql::table(table))
+}
+
 /// A column's expression is another one.
 pub(super) fn expression(table: &TableName, column: &Column, wanted: &str) -> Step {
     let label = format!("{table}.{}", column.name);

@@ -3,7 +3,7 @@
 use cutover_core::model::schema::TableName;
 
 use super::{
-    change::{Step, alter_table},
+    change::{Step, alter_only, alter_table},
     message::{Column, Definition, Partition},
 };
 use crate::sql;
@@ -25,12 +25,25 @@ pub(super) fn defaults(there: &Definition, part: &Partition, table: &Definition)
 
 /// Makes a default, or takes it away.
 fn default(table: &TableName, column: &str, wanted: Option<&str>, what: &str) -> Step {
+    Step::safe(format!("{table}.{column} has {what}"), alter_table(table, &action(column, wanted)))
+}
+
+/// The same of this table alone: what is below it is looked at by itself, and may come before it.
+pub(super) fn default_only(
+    table: &TableName,
+    column: &str,
+    wanted: Option<&str>,
+    what: &str,
+) -> Step {
+    Step::safe(format!("{table}.{column} has {what}"), alter_only(table, &action(column, wanted)))
+}
+
+fn action(column: &str, wanted: Option<&str>) -> String {
     let name = sql::ident(column);
-    let action = match wanted {
+    match wanted {
         Some(wanted) => format!("ALTER COLUMN {name} SET DEFAULT {wanted}"),
         None => format!("ALTER COLUMN {name} DROP DEFAULT"),
-    };
-    Step::safe(format!("{table}.{column} has {what}"), alter_table(table, &action))
+    }
 }
 
 /// Defaults that partitions and heirs on both sides have of their own, made alike; and those of which
@@ -63,7 +76,7 @@ pub(super) fn defaults_below(
                 (None, None) => {}
                 (None, Some(_)) => {
                     let wanted = column.expression.as_deref();
-                    steps.push(default(&table, name, wanted, "the default of its parent"));
+                    steps.push(default_only(&table, name, wanted, "the default of its parent"));
                 }
                 (Some(Some(wanted)), Some(Some(has))) if wanted != has => {
                     let (wanted, has) = (wanted.clone(), has.clone());
@@ -71,7 +84,8 @@ pub(super) fn defaults_below(
                 }
                 (Some(wanted), Some(has)) if wanted == has => {}
                 (Some(wanted), _) => {
-                    steps.push(default(&table, name, wanted.as_deref(), "a default of its own"));
+                    let wanted = wanted.as_deref();
+                    steps.push(default_only(&table, name, wanted, "a default of its own"));
                 }
             }
         }
@@ -146,9 +160,10 @@ mod tests {
     #[test]
     fn defaults_of_partitions_become_alike() {
         let set = |value: &str| {
-            Some(format!("ALTER TABLE \"s\".\"p1\" ALTER COLUMN \"v\" SET DEFAULT {value}"))
+            Some(format!("ALTER TABLE ONLY \"s\".\"p1\" ALTER COLUMN \"v\" SET DEFAULT {value}"))
         };
-        let drop = || Some("ALTER TABLE \"s\".\"p1\" ALTER COLUMN \"v\" DROP DEFAULT".to_owned());
+        let drop =
+            || Some("ALTER TABLE ONLY \"s\".\"p1\" ALTER COLUMN \"v\" DROP DEFAULT".to_owned());
         let own = |value: Option<&'static str>| Some(value);
         for (name, there, here, altered, want) in [
             ("alike", (Some("a"), None), (Some("a"), None), false, None),

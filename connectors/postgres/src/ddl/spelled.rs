@@ -49,7 +49,8 @@ pub(super) async fn defaults_below(
         let column = Column { expression: None, ..like };
         let spelled = spelled(session, &table, &column, &wanted).await?;
         if spelled.is_none_or(|spelled| spelled != has) {
-            steps.push(change::expression(&table, &column, &wanted));
+            let (name, wanted) = (&column.name, Some(wanted.as_str()));
+            steps.push(own::default_only(&table, name, wanted, "a default of its own"));
         }
     }
     Ok(steps)

@@ -39,6 +39,8 @@ impl Inner {
             tracing::warn!(%error, path = %self.path.display(), "old drafts stay");
         }
         let current = self.read().map_err(|error| failed("reading its file", error.into()))?;
+        // As it will be in the move.
+        let current = ini::without_probe(&current);
         let mut drafts = Vec::new();
         // From either side to the other and back, which need not give the same bytes.
         for first in [Side::Blue, Side::Green] {
@@ -69,7 +71,10 @@ impl Inner {
         if warm.read == Some(here) {
             return Ok(());
         }
-        let taken = self.take_entry(&mut warm).await.map_err(failed)?;
+        let Some(taken) = self.take_entry(&mut warm).await.map_err(failed)? else {
+            // A RELOAD would move traffic, and the checks say so.
+            return Ok(());
+        };
         if !taken {
             let path = self.path.display();
             return Err(refused(
@@ -86,14 +91,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether an entry that is put into the file shows; afterwards it is in neither.
-    async fn take_entry(&self, warm: &mut Warm) -> Result<bool, Cause> {
+    /// Whether an entry that is put into the file shows; afterwards it is in neither. `None` where that
+    /// cannot be tried: file and process differ.
+    async fn take_entry(&self, warm: &mut Warm) -> Result<Option<bool>, Cause> {
         let current = self.read()?;
         let without = ini::without_probe(&current);
         let state = self.ask(self.control(warm).await?).await?;
         if !ini::databases(&without).is_ok_and(|written| state.is_as(&written)) {
-            // A RELOAD would move traffic, and the checks say so.
-            return Ok(true);
+            return Ok(None);
         }
         let with = ini::with_probe(&without, &self.databases[0])?;
         // Both are on the disk before the first is put in place. One may be there from a process
@@ -116,7 +121,7 @@ impl Inner {
         }
         let gone = self.shows(warm, false).await;
         self.reload_if_same(warm).await?;
-        Ok(shown? && gone?)
+        Ok(Some(shown? && gone?))
     }
 
     /// Gives RELOAD and waits until the entry is there, or is not; whether it came to that.
