@@ -72,23 +72,23 @@ pub(super) fn rights(blue: &Inventory, green: &Inventory) -> Option<Finding> {
             format!("GRANT {right} ON DATABASE {} TO {};", ident(&green.database), ident(role))
         })
         .collect();
-    (!missing.is_empty()).then(|| {
-        found(
-            "CUT0188",
-            Severity::Warning,
-            Side::Green,
-            format!(
-                "{} may do with blue's database what green's refuses: {}",
-                number(roles.len(), "role"),
-                list(&what)
-            ),
-            grants.join("\n"),
-        )
-    })
+    not_granted(
+        format!(
+            "{} may do with blue's database what green's refuses: {}",
+            number(roles.len(), "role"),
+            list(&what)
+        ),
+        &grants,
+    )
 }
 
 /// What a grant to all roles names.
 const EVERYBODY: &str = "PUBLIC";
+
+fn not_granted(what: String, grants: &[String]) -> Option<Finding> {
+    let found = || found("CUT0188", Severity::Warning, Side::Green, what, grants.join("\n"));
+    (!grants.is_empty()).then(found)
+}
 
 fn grantee(role: &str) -> String {
     if role == EVERYBODY { role.to_owned() } else { ident(role) }
@@ -120,19 +120,14 @@ pub(super) fn schema_grants(blue: &Inventory, green: &Inventory) -> Option<Findi
             format!("GRANT {right} ON SCHEMA {} TO {};", ident(schema), grantee(role))
         })
         .collect();
-    (!missing.is_empty()).then(|| {
-        found(
-            "CUT0188",
-            Severity::Warning,
-            Side::Green,
-            format!(
-                "grants on schemas of others are not copied, and green lacks {}: {}",
-                number(what.len(), "grant"),
-                list(&what)
-            ),
-            grants.join("\n"),
-        )
-    })
+    not_granted(
+        format!(
+            "grants on schemas of others are not copied, and green lacks {}: {}",
+            number(what.len(), "grant"),
+            list(&what)
+        ),
+        &grants,
+    )
 }
 
 /// Grants on what comes with the server or with an extension stay on green as they are there, unless
@@ -158,20 +153,15 @@ pub(super) fn builtin_grants(blue: &Inventory, green: &Inventory) -> Option<Find
         .iter()
         .map(|g| format!("GRANT {} ON {} TO {};", g.right, g.object, grantee(&g.role)))
         .collect();
-    (!missing.is_empty()).then(|| {
-        found(
-            "CUT0188",
-            Severity::Warning,
-            Side::Green,
-            format!(
-                "grants on what comes with the server or an extension are not copied, and green \
+    not_granted(
+        format!(
+            "grants on what comes with the server or an extension are not copied, and green \
                  lacks {}: {}",
-                number(what.len(), "grant"),
-                list(&what)
-            ),
-            grants.join("\n"),
-        )
-    })
+            number(what.len(), "grant"),
+            list(&what)
+        ),
+        &grants,
+    )
 }
 
 /// What `pg_dump` does not say, and what it leaves out where whole schemas are left out.

@@ -3,7 +3,6 @@
 
 use cutover_core::model::side::Side;
 use cutover_sandbox::{PgOptions, Postgres, find_postgres, shop, wait_until};
-use serde_json::Value;
 
 use crate::{
     failover::Guarded,
@@ -44,17 +43,8 @@ async fn what_green_forgets_of_what_had_waited_is_built_again() {
     let gate = pair.superuser(Side::Green).await;
     gate.batch_execute("SELECT pg_advisory_lock(77)").await.expect("a gate");
     let mut ledger = Ledger::of_shape(pair, BECOMES).await;
-    ledger.has_more(16).await;
-    ledger.run.kill9();
-    ledger.run = ledger.pair.desk.run();
-    ledger.kept().await;
-    let copied = |facts: &[Value]| facts.iter().any(|f| f["fact"] == "copy_ended");
-    assert!(ledger.pair.desk.watch("run.journal", 0, READY_WITHIN, copied).await, "no end");
-    ledger.stops_writing().await;
-    // No comparison begins before it ends, and no slot is taken along while an index is built.
-    let open = ledger.pair.superuser(Side::Blue).await;
-    open.batch_execute("BEGIN; SELECT txid_current()").await.expect("a transaction");
-    ledger.run.streams().await;
+    // No slot is taken along while an index is built.
+    let open = ledger.copied_again().await;
     let pair = &ledger.pair;
     green.has_the_slot(pair).await;
     drop(open);

@@ -8,7 +8,7 @@ use cutover_sandbox::{PgOptions, Postgres, StopMode, find_postgres, shop, wait_u
 use cutover_testkit::{Direction, FaultProxy};
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, error::SqlState};
 
 use crate::{
     failover::Guarded,
@@ -101,6 +101,22 @@ impl Ledger {
         let writes = pair.writes().await;
         let run = pair.desk.run();
         Self { table: "ledger", pair, run, writes }
+    }
+
+    /// A copy that was killed and went on to its end: what is unique waits until rows are compared, and
+    /// none are before the transaction ends that is returned.
+    pub(crate) async fn copied_again(&mut self) -> Client {
+        self.has_more(16).await;
+        self.run.kill9();
+        self.run = self.pair.desk.run();
+        self.kept().await;
+        let copied = |facts: &[Value]| facts.iter().any(|f| f["fact"] == "copy_ended");
+        assert!(self.pair.desk.watch("run.journal", 0, READY_WITHIN, copied).await, "no end");
+        self.stops_writing().await;
+        let open = self.pair.superuser(Side::Blue).await;
+        open.batch_execute("BEGIN; SELECT txid_current()").await.expect("a transaction");
+        self.run.streams().await;
+        open
     }
 
     /// Waits until green has so many ranges of the table more.

@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     pair::{Pair, oldest_and_newest},
-    program::{COMMAND_WITHIN, READY_WITHIN, Run},
+    program::{COMMAND_WITHIN, Run},
     ranges::{Ledger, SLOWLY},
     world::{PASS, World},
 };
@@ -377,17 +377,7 @@ async fn rows_that_break_what_waits_on_green_are_repaired() {
     let (blue, green) = oldest_and_newest().await;
     let pair = Pair::open("late", &blue, &green, SLOWLY).await;
     let mut ledger = Ledger::of_shape(pair, BECOMES).await;
-    ledger.has_more(16).await;
-    ledger.run.kill9();
-    ledger.run = ledger.pair.desk.run();
-    ledger.kept().await;
-    let copied = |facts: &[Value]| facts.iter().any(|f| f["fact"] == "copy_ended");
-    assert!(ledger.pair.desk.watch("run.journal", 0, READY_WITHIN, copied).await, "no end");
-    ledger.stops_writing().await;
-    // No comparison begins before it ends, and nothing is built before.
-    let open = ledger.pair.superuser(Side::Blue).await;
-    open.batch_execute("BEGIN; SELECT txid_current()").await.expect("a transaction");
-    ledger.run.streams().await;
+    let open = ledger.copied_again().await;
     let doubles = "SET cutover.run = 'cutover_late'; \
                    UPDATE ledger SET code = -500001 WHERE id = -500000";
     let root = ledger.pair.superuser(Side::Green).await;

@@ -1,8 +1,6 @@
 //! Rows that somebody changes on green behind our back: found before a switch, counted by
 //! `verify`, made equal by `verify --repair`.
 
-use std::time::Duration;
-
 use cutover_core::model::side::Side;
 use serde_json::Value;
 
@@ -282,16 +280,26 @@ async fn a_repair_has_ended_once_the_owner_holds_a_place_behind_it() {
     let lock = "BEGIN; LOCK TABLE cutover_e2e.progress IN EXCLUSIVE MODE";
     blue.batch_execute(lock).await.expect("a lock");
     let repair = world.desk.begin(&["verify", "--repair"]);
-    let mended = "SELECT email <> 'x' FROM accounts WHERE id = 3";
+    let look = "SELECT pg_current_wal_insert_lsn()::text, email <> 'x' FROM accounts WHERE id = 3";
+    let mut before = String::new();
     cutover_sandbox::wait_until("the repair", COMMAND_WITHIN, async || {
-        green.query_one(mended, &[]).await.is_ok_and(|row| row.get(0))
+        let row = green.query_one(look, &[]).await.expect("the row");
+        let mended: bool = row.get(1);
+        if !mended {
+            before = row.get(0);
+        }
+        mended
     })
     .await
     .expect("the row is mended");
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(!repair.is_finished(), "nobody would miss it");
     blue.batch_execute("ROLLBACK").await.expect("the lock is released");
     repair.await.expect("no panic").exits(0);
+    let held = format!(
+        "SELECT (position::json #>> '{{postgres,lsn}}')::numeric > '{before}'::pg_lsn - '0/0'::pg_lsn \
+         FROM cutover_e2e.progress"
+    );
+    let held = blue.query_one(&held, &[]).await.expect("a position");
+    assert!(held.get::<_, bool>(0), "nobody would miss it");
     run.ready().await;
     world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;

@@ -173,8 +173,6 @@ async fn nobody_waits_for_a_session_that_rests() {
         read(&*snapshot, &t, &[Range::clone(&whole), whole.clone()], CopyFormat::PostgresText)
             .await;
         let client = home.client().await;
-        // The sessions have had their tables for long.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
         let emptied =
             tokio::spawn(async move { client.batch_execute("TRUNCATE t").await.unwrap() });
         if again {
