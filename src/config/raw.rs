@@ -66,9 +66,12 @@ section! {
     Database at "blue" {
         /// `postgres://user@host:port/dbname?sslmode=...`. Parameters: `sslmode` (`disable`,
         /// `prefer`, `require`, `verify-ca`, `verify-full`), `sslrootcert`, `sslcert`, `sslkey`,
-        /// `connect_timeout`, `application_name`, `host` (folder of a Unix socket). A password in it
-        /// works and is masked wherever the address is shown. Name the server itself and not the
-        /// pooler in front of it.
+        /// `connect_timeout`, `application_name`, `host` (folder of a Unix socket).
+        /// `connect_timeout` (10 s) also says when silence is suspicious: a session that has been
+        /// waiting for an answer for three times as long asks the server, in another session,
+        /// whether it still works for it, and is given up when it does not, as after a failover that
+        /// nobody told of. A password in it works and is masked wherever the address is shown. Name
+        /// the server itself and not the pooler in front of it.
         url ("url"): Text, "address", required, since "0.1";
         /// A physical standby of that server (PostgreSQL 16 or later), in the form of `url`, that is
         /// read in its place: its slot, the rows of the copy and full comparisons. Everything else

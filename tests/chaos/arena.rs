@@ -115,7 +115,9 @@ impl Arena {
         };
         let rate = if slowly { ", rate: 2MiB" } else { "" };
         let copy = format!("{{ workers: 2, chunk: 64KiB{rate} }}");
-        let options = Options { copy, ..Options::default() };
+        // What was forgotten is missed after three times that long.
+        let parameters = "?connect_timeout=4";
+        let options = Options { copy, parameters, ..Options::default() };
         let shop = &self.world.shop;
         self.world.desk = Desk::new(&yaml(shop, &reach, &options), secrets(shop));
         self.world.database = new;

@@ -133,6 +133,8 @@ pub(crate) enum Link {
 pub(crate) enum Spoil {
     Close,
     Reset,
+    /// The other end is gone, and we hear nothing, not even that.
+    Forget,
     /// The server is told that we are done.
     HalfCloseUp,
     /// We are told that the server is done.
@@ -149,7 +151,8 @@ impl Spoil {
     fn draw(dice: &mut Dice) -> Self {
         match dice.below(8) {
             0 => Self::Close,
-            1 | 2 => Self::Reset,
+            1 => Self::Reset,
+            2 => Self::Forget,
             3 => Self::HalfCloseUp,
             4 => Self::HalfCloseDown,
             5 => Self::Refuse(dice.ms(100, 1000)),

@@ -151,6 +151,7 @@ impl Story<'_> {
         match spoil {
             Spoil::Close => proxy.cut(),
             Spoil::Reset => proxy.reset(),
+            Spoil::Forget => proxy.forget(),
             Spoil::HalfCloseUp => proxy.half_close(Direction::Up),
             Spoil::HalfCloseDown => proxy.half_close(Direction::Down),
             Spoil::Refuse(lasting) => {

@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) size: ShopSize,
     /// What stands behind `CREATE DATABASE` on blue and on green.
     pub(crate) databases: [String; 2],
+    /// Behind the addresses of both sides: `?name=value`.
+    pub(crate) parameters: &'static str,
     /// The `copy` section.
     pub(crate) copy: String,
     /// Switches beside the pooler, as items of the `switch` section.
@@ -49,6 +51,7 @@ impl Default for Options {
             versions: None,
             size: ShopSize::small(),
             databases: Default::default(),
+            parameters: "",
             copy: "{ workers: 2 }".into(),
             more_switches: String::new(),
             more: String::new(),
@@ -350,9 +353,9 @@ pub(crate) fn yaml(shop: &Stage, reach: &Reach, options: &Options) -> String {
     );
     let url = |port: u16| {
         format!(
-            "{{ url: \"postgres://cutover@127.0.0.1:{port}/{}\", password: {{env: CUTOVER_E2E}} \
-             }}",
-            reach.database
+            "{{ url: \"postgres://cutover@127.0.0.1:{port}/{}{}\", password: {{env: \
+             CUTOVER_E2E}} }}",
+            reach.database, options.parameters
         )
     };
     format!(

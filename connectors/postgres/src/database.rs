@@ -58,6 +58,17 @@ impl Database {
         Self { standby: Some(Arc::new(Self { is_standby: true, ..standby })), ..self }
     }
 
+    /// The same without the sessions that it keeps: what a session has must not keep them alive.
+    pub(crate) fn bare(&self) -> Self {
+        Self {
+            standby: None,
+            control: Arc::default(),
+            copiers: crate::sink::Copiers::default(),
+            kept: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// Where rows and changes are read: the standby, or here.
     pub(crate) fn reader_side(&self) -> &Self {
         self.standby.as_deref().unwrap_or(self)

@@ -75,6 +75,7 @@ struct Shared {
 enum Order {
     Cut,
     Reset,
+    Forget,
     HalfClose(Direction),
 }
 
@@ -84,6 +85,7 @@ enum End {
     Closed,
     Cut,
     Reset,
+    Forgotten,
 }
 
 impl FaultProxy {
@@ -146,6 +148,12 @@ impl FaultProxy {
     /// Resets every open connection towards both ends: what is on its way is lost.
     pub fn reset(&self) {
         self.order(Order::Reset);
+    }
+
+    /// Forgets every open connection, as a balancer does that lost its table: the server's end is
+    /// closed, and whoever is at the other one hears nothing any more, not even an end.
+    pub fn forget(&self) {
+        self.order(Order::Forget);
     }
 
     /// Tells the receiver of a direction that its sender is done; the other direction goes on.
@@ -219,6 +227,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn connection(client: TcpStream, shared: Arc<Shared>) {
     // Before connecting, so that no order is missed.
     let (up_orders, down_orders) = (shared.orders.subscribe(), shared.orders.subscribe());
+    let mut last_orders = shared.orders.subscribe();
     let Ok(server) = TcpStream::connect(shared.server).await else {
         drop(client.set_zero_linger());
         return;
@@ -245,7 +254,10 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
             }
         }
     };
-    if matches!(end, End::Reset) {
+    if matches!(end, End::Forgotten) {
+        drop(to_server);
+        while !matches!(ended(&mut last_orders).await, End::Cut | End::Reset) {}
+    } else if matches!(end, End::Reset) {
         for half in [to_client, to_server] {
             drop(half.as_ref().set_zero_linger());
             // Its drop would say goodbye in an orderly way.
@@ -358,6 +370,7 @@ async fn ended(orders: &mut broadcast::Receiver<Order>) -> End {
         match orders.recv().await {
             Ok(Order::Cut) | Err(broadcast::error::RecvError::Closed) => return End::Cut,
             Ok(Order::Reset) => return End::Reset,
+            Ok(Order::Forget) => return End::Forgotten,
             Ok(Order::HalfClose(_)) | Err(broadcast::error::RecvError::Lagged(_)) => {}
         }
     }

@@ -170,6 +170,26 @@ async fn a_cut_is_an_orderly_end_and_a_reset_is_not() {
 }
 
 #[tokio::test]
+async fn who_was_forgotten_hears_nothing_and_new_ones_are_served() {
+    let (proxy, mut seen) = echo().await;
+    let mut client = connect(&proxy).await;
+    ask(&mut client, b"x").await;
+    seen.recv().await;
+    proxy.forget();
+    assert!(matches!(
+        within("the server's end", PATIENCE, seen.recv()).await,
+        Some(Seen::End | Seen::Error(_))
+    ));
+    ask(&mut connect(&proxy).await, b"y").await;
+    assert_eq!(seen.recv().await, Some(Seen::Bytes(1)));
+    client.write_all(b"anybody?").await.unwrap();
+    let mut byte = [0];
+    assert!(timeout(WATCH, client.read(&mut byte)).await.is_err());
+    proxy.cut();
+    assert!(!matches!(within("its end", PATIENCE, client.read(&mut byte)).await, Ok(1)));
+}
+
+#[tokio::test]
 async fn one_direction_can_end_while_the_other_goes_on() {
     let (proxy, mut seen) = echo().await;
     let mut client = connect(&proxy).await;

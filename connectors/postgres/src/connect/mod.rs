@@ -6,6 +6,7 @@
 mod config;
 mod der;
 mod error;
+mod pulse;
 mod replication;
 mod session;
 mod socket;

@@ -4,11 +4,12 @@ use std::{ops::Deref, pin::pin};
 
 use cutover_core::port::{PortError, Result};
 use futures_util::TryStreamExt;
-use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, Error, Row, ToStatement, types::ToSql};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use tokio_postgres::{Client, Error, Row, SimpleQueryMessage, ToStatement, types::ToSql};
 
 use super::{
     error::{open_error, port_error, wrong_server},
+    pulse::{self, Worker},
     stream::{Settled, Stream},
 };
 use crate::{database::Database, sql};
@@ -176,6 +177,7 @@ impl Database {
     async fn open_session(&self, purpose: &str) -> Result<Session> {
         let stream =
             Stream::open(&self.config).await.map_err(|e| open_error(self.connecting(), e))?;
+        let pulse = stream.pulse();
         let mut driver = tokio_postgres::Config::new();
         driver
             .user(&self.config.user)
@@ -207,33 +209,47 @@ impl Database {
         };
         let encoding = connection.parameter("server_encoding").unwrap_or_default().to_owned();
         let version = greeting.version().map_err(|what| wrong_server(self.connecting(), &what))?;
+        let (known, worker) = oneshot::channel();
+        let stops = pulse::stops(self.bare(), worker, pulse);
         let side = self.side;
         let connection = tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                // The session's own calls report it; this says when.
-                tracing::debug!(%side, error = %e, "a database session ended");
+            tokio::select! {
+                ended = connection => if let Err(e) = ended {
+                    // The session's own calls report it; this says when.
+                    tracing::debug!(%side, error = %e, "a database session ended");
+                },
+                () = stops => tracing::warn!(
+                    %side,
+                    "closing a session that waits for a server process that is gone"
+                ),
             }
         });
         let session = Session { client, connection, version, encoding };
-        self.pin_late(&session).await?;
+        // Not received when the connection has just ended.
+        known.send(self.pin_late(&session).await?).ok();
         Ok(session)
     }
 
     /// Settings that older servers or other platforms do not know, so that they cannot travel in
-    /// the startup message.
-    async fn pin_late(&self, session: &Session) -> Result<()> {
-        if session.version >= SINCE_TRANSACTION_TIMEOUT {
-            session
-                .batch_execute(NO_TRANSACTION_TIMEOUT)
-                .await
-                .map_err(|e| port_error(self.connecting(), e))?;
-        }
+    /// the startup message. Returns who works for the session.
+    async fn pin_late(&self, session: &Session) -> Result<Worker> {
+        let known = session.version >= SINCE_TRANSACTION_TIMEOUT;
+        let late = if known { NO_TRANSACTION_TIMEOUT } else { "" };
+        let who = Worker::WHO;
         // So that a statement of a process that died (waiting for a lock, say) ends with it.
-        match session.batch_execute("SET client_connection_check_interval = '1s'").await {
-            Ok(()) => Ok(()),
-            Err(e) if e.as_db_error().is_some() => Ok(()),
-            Err(e) => Err(port_error(self.connecting(), e)),
-        }
+        let check = "SET client_connection_check_interval = '1s'";
+        let said = match session.simple_query(&format!("{late}; {check}; {who}")).await {
+            Err(e) if e.as_db_error().is_some() => {
+                session.simple_query(&format!("{late}; {who}")).await
+            }
+            said => said,
+        };
+        let said = said.map_err(|e| port_error(self.connecting(), e))?;
+        let who = said.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        Ok(Worker(who.unwrap_or_default()))
     }
 }
 

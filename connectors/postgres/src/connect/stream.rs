@@ -22,6 +22,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use super::{
     config::{Host, PgConfig, SslMode},
     der,
+    pulse::Pulse,
     socket::Socket,
     tls,
 };
@@ -47,6 +48,7 @@ pub(crate) struct Stream {
     greeted: bool,
     /// The other end has answered within [`NEAR`].
     near: bool,
+    pulse: Arc<Pulse>,
 }
 
 /// Who answers a connection so fast is in the same place.
@@ -145,6 +147,11 @@ impl Stream {
         self.socket().take_up()
     }
 
+    /// What is seen of the connection from now on.
+    pub(super) fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
     /// Whether the bytes are encrypted.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self.kind, Kind::Tls(_))
@@ -229,7 +236,7 @@ async fn secure(
 
 impl From<Kind> for Stream {
     fn from(kind: Kind) -> Self {
-        Self { kind, greeted: false, near: false }
+        Self { kind, greeted: false, near: false, pulse: Arc::default() }
     }
 }
 
@@ -253,6 +260,9 @@ impl AsyncRead for Stream {
             Kind::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
         };
+        if matches!(done, Poll::Ready(Ok(()))) {
+            this.pulse.heard();
+        }
         if !this.greeted && matches!(done, Poll::Ready(Ok(()))) {
             this.greeted = true;
             if !is_greeting(&buf.filled()[before..]) {
@@ -270,10 +280,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        let done = match &mut this.kind {
             Kind::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Kind::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        };
+        if matches!(done, Poll::Ready(Ok(_))) {
+            this.pulse.said();
         }
+        done
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -8,12 +8,13 @@ use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{
     PgBouncer, PgBouncerOptions, PgOptions, Postgres, TlsOptions, find_postgres,
 };
+use cutover_testkit::{FaultProxy, wait_until, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket},
 };
 
-use crate::world::{World, servers};
+use crate::world::{PATIENCE, World, servers};
 
 fn database(url: &str) -> Database {
     let config = PgConfig::parse(url, None).unwrap();
@@ -127,6 +128,50 @@ async fn wrong_credentials_and_addresses() {
     assert!(e.is_transient(), "{e}");
     let e = refused("postgres://u:hunter2@no-such-host.invalid/d?connect_timeout=5").await;
     assert!(e.is_transient(), "{e}");
+}
+
+/// Whoever waits for an answer learns that nobody works on it, and nobody else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_process_that_is_gone_without_a_word_is_noticed() {
+    let server = servers().await.last().unwrap();
+    let root = server.connect("postgres").await.unwrap();
+    root.batch_execute("DROP DATABASE IF EXISTS pulse").await.unwrap();
+    root.batch_execute("CREATE DATABASE pulse").await.unwrap();
+    let client = server.connect("pulse").await.unwrap();
+    client.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+
+    let proxy = FaultProxy::start(([127, 0, 0, 1], server.port()).into()).await.unwrap();
+    let url = server.url("pulse").replace(&server.port().to_string(), &proxy.port().to_string());
+    let db = database(&format!("{url}?connect_timeout=1"));
+    let waits = |session: cutover_postgres::connect::Session| {
+        tokio::spawn(async move { session.batch_execute("SELECT pg_advisory_lock(1)").await })
+    };
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    let count = async |text: &str| client.query_one(text, &[]).await.unwrap().get::<_, i64>(0);
+
+    // One that nobody answers since its server waits for a lock.
+    let patient = waits(db.session("test").await.unwrap());
+    wait_until("it waits", PATIENCE, async || count(waiting).await == 1).await;
+    let logins = "SELECT sessions FROM pg_stat_database WHERE datname = 'pulse'";
+    let before = count(logins).await;
+    wait_until("the server was asked", PATIENCE, async || count(logins).await > before).await;
+    assert!(!patient.is_finished());
+    client.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    within("the lock", PATIENCE, patient).await.unwrap().unwrap();
+    wait_until("its session is gone", PATIENCE, async || {
+        client.query_one("SELECT pg_try_advisory_lock(1)", &[]).await.unwrap().get(0)
+    })
+    .await;
+
+    // One whose server process ended, and nobody said so.
+    let forgotten = waits(db.session("test").await.unwrap());
+    wait_until("it waits", PATIENCE, async || count(waiting).await == 1).await;
+    proxy.forget();
+    let error = within("an end", PATIENCE, forgotten).await.unwrap().unwrap_err();
+    assert!(error.is_closed(), "{error}");
+
+    drop((proxy, client));
+    root.batch_execute("DROP DATABASE pulse WITH (FORCE)").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
