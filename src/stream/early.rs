@@ -205,7 +205,7 @@ impl Worker {
         let done = loop {
             tokio::select! {
                 done = &mut running.task => break done,
-                control = self.next_control() => self.obey(control?, Some(open)).await,
+                control = self.next_control() => self.obey(control?, Some(open)).await?,
             }
         };
         let why = match done {

@@ -50,13 +50,13 @@ impl Worker {
                 Cut::Definition(content) => self.define(open, &content).await?,
                 Cut::Large(_) | Cut::Hold | Cut::Wait => return Ok(()),
             }
-            self.listen(open).await;
+            self.listen(open).await?;
             if self.holds(&HoldPoint::Now) {
                 self.reached();
             }
             while self.is_held() {
                 let control = self.next_control().await?;
-                self.obey(control, Some(open)).await;
+                self.obey(control, Some(open)).await?;
             }
         }
     }

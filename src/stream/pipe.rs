@@ -286,7 +286,8 @@ impl Worker {
                 tokio::select! {
                     () = sleep_until(again) => break,
                     control = self.inbox.recv() => match control {
-                        Some(control) => self.obey(control, None).await,
+                        // Nothing is open that could break.
+                        Some(control) => _ = self.obey(control, None).await,
                         None => return,
                     },
                 }
@@ -343,7 +344,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 control = self.inbox.recv() => match control {
-                    Some(control) => self.obey(control, Some(&mut open)).await,
+                    Some(control) => self.obey(control, Some(&mut open)).await?,
                     None => return Ok(()),
                 },
                 result = open.stream.next(&mut buffer), if !self.held => {
@@ -372,7 +373,7 @@ impl Worker {
             Cut::Batch(batch) => {
                 self.perform(open, batch).await?;
                 // A long backlog must not make the pipe deaf.
-                self.listen(open).await;
+                self.listen(open).await?;
             }
             Cut::Large(large) => self.large(open, large).await?,
             Cut::Definition(content) => self.define(open, &content).await?,
@@ -448,10 +449,11 @@ impl Worker {
     }
 
     /// Obeys what has been asked for meanwhile.
-    pub(super) async fn listen(&mut self, open: &mut Open) {
+    pub(super) async fn listen(&mut self, open: &mut Open) -> Result<()> {
         while let Ok(control) = self.inbox.try_recv() {
-            self.obey(control, Some(open)).await;
+            self.obey(control, Some(open)).await?;
         }
+        Ok(())
     }
 
     pub(super) async fn next_control(&mut self) -> Result<Control> {
@@ -469,7 +471,8 @@ impl Worker {
         }
     }
 
-    pub(super) async fn obey(&mut self, control: Control, open: Option<&mut Open>) {
+    /// Fails when what is open cannot be used any more; whoever asked knows by then.
+    pub(super) async fn obey(&mut self, control: Control, open: Option<&mut Open>) -> Result<()> {
         // A receiver that is gone has stopped waiting; there is nobody to tell.
         match control {
             Control::Mode(mode, reply) => {
@@ -505,20 +508,30 @@ impl Worker {
             }
             Control::Replace(order) => {
                 let Replace { table, keys, format, rows, reply } = *order;
-                let result = match open {
-                    Some(open) if self.held => {
-                        open.writer.replace(&table, &keys, format, rows).await
-                    }
-                    _ => Err(PortError::definite(
+                let doing = format!("repairing {}", table.name);
+                let Some(open) = open.filter(|_| self.held) else {
+                    let moves = PortError::definite(
                         "CUT0604",
-                        format!("repairing {}", table.name),
+                        doing,
                         "the stream does not stand still",
                         "try the repair again; see docs/errors/CUT0604.md",
-                    )),
+                    );
+                    reply.send(Err(moves)).ok();
+                    return Ok(());
                 };
+                let result = open.writer.replace(&table, &keys, format, rows).await;
+                let failed = result.is_err();
                 reply.send(result).ok();
+                if failed {
+                    // Where its session stands is not known.
+                    return Err(PortError::transient(
+                        doing,
+                        "it failed: the writer is opened again",
+                    ));
+                }
             }
         }
+        Ok(())
     }
 
     fn refuse(&mut self, control: Control, error: &PortError) {

@@ -1,10 +1,19 @@
 //! A stream that stops and goes on after the remedy: what it had passed does not come again.
 
+use async_trait::async_trait;
 use cutover::stream::{HoldPoint, Mode, handover::Handover};
-use cutover_core::model::{
-    position::Position,
-    schema::TableName,
-    side::Side::{Blue, Green},
+use cutover_core::{
+    model::{
+        position::Position,
+        schema::TableName,
+        selection::Selection,
+        side::Side::{Blue, Green},
+    },
+    port::{
+        PortError, Result,
+        copy::{CopyChunk, CopyFormat, CopyStream},
+        source::Source as _,
+    },
 };
 
 use crate::world::{World, run};
@@ -90,4 +99,32 @@ async fn what_was_passed_before_a_stop_does_not_come_again() {
     }
     assert_eq!(w.number(Green, "SELECT sum(id) FROM parts").await, 3);
     w.close(Vec::new()).await;
+}
+
+/// Rows that break off, as those of a server do that goes away.
+struct BreaksOff;
+
+#[async_trait]
+impl CopyStream for BreaksOff {
+    async fn next(&mut self) -> Result<Option<CopyChunk>> {
+        Err(PortError::transient("reading rows", "the server is gone"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_failed_is_no_reason_to_stop() {
+    let w = World::new("failed-repair").await;
+    let pipe = w.pipe(Blue, Mode::Apply).await;
+    run(&w.blue, &["UPDATE t SET v = 'before' WHERE id = -1"]).await;
+    w.arrives(&pipe).await;
+    pipe.hold_at(HoldPoint::Now).unwrap().await.unwrap().unwrap();
+    let tables = w.database(Green).tables(&Selection::default()).await.unwrap();
+    let t = tables.iter().find(|table| table.name.name == "t").unwrap();
+    let failed = pipe.replace(t, &[], CopyFormat::PostgresText, Box::new(BreaksOff)).await;
+    assert!(failed.unwrap_err().is_transient());
+    pipe.release().await.unwrap();
+    run(&w.blue, &["UPDATE t SET v = 'behind' WHERE id = -2"]).await;
+    w.arrives(&pipe).await;
+    w.equal().await;
+    w.close(vec![pipe]).await;
 }
