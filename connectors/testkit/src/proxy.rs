@@ -76,6 +76,7 @@ enum Order {
     Cut,
     Reset,
     Forget,
+    Abandon,
     HalfClose(Direction),
 }
 
@@ -86,6 +87,7 @@ enum End {
     Cut,
     Reset,
     Forgotten,
+    Abandoned,
 }
 
 impl FaultProxy {
@@ -154,6 +156,12 @@ impl FaultProxy {
     /// closed, and whoever is at the other one hears nothing any more, not even an end.
     pub fn forget(&self) {
         self.order(Order::Forget);
+    }
+
+    /// Abandons every open connection, as a host does that goes away without a word: the client's
+    /// end is closed, and the server hears and is rid of nothing any more, not even an end.
+    pub fn abandon(&self) {
+        self.order(Order::Abandon);
     }
 
     /// Tells the receiver of a direction that its sender is done; the other direction goes on.
@@ -254,8 +262,9 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
             }
         }
     };
-    if matches!(end, End::Forgotten) {
-        drop(to_server);
+    if matches!(end, End::Forgotten | End::Abandoned) {
+        // What is left of the other one keeps its end open, and nobody reads it.
+        drop(if matches!(end, End::Forgotten) { to_server } else { to_client });
         while !matches!(ended(&mut last_orders).await, End::Cut | End::Reset) {}
     } else if matches!(end, End::Reset) {
         for half in [to_client, to_server] {
@@ -371,6 +380,7 @@ async fn ended(orders: &mut broadcast::Receiver<Order>) -> End {
             Ok(Order::Cut) | Err(broadcast::error::RecvError::Closed) => return End::Cut,
             Ok(Order::Reset) => return End::Reset,
             Ok(Order::Forget) => return End::Forgotten,
+            Ok(Order::Abandon) => return End::Abandoned,
             Ok(Order::HalfClose(_)) | Err(broadcast::error::RecvError::Lagged(_)) => {}
         }
     }

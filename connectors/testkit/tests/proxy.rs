@@ -190,6 +190,26 @@ async fn who_was_forgotten_hears_nothing_and_new_ones_are_served() {
 }
 
 #[tokio::test]
+async fn an_abandoned_connection_stays_with_the_server() {
+    let (proxy, mut seen) = echo().await;
+    let mut client = connect(&proxy).await;
+    ask(&mut client, b"x").await;
+    seen.recv().await;
+    proxy.abandon();
+    let ended = within("the client's end", PATIENCE, client.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    drop(client);
+    assert!(timeout(WATCH, seen.recv()).await.is_err(), "the server hears of it");
+    ask(&mut connect(&proxy).await, b"y").await;
+    assert_eq!(seen.recv().await, Some(Seen::Bytes(1)));
+    proxy.cut();
+    assert!(matches!(
+        within("the server's end", PATIENCE, seen.recv()).await,
+        Some(Seen::End | Seen::Error(_))
+    ));
+}
+
+#[tokio::test]
 async fn one_direction_can_end_while_the_other_goes_on() {
     let (proxy, mut seen) = echo().await;
     let mut client = connect(&proxy).await;
