@@ -219,8 +219,10 @@ impl Ground for LiveGround {
             )
             .map_err(Failure::from)
         };
-        let ((), switches, (readiness, missing, origin_fence, target_fence)) =
-            tokio::try_join!(self.warm_up(), routings, asked)?;
+        // First: a RELOAD can change what is looked at.
+        self.warm_up().await?;
+        let (switches, (readiness, missing, origin_fence, target_fence)) =
+            tokio::try_join!(routings, asked)?;
         let learned = Learned {
             from: parts.from,
             budget: parts.budget,

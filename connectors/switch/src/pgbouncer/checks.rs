@@ -188,7 +188,7 @@ fn waits(list: &mut List<'_>, facts: &Facts, said: &Said) {
                     "{name} is {limit:?}: clients that wait longer are disconnected, and a pause \
                      may take {budget:?}"
                 ),
-                format!("on the console: SET {name} = {}", (budget * 10).as_secs().max(30)),
+                in_file(facts, name, (budget * 10).as_secs().max(30)),
             );
         }
     }
@@ -200,9 +200,14 @@ fn waits(list: &mut List<'_>, facts: &Facts, said: &Said) {
                 "server_login_retry is {retry:?}: when the first login after the pause fails, \
                  clients wait that long for the second"
             ),
-            "on the console: SET server_login_retry = 1",
+            in_file(facts, "server_login_retry", 1),
         );
     }
+}
+
+/// A setting that stays: a move gives RELOAD, which takes back what `SET` on the console changed.
+fn in_file(facts: &Facts, name: &str, value: u64) -> String {
+    format!("set {name} = {value} in {}, then RELOAD on the console", facts.path.display())
 }
 
 /// What makes the first transactions after the pause slow.

@@ -477,6 +477,8 @@ impl Inner {
             Some(open) => open,
             None => {
                 let new = self.open().await?;
+                // It may be another process, which reads another file.
+                warm.read = None;
                 if warm.usual.is_none()
                     && let Ok(config) = new.order("SHOW CONFIG", ANSWER).await
                 {
