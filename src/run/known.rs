@@ -68,11 +68,16 @@ impl Known {
         self.different.keys().chain(self.many.keys()).copied().collect()
     }
 
-    /// Those of these pairs with rows that differ, and the keys of such rows, as far as they have names.
-    pub(super) fn keys_in(&self, chosen: &[usize]) -> BTreeMap<usize, Vec<RowKey>> {
-        let named = |i| self.different.get(i).into_iter().flat_map(BTreeMap::keys).cloned();
-        let differs = |i: &&usize| self.different.contains_key(i) || self.many.contains_key(i);
-        chosen.iter().filter(differs).map(|i| (*i, named(i).collect())).collect()
+    /// Those of these pairs with rows that differ, and the keys of such rows; none where not all of
+    /// them have names.
+    pub(super) fn keys_in(&self, chosen: &[usize]) -> BTreeMap<usize, Option<Vec<RowKey>>> {
+        let of = |i: &usize| {
+            if self.many.contains_key(i) {
+                return Some((*i, None));
+            }
+            Some((*i, Some(self.different.get(i)?.keys().cloned().collect())))
+        };
+        chosen.iter().filter_map(of).collect()
     }
 
     /// What a full pass at `position` said of a pair, which began at the moment `since`. What was
@@ -215,7 +220,7 @@ mod tests {
         assert_eq!((known.count(), known.is_named(1)), (5, false));
         assert!(known.pairs().contains(&1));
         // A repair replaces the whole of it.
-        assert_eq!(known.keys_in(&[0, 1]), [(1, Vec::new())].into_iter().collect());
+        assert_eq!(known.keys_in(&[0, 1]), [(1, None)].into_iter().collect());
         let since = known.now();
         known.learn(1, &report(&[], 0), &at(), (since, true));
         assert!(known.pairs().is_empty());

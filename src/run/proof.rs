@@ -531,11 +531,6 @@ impl Proof {
         Ok(unequal.map(|(i, _)| *i).collect())
     }
 
-    /// Whether the differing rows of a pair have names, and are few enough to list all of them.
-    pub(super) fn are_named(&self, pair: usize) -> bool {
-        self.pairs[pair].keyed && !self.lock().many.contains_key(&pair)
-    }
-
     /// What is known to differ, with keys, for whoever asked for them.
     #[must_use]
     pub fn differences(&self) -> Vec<(TableName, RowKey, How)> {

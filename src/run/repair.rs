@@ -196,7 +196,7 @@ impl Live {
 
 impl Proof {
     /// Copies the rows that are known to differ again, from the owner to the other side, while
-    /// the stream stands still. Returns rows written. What was repaired is to be verified again.
+    /// the stream stands still; the whole table where they have no names, or not all of them. Returns rows written. What was repaired is to be verified again.
     ///
     /// # Errors
     ///
@@ -210,6 +210,7 @@ impl Proof {
             .aligned(owner, |_, snapshot| async move {
                 let mut written = 0;
                 for (i, keys) in &work {
+                    let keys = keys.as_deref().filter(|_| self.pairs[*i].keyed);
                     written += self.repair_pair(pipes, owner, &snapshot, *i, keys).await?;
                 }
                 Ok(written)
@@ -223,7 +224,7 @@ impl Proof {
         owner: Side,
         snapshot: &Arc<dyn Snapshot>,
         i: usize,
-        keys: &[RowKey],
+        keys: Option<&[RowKey]>,
     ) -> Result<u64> {
         let pair = &self.pairs[i];
         let routes = match owner {
@@ -231,13 +232,10 @@ impl Proof {
             Side::Green => &self.mapping.back,
         };
         let mut written = 0;
-        // Where rows have no names, or too many to list, the whole table is replaced.
-        let named = self.are_named(i);
-        let keys = if named { keys } else { &[] };
         for (target, sources) in targets(pair, owner, routes) {
             let rows = Box::new(Chain {
                 snapshot: Arc::clone(snapshot),
-                keys: named.then(|| keys.to_vec()),
+                keys: keys.map(<[RowKey]>::to_vec),
                 sources: sources.into_iter().cloned().collect(),
                 open: None,
             });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cutover_core::{
-    model::{run::RunId, schema::TableName, side::Side},
+    model::{schema::TableName, side::Side},
     port::sink::Lease,
 };
 use serde_json::json;
@@ -31,7 +31,6 @@ use super::{
     moves,
     perform::Asked,
     pipes::Pipes,
-    ports::Ports,
     prepare::{Preparation, Prepared},
     proof::Proof,
     removal,
@@ -266,15 +265,12 @@ pub(super) async fn take_lease(
 /// # Errors
 ///
 /// Another process took it meanwhile: this one must not go on.
-async fn keep_lease(run: &RunId, ports: &Ports, lease: &mut Box<dyn Lease>) -> Result<(), Failure> {
-    if lease.held().await {
-        return Ok(());
-    }
-    match ports.green.sink.lease(run).await {
-        Ok(again) => *lease = again,
+async fn keep_lease(lease: &mut dyn Lease) -> Result<(), Failure> {
+    match lease.keep().await {
         Err(e) if e.code() == Some(TAKEN) => return Err(e.into()),
         // Green cannot be asked; nobody else can take the lease either.
         Err(e) => tracing::debug!("the lease is not back yet: {e}"),
+        Ok(()) => {}
     }
     Ok(())
 }
@@ -470,7 +466,7 @@ async fn attend(
                     return Ok(Next::Again(unfinished));
                 }
             }
-            _ = lease_timer.tick(), if free => keep_lease(&live.run, &live.ports, lease).await?,
+            _ = lease_timer.tick(), if free => keep_lease(&mut **lease).await?,
             _ = timer.tick() => {
                 // What waits for an operator waits in the next process as well.
                 if !stops.is_empty() && live.undecided() {

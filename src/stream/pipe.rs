@@ -63,7 +63,7 @@ pub(super) enum Control {
 
 pub(super) struct Replace {
     table: Table,
-    keys: Vec<RowKey>,
+    keys: Option<Vec<RowKey>>,
     format: CopyFormat,
     rows: Box<dyn CopyStream>,
     reply: oneshot::Sender<Result<u64>>,
@@ -192,12 +192,12 @@ impl Pipe {
     pub async fn replace(
         &self,
         table: &Table,
-        keys: &[RowKey],
+        keys: Option<&[RowKey]>,
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
     ) -> Result<u64> {
         let (reply, rx) = oneshot::channel();
-        let (table, keys) = (table.clone(), keys.to_vec());
+        let (table, keys) = (table.clone(), keys.map(<[RowKey]>::to_vec));
         let order = Replace { table, keys, format, rows, reply };
         self.tell(Control::Replace(Box::new(order)))?;
         rx.await.map_err(|e| gone(self.from, e))?
@@ -519,7 +519,7 @@ impl Worker {
                     reply.send(Err(moves)).ok();
                     return Ok(());
                 };
-                let result = open.writer.replace(&table, &keys, format, rows).await;
+                let result = open.writer.replace(&table, keys.as_deref(), format, rows).await;
                 let failed = result.is_err();
                 reply.send(result).ok();
                 if failed {

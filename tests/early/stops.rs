@@ -120,7 +120,7 @@ async fn a_repair_that_failed_is_no_reason_to_stop() {
     pipe.hold_at(HoldPoint::Now).unwrap().await.unwrap().unwrap();
     let tables = w.database(Green).tables(&Selection::default()).await.unwrap();
     let t = tables.iter().find(|table| table.name.name == "t").unwrap();
-    let failed = pipe.replace(t, &[], CopyFormat::PostgresText, Box::new(BreaksOff)).await;
+    let failed = pipe.replace(t, None, CopyFormat::PostgresText, Box::new(BreaksOff)).await;
     assert!(failed.unwrap_err().is_transient());
     pipe.release().await.unwrap();
     run(&w.blue, &["UPDATE t SET v = 'behind' WHERE id = -2"]).await;

@@ -9,7 +9,7 @@ use cutover_core::{
 use tokio::sync::Mutex;
 
 use crate::{
-    connect::{PgConfig, Session, port_error},
+    connect::{Left, PgConfig, Session, port_error},
     shelf::Warm,
 };
 
@@ -30,6 +30,7 @@ pub struct Database {
     control: Arc<Mutex<Option<Arc<Session>>>>,
     pub(crate) copiers: crate::sink::Copiers,
     pub(crate) kept: Arc<crate::primary::Kept>,
+    pub(crate) left: Arc<Left>,
 }
 
 impl Database {
@@ -47,6 +48,7 @@ impl Database {
             control: Arc::default(),
             copiers: crate::sink::Copiers::default(),
             kept: Arc::default(),
+            left: Arc::default(),
         }
     }
 

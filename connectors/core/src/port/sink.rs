@@ -194,8 +194,12 @@ pub trait Load: Send + Sync {
 /// Proof that this process is the only one that works on a run. Dropping it gives it back.
 #[async_trait]
 pub trait Lease: Send + Sync {
-    /// Whether it is still held (the session lives).
-    async fn held(&self) -> bool;
+    /// Holds it on, in a new session where the one before it is lost.
+    ///
+    /// # Errors
+    ///
+    /// Definite `CUT0501` when another process has it, transient while nobody can say.
+    async fn keep(&mut self) -> Result<()>;
 }
 
 /// The one writer of a run on one side.
@@ -274,12 +278,12 @@ pub trait SinkWriter: Send {
     async fn rebase(&mut self, position: &Position) -> Result<()>;
 
     /// Repair: removes the rows with these keys and writes `rows` instead, in one transaction.
-    /// Without keys the whole table is replaced. Marked as ours like everything the writer does.
+    /// With `None` the whole table is replaced. Marked as ours like everything the writer does.
     /// Only called between transactions, while the stream stands still. Returns rows written.
     async fn replace(
         &mut self,
         table: &Table,
-        keys: &[RowKey],
+        keys: Option<&[RowKey]>,
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
     ) -> Result<u64>;

@@ -12,6 +12,7 @@ mod session;
 mod socket;
 mod stream;
 mod tls;
+mod worker;
 
 pub use config::{ConfigError, Host, PgConfig, SslMode};
 pub(crate) use error::{
@@ -20,3 +21,4 @@ pub(crate) use error::{
 pub(crate) use replication::{CopyBoth, Frame, Replication, WireError};
 pub(crate) use session::Hashing;
 pub use session::Session;
+pub(crate) use worker::Left;

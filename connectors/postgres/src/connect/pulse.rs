@@ -8,7 +8,6 @@
 
 use std::{
     future::pending,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use super::worker::Worker;
 use crate::database::Database;
 
 /// After so many times what a login may take, silence is suspicious.
@@ -65,33 +65,10 @@ impl Pulse {
     }
 }
 
-/// Who works for a session: a process, of a server that runs since then.
-#[derive(Debug)]
-pub(super) struct Worker(pub(super) String);
-
-impl Worker {
-    /// One row, one text: who answers.
-    pub(super) const WHO: &str = "SELECT pg_backend_pid() || ' ' || pg_postmaster_start_time()";
-
-    /// Whether the server that is there now still has it. None when it does not say. In a box,
-    /// since it opens a session, and every session has a pulse.
-    fn lives<'a>(
-        &'a self,
-        database: &'a Database,
-    ) -> Pin<Box<dyn Future<Output = Option<bool>> + Send + 'a>> {
-        Box::pin(async {
-            let session = database.session("pulse").await.ok()?;
-            let question = "SELECT EXISTS (SELECT FROM pg_stat_activity \
-                            WHERE pid || ' ' || pg_postmaster_start_time() = $1)";
-            Some(session.query_one(question, &[&self.0]).await.ok()?.get(0))
-        })
-    }
-}
-
 /// Ends once nobody works for a session any more. A server that cannot be asked is asked again.
 pub(super) async fn stops(
     database: Database,
-    worker: oneshot::Receiver<Worker>,
+    worker: oneshot::Receiver<Arc<Worker>>,
     pulse: Arc<Pulse>,
 ) {
     let unit = database.config.connect_timeout;

@@ -1,6 +1,6 @@
 //! Ordinary sessions with pinned settings.
 
-use std::{ops::Deref, pin::pin};
+use std::{ops::Deref, pin::pin, sync::Arc};
 
 use cutover_core::port::{PortError, Result};
 use futures_util::TryStreamExt;
@@ -9,8 +9,9 @@ use tokio_postgres::{Client, Error, Row, SimpleQueryMessage, ToStatement, types:
 
 use super::{
     error::{open_error, port_error, wrong_server},
-    pulse::{self, Worker},
+    pulse,
     stream::{Settled, Stream},
+    worker::{Left, Worker},
 };
 use crate::{database::Database, sql};
 
@@ -66,6 +67,8 @@ pub struct Session {
     connection: JoinHandle<()>,
     version: u32,
     encoding: String,
+    worker: Option<Arc<Worker>>,
+    left: Arc<Left>,
 }
 
 impl Session {
@@ -73,6 +76,11 @@ impl Session {
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Sessions to this database that are closed on our side.
+    pub(crate) fn left(&self) -> &Left {
+        &self.left
     }
 
     /// Gives each row of an answer to `take` as it comes: what a catalog says of ten thousand tables
@@ -129,6 +137,9 @@ impl std::ops::DerefMut for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.connection.abort();
+        if let Some(worker) = self.worker.take() {
+            self.left.add(worker);
+        }
     }
 }
 
@@ -224,9 +235,12 @@ impl Database {
                 ),
             }
         });
-        let session = Session { client, connection, version, encoding };
+        let left = Arc::clone(&self.left);
+        let mut session = Session { client, connection, version, encoding, worker: None, left };
+        let worker = Arc::new(self.pin_late(&session).await?);
+        session.worker = Some(Arc::clone(&worker));
         // Not received when the connection has just ended.
-        known.send(self.pin_late(&session).await?).ok();
+        known.send(worker).ok();
         Ok(session)
     }
 
@@ -249,7 +263,7 @@ impl Database {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,
         });
-        Ok(Worker(who.unwrap_or_default()))
+        Ok(Worker::answered(who.unwrap_or_default()))
     }
 }
 

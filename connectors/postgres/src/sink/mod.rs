@@ -1,6 +1,6 @@
 //! The target role: rows of the initial copy, and changes with progress in the same transaction.
 //!
-//! - `setup`: schema, progress table, origin, lease. `copy`, `repair`: rows in bulk. `parts`: which
+//! - `setup`: schema, progress table, origin. `lease`: the only process of a run. `copy`, `repair`: rows in bulk. `parts`: which
 //!   parts of a table are there. `unproven`: constraints that such rows may break.
 //! - `batch`, `shape`, `reduce`, `set`, `statement`, `encode`: pure; events to statements.
 //! - `writer`, `attempt`: one transaction per call. `rows`: the ordered row path behind it.
@@ -15,6 +15,7 @@ mod cache;
 mod copy;
 mod early;
 mod encode;
+mod lease;
 mod parts;
 mod pipeline;
 mod reduce;
@@ -29,29 +30,19 @@ mod statement;
 mod unproven;
 mod writer;
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use cutover_core::{
     model::{run::RunId, schema::Table},
     port::{
-        PortError, Result,
+        Result,
         copy::CopyFormat,
         sink::{Lease, Load, PartThere, Route, Sink, SinkWriter},
     },
 };
-use tokio::time::timeout;
 
 pub(crate) use copy::Copiers;
 
-use crate::{
-    connect::{Session, port_error},
-    database::Database,
-    sql::Names,
-};
-
-/// How long a server may take to prove that a session lives.
-const HEARTBEAT: Duration = Duration::from_secs(10);
+use crate::{database::Database, sql::Names};
 
 #[async_trait]
 impl Sink for Database {
@@ -98,26 +89,8 @@ impl Sink for Database {
     }
 
     async fn lease(&self, run: &RunId) -> Result<Box<dyn Lease>> {
-        let key = Names::of(run).lease_key();
-        let session = self.session("lease").await?;
-        let doing = || format!("taking the lease of run {run} on {}", self.side);
-        let taken: bool = session
-            .query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key])
-            .await
-            .map_err(|e| port_error(doing(), e))?
-            .get(0);
-        if taken {
-            return Ok(Box::new(Held(session)));
-        }
-        let holder = setup::holder(&session, key).await.map_err(|e| port_error(doing(), e))?;
-        let holder = holder.unwrap_or_else(|| "a session that has just ended".to_owned());
-        Err(PortError::definite(
-            refusal::LEASE_HELD,
-            doing(),
-            format!("another process works on this run: {holder}"),
-            "use that process (`cutover status`), or stop it first; when it is dead already, end \
-             its session with SELECT pg_terminate_backend(pid)",
-        ))
+        let session = Some(lease::take(self, run).await?);
+        Ok(Box::new(lease::Held { database: self.clone(), run: run.clone(), session }))
     }
 
     async fn release(&self, run: &RunId) -> Result<()> {
@@ -126,16 +99,5 @@ impl Sink for Database {
         setup::remove(&warm.session, self.side.as_str(), &Names::of(run)).await?;
         self.put_back(warm);
         Ok(())
-    }
-}
-
-/// The lease: an advisory lock that ends with its session.
-struct Held(Session);
-
-#[async_trait]
-impl Lease for Held {
-    async fn held(&self) -> bool {
-        // No answer is no proof.
-        matches!(timeout(HEARTBEAT, self.0.batch_execute("SELECT 1")).await, Ok(Ok(())))
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn replace(
     session: &Session,
     at: &str,
     table: &Table,
-    keys: &[RowKey],
+    keys: Option<&[RowKey]>,
     format: CopyFormat,
     rows: Box<dyn CopyStream>,
 ) -> Result<u64> {
@@ -37,10 +37,9 @@ pub(super) async fn replace(
     } else {
         None
     };
-    if keys.is_empty() {
-        copy::empty(session, at, &table.name, copy::Room::Leave).await?;
-    } else {
-        remove(session, at, table, keys).await?;
+    match keys {
+        None => copy::empty(session, at, &table.name, copy::Room::Leave).await?,
+        Some(keys) => remove(session, at, table, keys).await?,
     }
     let written = copy::copy_rows(session, at, table, format, rows).await?;
     if let Some(away) = away {

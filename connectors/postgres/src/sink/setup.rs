@@ -26,7 +26,7 @@ const FORMAT: i32 = 1;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two tries.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Settings of the writer, beside the pinned ones of every session.
 ///
@@ -121,6 +121,8 @@ pub(super) async fn become_writer(session: &Session, at: &str, names: &Names) ->
         if Instant::now() > deadline {
             return Err(busy(session, at, names).await);
         }
+        let ours = session.left().end_holder(session, writer_key(names)).await;
+        ours.map_err(|e| port_error(doing(), e))?;
         sleep(PAUSE).await;
     }
     // What an early writer left behind holds rows, and may even be committing: what is stored is
@@ -155,7 +157,10 @@ pub(super) async fn become_early(session: &Session, at: &str, names: &Names) -> 
     row.map(|row| row.get(1)).map_err(|e| port_error(doing(), e))
 }
 
-async fn try_lock(session: &Session, key: i64) -> std::result::Result<bool, tokio_postgres::Error> {
+pub(super) async fn try_lock(
+    session: &Session,
+    key: i64,
+) -> std::result::Result<bool, tokio_postgres::Error> {
     let row = session.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await?;
     Ok(row.get(0))
 }

@@ -423,7 +423,7 @@ impl SinkWriter for Writer {
     async fn replace(
         &mut self,
         table: &Table,
-        keys: &[RowKey],
+        keys: Option<&[RowKey]>,
         format: CopyFormat,
         rows: Box<dyn CopyStream>,
     ) -> Result<u64> {

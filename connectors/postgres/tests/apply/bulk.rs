@@ -51,7 +51,7 @@ async fn repaired_and_copied_again(world: &World, writer: &mut dyn SinkWriter, t
     world.meddle("DELETE FROM dst.t WHERE id IN (3, 70)").await;
     let keys = [RowKey(vec!["3".into()]), RowKey(vec!["70".into()])];
     let rows = copy_out(world, table, false, "id IN (3, 70)").await;
-    writer.replace(table, &keys, CopyFormat::PostgresText, rows).await.unwrap();
+    writer.replace(table, Some(&keys), CopyFormat::PostgresText, rows).await.unwrap();
     world.assert_equal().await;
     world.green.clear(&world.run, table).await.unwrap();
     // Several at a time, as workers do.
@@ -152,13 +152,13 @@ on_each_server! {
             .map(|k| RowKey(k.iter().map(|p| (*p).to_owned()).collect()));
         let rows = copy_out(&world, &table, true, "a IN (3, 4, 500)").await;
         let written =
-            writer.replace(&table, &keys, CopyFormat::PostgresBinary, rows).await.unwrap();
+            writer.replace(&table, Some(&keys), CopyFormat::PostgresBinary, rows).await.unwrap();
         assert_eq!(written, 2);
         world.assert_equal().await;
         // Without keys everything is replaced.
         world.meddle("UPDATE dst.t SET v = 'wrong'").await;
         let rows = copy_out(&world, &table, false, "true").await;
-        let written = writer.replace(&table, &[], CopyFormat::PostgresText, rows).await.unwrap();
+        let written = writer.replace(&table, None, CopyFormat::PostgresText, rows).await.unwrap();
         assert_eq!(written, 100);
         world.assert_equal().await;
         // The writer goes on.

@@ -13,6 +13,7 @@ use cutover_core::{
     port::sink::{Route, Sink, SinkWriter},
 };
 use cutover_sandbox::{PgOptions, Postgres, find_postgres, wait_until};
+use cutover_testkit::FaultProxy;
 
 use crate::{
     on_each_server,
@@ -110,6 +111,27 @@ on_each_server! {
         writer.apply(&large[..600]).await.unwrap();
         writer.apply(&large[600..]).await.unwrap();
         world.assert_equal().await;
+    }
+
+    async fn sessions_that_the_server_does_not_miss(server) {
+        let mut world = World::with(server, "CREATE TABLE t (id int PRIMARY KEY)").await;
+        let proxy = FaultProxy::start(([127, 0, 0, 1], server.port()).into()).await.unwrap();
+        let url = server.url(&world.name);
+        let ours = world.process(&url.replace(&server.port().to_string(), &proxy.port().to_string()));
+        let routes = world.routes().await;
+        let mut lease = ours.lease(&world.run).await.unwrap();
+        let mut writer = ours.writer(&world.run, &routes).await.unwrap();
+        writer.apply(&world.changes(&["INSERT INTO t VALUES (1)"]).await).await.unwrap();
+        let holders = [world.backends("lease").await, world.backends("apply").await];
+        proxy.abandon();
+        let more = world.changes(&["INSERT INTO t VALUES (2)"]).await;
+        assert!(writer.apply(&more).await.unwrap_err().is_transient());
+        drop(writer);
+        lease.keep().await.unwrap();
+        let mut writer = ours.writer(&world.run, &routes).await.unwrap();
+        writer.apply(&more).await.unwrap();
+        world.assert_equal().await;
+        assert_ne!(holders, [world.backends("lease").await, world.backends("apply").await]);
     }
 
     async fn a_call_that_is_given_up_half_way(server) {

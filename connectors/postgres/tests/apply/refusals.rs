@@ -178,18 +178,23 @@ on_each_server! {
         drop(writer);
         drop(world.writer().await);
 
-        let lease = world.green.lease(&world.run).await.unwrap();
-        assert!(lease.held().await);
+        let mut lease = world.green.lease(&world.run).await.unwrap();
+        lease.keep().await.unwrap();
         let error = world.green.lease(&world.run).await.err().unwrap();
         assert_eq!(error.code(), Some("CUT0501"), "{error}");
         assert!(error.to_string().contains("lease"), "{error}");
         let pid = named(&error.to_string(), &world.backends("lease").await);
         world.client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
-        assert!(!lease.held().await);
-        drop(lease);
+        // It is taken again, but not from another process.
+        lease.keep().await.unwrap();
+        let now = world.backends("lease").await;
+        assert_ne!(now, [pid]);
+        let other = world.process(&world.server.url(&world.name));
+        world.client.execute("SELECT pg_terminate_backend($1)", &[&now[0]]).await.unwrap();
         let taken = cutover_sandbox::wait_for("the lease", std::time::Duration::from_secs(60),
-            async || world.green.lease(&world.run).await.ok()).await.unwrap();
-        assert!(taken.held().await);
+            async || other.lease(&world.run).await.ok()).await.unwrap();
+        assert_eq!(lease.keep().await.unwrap_err().code(), Some("CUT0501"));
+        drop(taken);
     }
 
     async fn a_run_that_was_not_prepared(server) {

@@ -102,6 +102,11 @@ BEGIN
   RETURN NULL;
 END $$;";
 
+fn database(url: &str, run: &RunId) -> Database {
+    let config = PgConfig::parse(url, None).unwrap();
+    Database::new(config, Side::Green, run.clone(), &std::env::temp_dir())
+}
+
 impl World {
     /// An empty database on this server.
     pub(crate) async fn empty(server: &'static Postgres) -> Self {
@@ -111,12 +116,15 @@ impl World {
         client.batch_execute(PINNED).await.unwrap();
         client.batch_execute(LOG).await.unwrap();
         let run = RunId::new(&format!("run-{}", name)).unwrap();
-        let config = PgConfig::parse(&server.url(&name), None).unwrap();
-        let spill = std::env::temp_dir();
-        let green = Database::new(config, Side::Green, run.clone(), &spill);
+        let green = database(&server.url(&name), &run);
         green.prepare(&run).await.unwrap();
         let relations = HashMap::new();
         Self { server, name, client, green, run, relations, lsn: 0x1000, toast: false }
+    }
+
+    /// What another process would have of the same run.
+    pub(crate) fn process(&self, url: &str) -> Database {
+        database(url, &self.run)
     }
 
     /// The same definitions in both schemas.

@@ -99,7 +99,7 @@ async fn keys_that_a_collation_calls_equal_keep_their_bytes() {
                 let range = snapshot.keys_range(&table, &names).await.unwrap();
                 let format = CopyFormat::PostgresText;
                 let rows = snapshot.read(&table, &range, format).await.unwrap().rows().unwrap();
-                let written = writer.replace(&table, &names, format, rows).await;
+                let written = writer.replace(&table, Some(&names), format, rows).await;
                 assert_eq!(written.unwrap_or_else(|e| panic!("{there}: {e}")), 1);
                 pair.assert_equal(&table, "repaired").await;
             }

@@ -222,7 +222,7 @@ pub(crate) async fn repair(
         .and_then(Opened::rows)
         .unwrap_or_else(|e| panic!("repair, {}, {name}: {e}", pair.versions()));
     let written = writer
-        .replace(table, &keys, CopyFormat::PostgresText, rows)
+        .replace(table, Some(&keys), CopyFormat::PostgresText, rows)
         .await
         .unwrap_or_else(|e| panic!("repair, {}, {name}: {e}", pair.versions()));
     assert_eq!(written as usize, keys.len(), "repair, {}, {name}", pair.versions());
