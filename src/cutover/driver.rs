@@ -383,12 +383,7 @@ impl Driver<'_> {
             } else if act.verb == Verb::Do && act.step.phase() == Phase::Pause {
                 self.used_up(act.step.name())
             } else {
-                Failure {
-                    ambiguous: false,
-                    why: format!("{} did not end within {ms} ms", act.step),
-                    code: None,
-                    remedy: None,
-                }
+                Failure::late(act.step, allowed)
             })
         });
         let lets_go = matches!((act.verb, act.step), (Verb::Do, Step::Point))

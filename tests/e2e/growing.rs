@@ -106,7 +106,13 @@ async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_co
             is_refused(&world, &mut run, "public.gaps").await;
         }
     }
-    world.desk.moves("rehearse").await.exits(0);
+    {
+        // Whoever has a table for himself on the side that nobody moves from is not waited for.
+        let green = world.superuser(Side::Green).await;
+        green.batch_execute("BEGIN; LOCK TABLE notes").await.expect("a lock");
+        let rehearsed = tokio::time::timeout(SERVED_WITHIN, world.desk.moves("rehearse"));
+        rehearsed.await.expect("it waits for the lock").exits(0);
+    }
 
     // A row at the end that goes from green behind our back.
     on_blue("INSERT INTO notes VALUES (150001, 'z'), (150002, 'z')").await;
@@ -124,6 +130,10 @@ async fn a_large_table_that_did_more_than_grow_refuses_the_switch_until_it_is_co
     run.ready().await;
     world.desk.moves("switch").await.exits(0);
     world.sides_are_equal().await;
+    // Nor on the way back.
+    blue.batch_execute("BEGIN; LOCK TABLE notes").await.expect("a lock");
+    let back = tokio::time::timeout(SERVED_WITHIN, world.desk.moves("rollback"));
+    back.await.expect("it waits for the lock").exits(0);
 }
 
 /// Whoever may wait for longer has larger tables read in the pause: whatever their rows do.

@@ -7,3 +7,5 @@ mod home;
 mod keyed;
 #[path = "snapshot/rows.rs"]
 mod rows;
+#[path = "snapshot/taken.rs"]
+mod taken;

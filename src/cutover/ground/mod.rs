@@ -41,6 +41,18 @@ impl Failure {
         }
     }
 
+    /// A step that did not come to its end.
+    pub fn late(step: impl std::fmt::Display, within: Duration) -> Self {
+        Self {
+            ambiguous: false,
+            why: format!("{step} did not end within {} ms", within.as_millis()),
+            code: None,
+            remedy: Some(
+                "look for whoever holds a lock on either side (pg_locks), then try again".into(),
+            ),
+        }
+    }
+
     /// A request without an answer.
     pub fn ambiguous(why: impl Into<String>) -> Self {
         Self { ambiguous: true, why: why.into(), code: None, remedy: None }

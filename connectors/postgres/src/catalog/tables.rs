@@ -11,18 +11,24 @@ use cutover_core::{
 };
 use tokio_postgres::{Error, Row};
 
-use super::{USER_SCHEMA, in_one_view};
-use crate::connect::Session;
+use super::{USER_SCHEMA, in_one_view, sizes, sizes_statement};
+use crate::{
+    connect::{Session, port_error},
+    sql,
+};
 
 /// Describes the selected tables, sorted by name, with their sizes: the server looks at a dozen
 /// files per table. `session` must not be in a transaction.
 pub(crate) async fn tables(session: &Session, selection: &Selection) -> Result<Vec<Table>> {
-    in_one_view(session, "reading the tables of the catalog", async {
-        let (oids, mut found) = found(session, selection).await?;
-        sizes(session, &oids, &mut found).await?;
-        Ok(sorted(found))
-    })
-    .await
+    let mut tables = definitions(session, selection).await?;
+    let names: Vec<String> = tables.iter().map(|table| sql::table(&table.name)).collect();
+    let ask = async {
+        let statement = session.prepare(&sizes_statement()).await?;
+        sizes(session, &statement, &names).await
+    };
+    let sizes = ask.await.map_err(|e| port_error("measuring the tables of the catalog", e))?;
+    tables.iter_mut().zip(sizes).for_each(|(table, bytes)| table.bytes = bytes);
+    Ok(tables)
 }
 
 /// The same without sizes.
@@ -36,7 +42,7 @@ pub(crate) async fn definitions_now(
     session: &Session,
     selection: &Selection,
 ) -> std::result::Result<Vec<Table>, Error> {
-    Ok(sorted(found(session, selection).await?.1))
+    Ok(sorted(found(session, selection).await?))
 }
 
 fn sorted(found: HashMap<u32, Table>) -> Vec<Table> {
@@ -70,16 +76,16 @@ async fn selected(
     Ok((relations, found))
 }
 
-/// Numbers and descriptions of the selected tables.
+/// Descriptions of the selected tables by their numbers.
 async fn found(
     session: &Session,
     selection: &Selection,
-) -> std::result::Result<(Vec<u32>, HashMap<u32, Table>), Error> {
+) -> std::result::Result<HashMap<u32, Table>, Error> {
     let (relations, mut found) = selected(session, selection).await?;
     let oids: Vec<u32> = found.keys().copied().collect();
     let numbers = columns(session, &oids, &mut found).await?;
     keys(session, &oids, &relations, &numbers, &mut found).await?;
-    Ok((oids, found))
+    Ok(found)
 }
 
 /// A table and every table that a statement must name to write its rows: itself, and all
@@ -373,24 +379,6 @@ async fn keys(
         }
         if primary {
             table.primary_key = key;
-        }
-    }
-    Ok(())
-}
-
-async fn sizes(
-    session: &Session,
-    oids: &[u32],
-    found: &mut HashMap<u32, Table>,
-) -> std::result::Result<(), Error> {
-    let rows = session
-        .query("SELECT oid, pg_table_size(oid) FROM unnest($1::oid[]) w(oid)", &[&oids])
-        .await?;
-    for row in &rows {
-        if let Some(table) = found.get_mut(&row.get(0)) {
-            // NULL when it was dropped a moment ago.
-            table.bytes =
-                row.get::<_, Option<i64>>(1).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
         }
     }
     Ok(())

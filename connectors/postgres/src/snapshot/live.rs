@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::digest;
 use crate::{
+    catalog,
     connect::port_error,
     database::Database,
     shelf::{Keys, Shelf, Warm},
@@ -45,9 +46,6 @@ const FILES_MARK: &str = "
          FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.relpersistence <> 't'),
       (SELECT sum(hashnameextended(n.nspname, n.oid::int8))
          FROM pg_catalog.pg_namespace n WHERE n.nspname !~ '^pg_'))";
-
-const SIZES: &str = "SELECT coalesce(pg_table_size(to_regclass(w.name)), 0) \
-                     FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) ORDER BY w.n";
 
 /// Numbers of transactions in the stream lack their epoch, and are near those of now.
 const SEEN: &str = "
@@ -115,20 +113,8 @@ impl LiveReader {
         Ok(Warm::new(session))
     }
 
-    /// A number of each table.
-    async fn of_each(&self, tables: &[&Table], statement: &str) -> Result<Vec<u64>> {
-        let _turn = self.turns(1).await;
-        let mut warm = self.session().await?;
-        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
-        let ask = async {
-            let statement = warm.prepared(statement).await?;
-            warm.session.query(&statement, &[&names]).await
-        };
-        let rows = ask
-            .await
-            .map_err(|e| port_error(format!("looking at the tables of {}", self.db.side), e))?;
-        self.idle.put(warm);
-        Ok(rows.iter().map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)).collect())
+    fn looking(&self) -> String {
+        format!("looking at the tables of {}", self.db.side)
     }
 }
 
@@ -190,7 +176,16 @@ impl RowReader for LiveReader {
     }
 
     async fn files_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
-        self.of_each(tables, FILES).await
+        let _turn = self.turns(1).await;
+        let mut warm = self.session().await?;
+        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+        let ask = async {
+            let statement = warm.prepared(FILES).await?;
+            warm.session.query(&statement, &[&names]).await
+        };
+        let rows = ask.await.map_err(|e| port_error(self.looking(), e))?;
+        self.idle.put(warm);
+        Ok(rows.iter().map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0)).collect())
     }
 
     async fn files_mark(&self) -> Result<Option<String>> {
@@ -207,7 +202,16 @@ impl RowReader for LiveReader {
     }
 
     async fn sizes_of(&self, tables: &[&Table]) -> Result<Vec<u64>> {
-        self.of_each(tables, SIZES).await
+        let _turn = self.turns(1).await;
+        let mut warm = self.session().await?;
+        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
+        let ask = async {
+            let statement = warm.prepared(&catalog::sizes_statement()).await?;
+            catalog::sizes(&warm.session, &statement, &names).await
+        };
+        let sizes = ask.await.map_err(|e| port_error(self.looking(), e))?;
+        self.idle.put(warm);
+        Ok(sizes)
     }
 
     async fn get_ready(&self, tables: &[&Table]) -> Result<()> {
