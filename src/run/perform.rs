@@ -118,8 +118,8 @@ impl Live {
                 report.different()
             ));
             let differed = report.different();
-            let written =
-                self.proof.repair(&self.pipes, owner, &chosen).await.map_err(Failure::from)?;
+            let repair = self.proof.repair(&self.pipes, owner, &chosen, responder.left());
+            let written = repair.await.map_err(Failure::from)?;
             self.repair_is_held(owner).await?;
             responder.progress(format!("{written} row(s) written; comparing again"));
             foreign = self.foreign();

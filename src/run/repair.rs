@@ -1,7 +1,14 @@
 //! Repair: rows that are known to differ are copied again; and where a stream has stopped at a row,
 //! its whole table, so that the stream can leave out what the copy contains.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use cutover_core::{
@@ -200,29 +207,44 @@ impl Proof {
     ///
     /// # Errors
     ///
-    /// A read or a write failed; what was repaired before stays repaired.
-    pub async fn repair(&self, pipes: &Pipes, owner: Side, chosen: &[usize]) -> Result<u64> {
+    /// A read or a write failed, or it was given up; what was repaired before stays repaired.
+    pub async fn repair(
+        &self,
+        pipes: &Pipes,
+        owner: Side,
+        chosen: &[usize],
+        given_up: impl Future<Output = ()>,
+    ) -> Result<u64> {
         let work = self.lock().keys_in(chosen);
         if work.is_empty() {
             return Ok(0);
         }
-        pipes
-            .aligned(owner, |_, snapshot| async move {
+        let left = Arc::new(AtomicBool::new(false));
+        let repair = pipes.aligned(owner, |_, snapshot| {
+            let left = &left;
+            async move {
                 let mut written = 0;
                 for (i, keys) in &work {
                     let keys = keys.as_deref().filter(|_| self.pairs[*i].keyed);
-                    written += self.repair_pair(pipes, owner, &snapshot, *i, keys).await?;
+                    written += self.repair_pair(pipes, owner, (&snapshot, left), *i, keys).await?;
                 }
                 Ok(written)
-            })
-            .await
+            }
+        });
+        tokio::pin!(repair);
+        tokio::select! {
+            done = &mut repair => return done,
+            () = given_up => left.store(true, Ordering::Relaxed),
+        }
+        // It ends at the next row: the stream must not be let go in the middle of it.
+        repair.await
     }
 
     async fn repair_pair(
         &self,
         pipes: &Pipes,
         owner: Side,
-        snapshot: &Arc<dyn Snapshot>,
+        (snapshot, left): (&Arc<dyn Snapshot>, &Arc<AtomicBool>),
         i: usize,
         keys: Option<&[RowKey]>,
     ) -> Result<u64> {
@@ -235,6 +257,7 @@ impl Proof {
         for (target, sources) in targets(pair, owner, routes) {
             let rows = Box::new(Chain {
                 snapshot: Arc::clone(snapshot),
+                left: Arc::clone(left),
                 keys: keys.map(<[RowKey]>::to_vec),
                 sources: sources.into_iter().cloned().collect(),
                 open: None,
@@ -281,6 +304,8 @@ fn targets<'a>(pair: &'a Pair, owner: Side, routes: &[Route]) -> Vec<(Table, Vec
 /// header.
 struct Chain {
     snapshot: Arc<dyn Snapshot>,
+    /// Nobody waits for the rows any more.
+    left: Arc<AtomicBool>,
     /// Rows with these keys; `None`: all of them.
     keys: Option<Vec<RowKey>>,
     sources: Vec<Table>,
@@ -307,6 +332,10 @@ impl Chain {
 impl CopyStream for Chain {
     async fn next(&mut self) -> Result<Option<CopyChunk>> {
         loop {
+            if self.left.load(Ordering::Relaxed) {
+                let why = "whoever asked for it has left";
+                return Err(PortError::transient("repairing rows", why));
+            }
             if let Some(stream) = &mut self.open {
                 if let Some(chunk) = stream.next().await? {
                     return Ok(Some(chunk));

@@ -19,6 +19,9 @@ const SHORT: Duration = Duration::from_millis(300);
 /// only after `deadlock_timeout`.
 const SHORT_ROUNDS: u32 = 10;
 
+/// Between two rounds, so that others get their turn.
+pub(crate) const PAUSE: Duration = Duration::from_millis(200);
+
 /// Transactions that are sent without waiting for the one before.
 const ON_THEIR_WAY: usize = 100;
 
@@ -72,17 +75,7 @@ async fn rounds(
     let deadline = Instant::now() + patience.within;
     let mut round = 0;
     loop {
-        let limit = if round < SHORT_ROUNDS {
-            format!("'{}ms'", SHORT.as_millis())
-        } else {
-            // An interval of the server's own setting; the cast is for its unit.
-            "(current_setting('deadlock_timeout')::interval + '500ms')::text".to_owned()
-        };
-        let set = format!(
-            "SELECT set_config('lock_timeout', \
-             (1000 * extract(epoch FROM {limit}::interval))::int::text, false)"
-        );
-        session.batch_execute(&set).await?;
+        session.batch_execute(&limit(round, false)).await?;
         let in_use: HashSet<TableName> = session
             .query(&look, &[])
             .await?
@@ -122,8 +115,22 @@ async fn rounds(
         }
         round += 1;
         left = busy;
-        sleep(Duration::from_millis(200)).await;
+        sleep(PAUSE).await;
     }
+}
+
+/// Sets for how long a lock may be waited for in this round, in the transaction or in the session.
+pub(crate) fn limit(round: u32, local: bool) -> String {
+    let limit = if round < SHORT_ROUNDS {
+        format!("'{}ms'", SHORT.as_millis())
+    } else {
+        // An interval of the server's own setting; the cast is for its unit.
+        "(current_setting('deadlock_timeout')::interval + '500ms')::text".to_owned()
+    };
+    format!(
+        "SELECT set_config('lock_timeout', \
+         (1000 * extract(epoch FROM {limit}::interval))::int::text, {local})"
+    )
 }
 
 /// Why tables stayed busy: who holds the first of them.
@@ -132,15 +139,22 @@ pub(crate) async fn held_up(
     busy: &[TableName],
     patience: Patience,
 ) -> Result<String, Error> {
+    busy_for(session, busy, patience.within).await
+}
+
+/// The same of tables that were waited for in another way.
+pub(crate) async fn busy_for(
+    session: &Session,
+    busy: &[TableName],
+    within: Duration,
+) -> Result<String, Error> {
     let names: Vec<String> = busy.iter().map(ToString::to_string).collect();
     let holders = holders(session, &busy[0]).await?;
-    Ok(format!(
-        "no lock within {} s on {}; {} is held by {}",
-        patience.within.as_secs(),
-        some_of(&names),
-        names[0],
-        some_of(&holders)
-    ))
+    let held = match &holders[..] {
+        [] => String::new(),
+        holders => format!("; {} is held by {}", names[0], some_of(holders)),
+    };
+    Ok(format!("no lock within {} s on {}{held}", within.as_secs(), some_of(&names)))
 }
 
 /// The first few, and how many more.

@@ -3,6 +3,8 @@
 
 #[path = "apply/bulk.rs"]
 mod bulk;
+#[path = "apply/busy.rs"]
+mod busy;
 #[path = "apply/changes.rs"]
 mod changes;
 #[path = "apply/crash.rs"]

@@ -1,5 +1,10 @@
 //! Replacing rows that were found to differ.
 
+use std::{
+    error::Error,
+    time::{Duration, Instant},
+};
+
 use cutover_core::{
     model::{digest::RowKey, schema::Table, value::Value},
     port::{
@@ -7,19 +12,26 @@ use cutover_core::{
         copy::{CopyFormat, CopyStream},
     },
 };
+use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
 
 use super::{cache::Kind, copy, encode::Unfit, refusal, router, set, unproven};
-use crate::connect::{Session, port_error};
+use crate::{
+    connect::{ServerError, Session, port_error},
+    patience,
+};
 
-/// How long a table may be in use by others, who keep its constraints.
-const PATIENCE: &str = "SET LOCAL lock_timeout = '30s'";
+/// How long a table may be in use by others before we give up: the stream stands still for us. Once
+/// we have it, the same for whatever else its constraints need.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Removes the rows with these keys (all rows without keys) and writes others, in one transaction.
+/// Whoever wants to read the table while we want it for ourselves waits for a moment only.
 ///
 /// # Errors
 ///
-/// `CUT0402` when a new row collides with one that stays.
+/// `CUT0402` when a new row collides with one that stays; a transient one that says who holds the
+/// table.
 pub(super) async fn replace(
     session: &Session,
     at: &str,
@@ -28,25 +40,57 @@ pub(super) async fn replace(
     format: CopyFormat,
     rows: Box<dyn CopyStream>,
 ) -> Result<u64> {
-    let failed = |e| port_error(format!("repairing table {} on {at}", table.name), e);
-    session.batch_execute("BEGIN").await.map_err(failed)?;
-    let away = if unproven::tables(session, at).await?.contains(&table.name) {
-        // The stream stands still for us.
-        session.batch_execute(PATIENCE).await.map_err(failed)?;
-        Some(unproven::set_aside(session, at, &table.name).await?)
-    } else {
-        None
+    let doing = || format!("repairing table {} on {at}", table.name);
+    let run =
+        async |text: &str| session.batch_execute(text).await.map_err(|e| port_error(doing(), e));
+    let (begun, mut round) = (Instant::now(), 0);
+    let away = loop {
+        run(&format!("BEGIN; {}", patience::limit(round, true))).await?;
+        match make_room(session, at, table, keys).await {
+            Ok(away) => break away,
+            Err(e) if !is_busy(&e) => return Err(e),
+            Err(_) => run("ROLLBACK").await?,
+        }
+        if begun.elapsed() >= PATIENCE {
+            let table = std::slice::from_ref(&table.name);
+            let why = patience::busy_for(session, table, PATIENCE).await;
+            let why = why.map_err(|e| port_error(doing(), e))?;
+            return Err(PortError::transient(doing(), why));
+        }
+        round += 1;
+        sleep(patience::PAUSE).await;
+    };
+    run(&format!("SET LOCAL lock_timeout = {}", PATIENCE.as_millis())).await?;
+    let written = copy::copy_rows(session, at, table, format, rows).await?;
+    if let Some(away) = away {
+        away.put_back(session, at, &table.name).await?;
+    }
+    run("COMMIT").await?;
+    Ok(written)
+}
+
+/// Removes what is to be replaced, and what would keep the new rows out.
+async fn make_room(
+    session: &Session,
+    at: &str,
+    table: &Table,
+    keys: &[RowKey],
+) -> Result<Option<unproven::Away>> {
+    let away = match unproven::tables(session, at).await?.contains(&table.name) {
+        true => Some(unproven::set_aside(session, at, &table.name).await?),
+        false => None,
     };
     match keys {
         None => copy::empty(session, at, &table.name, copy::Room::Leave).await?,
         Some(keys) => remove(session, at, table, keys).await?,
     }
-    let written = copy::copy_rows(session, at, table, format, rows).await?;
-    if let Some(away) = away {
-        away.put_back(session, at, &table.name).await?;
-    }
-    session.batch_execute("COMMIT").await.map_err(failed)?;
-    Ok(written)
+    Ok(away)
+}
+
+/// Whether somebody else had what we waited for.
+fn is_busy(e: &PortError) -> bool {
+    let server = e.source().and_then(|e| e.downcast_ref::<ServerError>());
+    server.is_some_and(|e| matches!(&*e.sqlstate, "55P03" | "40P01"))
 }
 
 async fn remove(session: &Session, at: &str, table: &Table, keys: &[RowKey]) -> Result<()> {

@@ -19,7 +19,7 @@ use futures_util::TryStreamExt;
 use crate::{on_each_server, world::World};
 
 /// Chunks in hand, and whether an error follows.
-struct Chunks(std::collections::VecDeque<CopyChunk>, bool);
+pub(crate) struct Chunks(std::collections::VecDeque<CopyChunk>, bool);
 
 #[async_trait]
 impl CopyStream for Chunks {
@@ -33,7 +33,12 @@ impl CopyStream for Chunks {
 }
 
 /// What COPY says of a table.
-async fn copy_out(world: &World, table: &Table, binary: bool, condition: &str) -> Box<Chunks> {
+pub(crate) async fn copy_out(
+    world: &World,
+    table: &Table,
+    binary: bool,
+    condition: &str,
+) -> Box<Chunks> {
     let columns: Vec<String> = table.carried().map(|c| format!("\"{}\"", c.name)).collect();
     let text = format!(
         "COPY (SELECT {} FROM \"src\".\"{}\" WHERE {condition}) TO STDOUT {}",
