@@ -179,7 +179,9 @@ impl Live {
         // A snapshot waits for open transactions; one more try outlasts a short one.
         let mut report = match pass(chosen).await {
             Err(e @ PortError::Transient { .. }) if !responder.is_closed() => {
-                tracing::warn!("{}; comparing again", Failure::from(e));
+                let again = format!("{}; comparing again", Failure::from(e));
+                tracing::warn!("{again}");
+                responder.progress(again);
                 pass(chosen).await?
             }
             other => other?,

@@ -25,7 +25,7 @@ pub(crate) use inventory::{inventory, schemas};
 pub(crate) use mark::{definitions_mark, sequences_mark};
 pub(crate) use sequences::{Sequence, all_sequences, all_statement, sequences, sorted};
 pub(crate) use since::since;
-pub(crate) use sizes::{sizes, sizes_statement};
+pub(crate) use sizes::{TAKEN, sizes, sizes_statement};
 pub(crate) use tables::{definitions, definitions_now, families, named, tables, trees};
 
 use crate::connect::{Session, port_error};

@@ -12,7 +12,7 @@ const TRIES: u32 = 3;
 
 /// Tables whose size nobody is told at once: somebody has them for himself alone, or waits for that.
 /// The index of what lies outside of a table counts as well.
-const TAKEN: &str = "
+pub(crate) const TAKEN: &str = "
     SELECT coalesce(x.indrelid, l.relation) FROM pg_locks l
       LEFT JOIN (pg_index x JOIN pg_class o ON o.oid = x.indrelid AND o.relkind = 't')
         ON x.indexrelid = l.relation

@@ -9,7 +9,10 @@
 //! clients wait behind. What is written anew between two turns is read again from its beginning,
 //! under a later snapshot.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use cutover_core::{
     model::schema::{Table, TableName},
@@ -20,14 +23,18 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::View;
-use crate::{connect::port_error, shelf::Warm, sql};
+use crate::{catalog, connect::port_error, patience, shelf::Warm, sql};
 
 /// Reads that a session does before it lets go of everything, so that it holds no more tables
 /// either: the server's lock table is shared by everybody.
 pub(super) const READS: usize = 64;
 
+/// How long somebody may have a table for himself before we give up: whoever reads under a snapshot
+/// keeps its server from cleaning up, and the one on the other side as well.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Between two tries to hold several tables: clients who wait for one of them get it meanwhile.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 /// Gives up a statement before the server looks for a deadlock in the session of a client who waits
 /// for what it has taken: the client would be the one to lose.
@@ -86,10 +93,10 @@ impl View {
     ///
     /// # Errors
     ///
-    /// A transient one when a table is not any more what the snapshot knows: a later one does.
+    /// A transient one when a table is not any more what the snapshot knows, or is not to be had: a
+    /// later one does.
     pub(super) async fn holding(&self, wanted: &[Wanted<'_>]) -> Result<Warm> {
-        let gone = || PortError::transient(self.doing("holding tables"), "one of them is gone");
-        let warm = self.held(wanted).await?.ok_or_else(gone)?;
+        let warm = self.held(wanted).await??;
         match wanted.iter().find(|(table, part)| warm.held[&table.name].are_others(*part)) {
             Some((table, _)) => Err(self.moved(&table.name)),
             None => Ok(warm),
@@ -103,23 +110,34 @@ impl View {
         (table, in_part): Wanted<'_>,
     ) -> Result<std::result::Result<(Warm, Pages), PortError>> {
         let name = &table.name;
-        let Some(warm) = self.held(&[(table, in_part)]).await? else {
-            let doing = self.doing(&format!("reading {name}"));
-            return Ok(Err(PortError::transient(doing, format!("{name} is gone"))));
+        let warm = match self.held(&[(table, in_part)]).await? {
+            Ok(warm) => warm,
+            Err(why) => return Ok(Err(why)),
         };
         let pages = warm.held[name];
         Ok(if pages.are_others(in_part) { Err(self.moved(name)) } else { Ok((warm, pages)) })
     }
 
-    /// `None` when one of them is not there any more.
-    async fn held(&self, wanted: &[Wanted<'_>]) -> Result<Option<Warm>> {
+    /// A session that holds them, or why a later snapshot is needed.
+    async fn held(&self, wanted: &[Wanted<'_>]) -> Result<std::result::Result<Warm, PortError>> {
         let tables: BTreeSet<&TableName> = wanted.iter().map(|(table, _)| &table.name).collect();
         let tables: Vec<TableName> = tables.into_iter().cloned().collect();
+        let doing = || match &tables[..] {
+            [table] => self.doing(&format!("reading {table}")),
+            _ => self.doing("holding tables"),
+        };
         let mut warm = self.session().await?;
+        let begun = Instant::now();
         loop {
             match self.hold(&mut warm, &tables).await? {
-                Held::All => return Ok(Some(warm)),
-                Held::Gone => return Ok(None),
+                Held::All => return Ok(Ok(warm)),
+                Held::Gone => {
+                    let gone = format!("{} is gone", if tables.len() > 1 { "one" } else { "it" });
+                    return Ok(Err(PortError::transient(doing(), gone)));
+                }
+                Held::Busy if begun.elapsed() >= PATIENCE => {
+                    return Ok(Err(self.kept_from(doing(), &tables).await));
+                }
                 Held::Busy => tracing::debug!("somebody has one of {} tables", tables.len()),
             }
             self.begin_again(&mut warm).await?;
@@ -127,7 +145,31 @@ impl View {
         }
     }
 
-    /// One try, by a session that holds nothing. It waits for a single table as long as it takes.
+    /// Why these tables are not to be had: who has the first of them that somebody has.
+    pub(super) async fn kept_from(&self, doing: String, tables: &[TableName]) -> PortError {
+        let names: Vec<String> = tables.iter().map(sql::table).collect();
+        let why = async {
+            let session = self.db.control().await?;
+            let taken = format!(
+                "WITH taken(oid) AS MATERIALIZED ({})
+                 SELECT w.n FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n)
+                   JOIN pg_class c ON c.oid = to_regclass(w.name)
+                  WHERE c.oid IN (SELECT oid FROM taken)
+                     OR c.reltoastrelid IN (SELECT oid FROM taken) ORDER BY w.n",
+                catalog::TAKEN
+            );
+            let failed = |e| port_error(doing.as_str(), e);
+            let rows = session.query(&taken, &[&names]).await.map_err(failed)?;
+            let at = |n: i64| tables.get(usize::try_from(n).ok()?.checked_sub(1)?).cloned();
+            let busy: Vec<TableName> = rows.iter().filter_map(|row| at(row.get(0))).collect();
+            // It may be over by now.
+            let busy = if busy.is_empty() { tables } else { &busy };
+            patience::busy_for(&session, busy, PATIENCE).await.map_err(failed)
+        };
+        why.await.map_or_else(|e| e, |why| PortError::transient(doing.as_str(), why))
+    }
+
+    /// One try, by a session that holds nothing. It waits for a single table as long as we ever do.
     async fn hold(&self, warm: &mut Warm, tables: &[TableName]) -> Result<Held> {
         let doing = || self.doing(&format!("holding {}", tables[0]));
         let names: Vec<String> = tables.iter().map(sql::table).collect();
@@ -150,6 +192,7 @@ impl View {
                 {
                     return Ok(Held::Busy);
                 }
+                Some(&SqlState::LOCK_NOT_AVAILABLE) => return Ok(Held::Busy),
                 _ => return Err(port_error(doing(), e)),
             },
         };

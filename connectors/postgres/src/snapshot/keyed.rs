@@ -12,7 +12,7 @@ use cutover_core::{
     },
 };
 
-use super::{Measured, View};
+use super::{View, measure::Measured};
 use crate::{connect::port_error, sql};
 
 /// Ranges of a table: what a journal line, and whoever looks for a key, can bear.

@@ -7,6 +7,7 @@ mod digest;
 mod hold;
 mod keyed;
 mod live;
+mod measure;
 mod range;
 mod stream;
 
@@ -31,7 +32,7 @@ pub(crate) use keyed::others;
 pub use live::LiveReader;
 use tokio_postgres::error::SqlState;
 
-use self::stream::PgCopyStream;
+use self::{measure::Measured, stream::PgCopyStream};
 use crate::{
     connect::port_error,
     database::Database,
@@ -55,15 +56,6 @@ struct View {
     keys: Keys,
     /// Keeps the exporting session alive, so that more workers can join.
     _keepalive: Box<dyn Send + Sync>,
-}
-
-/// How large a table is.
-#[derive(Clone, Copy)]
-struct Measured {
-    /// Where its rows are in pages.
-    pages: Option<u64>,
-    /// With what lies outside of the pages.
-    bytes: u64,
 }
 
 impl PgSnapshot {
@@ -139,36 +131,6 @@ impl View {
         }
     }
 
-    /// How large the tables are by now; `None` for one that is not there any more.
-    async fn measured(&self, tables: &[&Table]) -> Result<Vec<Option<Measured>>> {
-        let warm = self.session().await?;
-        let names: Vec<String> = tables.iter().map(|t| sql::table(&t.name)).collect();
-        let rows = warm
-            .session
-            .query(
-                "SELECT w.n, pg_relation_size(c.oid) / current_setting('block_size')::int8, \
-                        pg_table_size(c.oid), coalesce(a.amname = 'heap', false) \
-                 FROM unnest($1::text[]) WITH ORDINALITY AS w(name, n) \
-                 JOIN pg_class c ON c.oid = to_regclass(w.name) \
-                 LEFT JOIN pg_am a ON a.oid = c.relam",
-                &[&names],
-            )
-            .await
-            .map_err(|e| port_error(self.doing("measuring the tables"), e))?;
-        self.idle.put(warm);
-        let mut all = vec![None; tables.len()];
-        for row in &rows {
-            let number =
-                |i: usize| row.get::<_, Option<i64>>(i).and_then(|n| u64::try_from(n).ok());
-            let place =
-                number(0).and_then(|n| all.get_mut(usize::try_from(n).ok()?.checked_sub(1)?));
-            let (Some(place), Some(bytes)) = (place, number(2)) else { continue };
-            let heap = row.get(3);
-            *place = Some(Measured { pages: number(1).filter(|_| heap), bytes });
-        }
-        Ok(all)
-    }
-
     fn begin(&self) -> String {
         format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -179,8 +141,13 @@ impl View {
     /// Opens a session under the snapshot.
     async fn join(&self) -> Result<Warm> {
         let session = self.db.session("copy").await?;
-        // Parallel plans pay off for one big query, not for many workers.
-        let begin = format!("SET max_parallel_workers_per_gather = 0; {}", self.begin());
+        // Parallel plans pay off for one big query, not for many workers. And who alters a table, or
+        // an index of it, is not waited for without end.
+        let begin = format!(
+            "SET max_parallel_workers_per_gather = 0; SET lock_timeout = {}; {}",
+            hold::PATIENCE.as_millis(),
+            self.begin()
+        );
         session
             .batch_execute(&begin)
             .await
@@ -287,6 +254,9 @@ impl Snapshot for PgSnapshot {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_COLUMN) => {
                 let why = PortError::transient(doing.as_str(), "its definition has changed");
                 return Ok(Opened::Later(why));
+            }
+            Err(e) if e.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                return Ok(Opened::Later(port_error(doing.as_str(), e)));
             }
             Err(e) => return Err(port_error(doing.as_str(), e)),
         };

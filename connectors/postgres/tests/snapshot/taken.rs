@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use cutover_core::{
     model::schema::{Table, TableName},
-    port::{reader::RowReader, source::Source},
+    port::{
+        copy::{CopyFormat, Opened, Range},
+        error::PortError,
+        reader::{Part, RowReader},
+        source::Source,
+    },
 };
 use tokio::time::timeout;
 
@@ -12,13 +17,17 @@ use crate::home::{Home, servers};
 
 /// What nobody keeps waiting.
 const SOON: Duration = Duration::from_secs(10);
-/// The same on a busy machine.
+/// The same with the thirty seconds that we wait for a table.
 const GIVEN_UP: Duration = Duration::from_secs(60);
 
 const DDL: &str = "
     CREATE TABLE a (id int); CREATE TABLE b (id int, v text); ALTER TABLE b ALTER v SET STORAGE EXTERNAL;
     INSERT INTO a SELECT generate_series(1, 30000);
     INSERT INTO b SELECT i, repeat('x', 100000) FROM generate_series(1, 40) i";
+
+fn whole() -> Range {
+    Range { condition: String::new(), bytes: 0 }
+}
 
 /// What is said of a size does not wait, and what nobody counts any more was counted once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,4 +74,43 @@ async fn a_size_waits_for_nobody() {
         home.root.batch_execute("COMMIT").await.unwrap();
         alters.await.unwrap();
     }
+}
+
+/// A read under a snapshot says who is in its way, and is to be begun anew: its server cannot clean
+/// up behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_is_not_waited_for_without_end() {
+    let home = Home::new(&servers().await[1], DDL).await;
+    let (a, b) = (home.table("a").await, home.table("b").await);
+    let snapshot = home.db.snapshot().await.unwrap();
+    let client = home.client().await;
+    client.batch_execute("SET application_name = 'somebody'; BEGIN; LOCK TABLE b").await.unwrap();
+    let range = whole();
+    let part = |table| Part { table, range: &range, buckets: 1 };
+    let (one, many) = ([part(&b)], [part(&a), part(&b)]);
+    let tries = async {
+        tokio::join!(
+            async { snapshot.split(&b, 8192).await.map(drop) },
+            async { snapshot.digests(&one).await.map(drop) },
+            async { snapshot.digests(&many).await.map(drop) },
+            async {
+                match snapshot.read(&b, &range, CopyFormat::PostgresText).await? {
+                    Opened::Later(why) => Err(why),
+                    _ => Ok(()),
+                }
+            },
+        )
+    };
+    let (split, one, many, read) = timeout(GIVEN_UP, tries).await.expect("it waits");
+    for (what, given_up) in [("split", split), ("one", one), ("many", many), ("read", read)] {
+        let error: PortError = given_up.expect_err(what);
+        assert!(error.is_transient(), "{what}: {error:?}");
+        let text = format!("{error}: {:?}", std::error::Error::source(&error));
+        let all = ["no lock within 30 s on public.b;", "(somebody)"];
+        assert!(all.iter().all(|word| text.contains(word)), "{what}: {text}");
+    }
+    // Once it is free the same view goes on.
+    client.batch_execute("COMMIT").await.unwrap();
+    assert!(snapshot.split(&b, 1 << 30).await.unwrap().len() == 1);
+    assert_eq!(snapshot.digests(&[part(&b)]).await.unwrap()[0][0].rows, 40);
 }
