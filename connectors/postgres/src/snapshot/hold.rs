@@ -37,9 +37,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 /// Gives up a statement before the server looks for a deadlock in the session of a client who waits
-/// for what it has taken: the client would be the one to lose.
-const HURRY: &str = "SELECT set_config('statement_timeout', greatest(1, \
-    (500 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::int)::text, true)";
+/// for what it has taken: the client would be the one to lose. Nor does one wait for long where the
+/// server looks late.
+const HURRY: &str = "SELECT set_config('statement_timeout', greatest(1, least(500, \
+    500 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::int)::text, true)";
 
 /// A table, and whether a place in it is read and not the whole.
 pub(super) type Wanted<'a> = (&'a Table, bool);

@@ -114,3 +114,32 @@ async fn a_table_is_not_waited_for_without_end() {
     assert!(snapshot.split(&b, 1 << 30).await.unwrap().len() == 1);
     assert_eq!(snapshot.digests(&[part(&b)]).await.unwrap()[0][0].rows, 40);
 }
+
+/// What is held while another table is waited for is soon free, whatever the server's patience with
+/// deadlocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_meanwhile_is_soon_free() {
+    let home = Home::new(&servers().await[1], DDL).await;
+    let patient = format!("ALTER DATABASE {} SET deadlock_timeout = '20s'", home.name);
+    home.root.batch_execute(&patient).await.unwrap();
+    let (a, b) = (home.table("a").await, home.table("b").await);
+    let snapshot = home.db.snapshot().await.unwrap();
+    let client = home.client().await;
+    client.batch_execute("BEGIN; LOCK TABLE b").await.unwrap();
+    let reading = tokio::spawn(async move {
+        let range = whole();
+        let part = |table| Part { table, range: &range, buckets: 1 };
+        snapshot.digests(&[part(&a), part(&b)]).await.map(drop)
+    });
+    let held = "SELECT count(*) FROM pg_locks WHERE granted AND relation = 'a'::regclass";
+    cutover_sandbox::wait_until("us to hold the first", GIVEN_UP, async || {
+        home.root.query_one(held, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await
+    .unwrap();
+    let other = home.client().await;
+    let alters = other.batch_execute("ALTER TABLE a ADD c int");
+    timeout(Duration::from_secs(5), alters).await.expect("it waits for us").unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    timeout(GIVEN_UP, reading).await.unwrap().unwrap().unwrap();
+}
