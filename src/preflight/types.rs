@@ -21,7 +21,7 @@ pub const OTHER_KEY: &str = "CUT0160";
 /// behind the rows.
 #[must_use]
 pub fn is_of_key(code: &str) -> bool {
-    matches!(code, OTHER_KEY | "CUT0125")
+    matches!(code, OTHER_KEY | "CUT0125" | "CUT0196")
 }
 
 /// Compares the tables that are moved with those of the same names on the other side. Findings

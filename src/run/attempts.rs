@@ -127,6 +127,11 @@ impl Preparation {
         let findings = match error {
             RunError::Findings(report) => report.findings.clone(),
             RunError::Journal(_) => return None,
+            // Whoever made the table may give it a key in the next statement.
+            RunError::Port(e) if e.code().is_some_and(preflight::is_of_key) => {
+                let remedy = e.remedy().unwrap_or_default();
+                return Some(format!("nothing is followed until this is mended: {e}; {remedy}"));
+            }
             // What differs comes in the stream, and is made then.
             _ if owner == Side::Blue && self.policy == Policy::Apply => return None,
             _ => {

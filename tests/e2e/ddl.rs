@@ -121,6 +121,14 @@ async fn a_new_table_is_noticed_and_a_change_can_be_taken_back() {
     assert_eq!(run.ended(COMMAND_WITHIN).await.code(), Some(3));
     assert!(world.desk.log().contains("CUT0301"));
 
+    // One without a key is not published: clients go on changing its rows.
+    let bare = "CREATE TABLE notes (what text); INSERT INTO notes VALUES ('x')";
+    alter(&world, Side::Blue, bare).await;
+    let mut run = world.desk.run();
+    assert_eq!(run.ended(COMMAND_WITHIN).await.code(), Some(3));
+    assert!(world.desk.log().contains("CUT0125"));
+    alter(&world, Side::Blue, "UPDATE notes SET what = 'y'; DROP TABLE notes").await;
+
     // Left out, as the remedy says: it stays behind, on purpose.
     let yaml = std::fs::read_to_string(world.desk.folder().join("cutover.yaml")).expect("it");
     let exclude = "tables: { include: [\"public.*\"], exclude: [\"public.coupons\"] }\n";

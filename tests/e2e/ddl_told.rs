@@ -146,9 +146,18 @@ async fn what_is_not_safe_stops_before_its_transaction() {
     assert!(run.terminate().await.success());
     run = world.desk.run();
     run.ready().await;
+    // A table without a key is followed once it has one, and clients change its rows before.
+    alter(&world, Side::Blue, "CREATE TABLE coupons (id integer); INSERT INTO coupons VALUES (1)")
+        .await;
+    cutover_sandbox::wait_until("the missing key to be named", READY_WITHIN, async || {
+        world.desk.log().contains("CUT0125")
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e}\n{}", world.desk.log()));
+    alter(&world, Side::Blue, "UPDATE coupons SET id = 2").await;
+    alter(&world, Side::Blue, "ALTER TABLE coupons ADD PRIMARY KEY (id)").await;
     // A table that goes away on both sides.
-    alter(&world, Side::Blue, "CREATE TABLE coupons (id integer PRIMARY KEY)").await;
-    holds(&world, Side::Green, "SELECT to_regclass('coupons') IS NOT NULL").await;
+    holds(&world, Side::Green, "SELECT count(*) = 1 FROM coupons WHERE id = 2").await;
     run.ready().await;
     alter(&world, Side::Blue, "DROP TABLE coupons").await;
     has_stopped(&mut run, "forward", "coupons").await;

@@ -53,8 +53,11 @@ const UNTOLD: &str = "DO $$ DECLARE n text; BEGIN
 
 const MORE: &str = "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY LIST (id);
     CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0);
-    CREATE TABLE copied_0 (id int); CREATE TABLE copied_1 (id int); CREATE TABLE copied_2 (id int);
-    CREATE TABLE copied_3 (id int); CREATE TABLE copied_4 (id int)";
+    CREATE TABLE copied_0 (id int PRIMARY KEY);
+    CREATE TABLE copied_1 (id int PRIMARY KEY);
+    CREATE TABLE copied_2 (id int PRIMARY KEY);
+    CREATE TABLE copied_3 (id int PRIMARY KEY);
+    CREATE TABLE copied_4 (id int PRIMARY KEY)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_passed_before_a_stop_does_not_come_again() {

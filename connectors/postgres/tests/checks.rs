@@ -131,6 +131,40 @@ async fn an_unlogged_partition_that_came_later_stops_a_move() {
     assert!(finding.remedy.contains("\"t_2\""), "{finding:?}");
 }
 
+/// The server publishes the table above them: clients could not change any of them any more.
+#[tokio::test]
+async fn leaves_that_are_left_out_or_come_later_need_an_identity_as_well() {
+    let install = find_postgres().pop().unwrap();
+    let place = Place::start(&install, PgOptions::new()).await;
+    place
+        .sql(
+            "CREATE SCHEMA app AUTHORIZATION app;
+             CREATE TABLE app.t (id int) PARTITION BY LIST (id);
+             CREATE TABLE app.t_1 PARTITION OF app.t FOR VALUES IN (1);
+             ALTER TABLE app.t_1 REPLICA IDENTITY FULL;
+             CREATE TABLE app.t_2 PARTITION OF app.t FOR VALUES IN (2);
+             CREATE TABLE app.keyed (id int PRIMARY KEY) PARTITION BY LIST (id);
+             CREATE TABLE app.keyed_1 PARTITION OF app.keyed FOR VALUES IN (1)",
+        )
+        .await;
+    place.hand_over().await;
+    let mut tables = place.tables().await;
+    tables.retain(|t| t.name.name != "t_2");
+    let mut question = place.question(Side::Blue, tables);
+    question.selection.exclude.push("app.t_2".into());
+    let database = place.as_superuser(Side::Blue);
+    let findings = database.examine(&question).await.unwrap();
+    let [finding] = &errors(&findings)[..] else { panic!("{findings:#?}") };
+    assert_eq!(finding.code, "CUT0125");
+    assert!(finding.what.ends_with(": \"app\".\"t_2\""), "{finding:?}");
+    let later: Vec<_> = findings.iter().filter(|f| f.code == "CUT0196").collect();
+    let [later] = &later[..] else { panic!("{findings:#?}") };
+    assert!(later.what.ends_with("on 1 table: \"app\".\"t\""), "{later:?}");
+    place.follow(finding).await;
+    let findings = database.examine(&question).await.unwrap();
+    assert_eq!(errors(&findings), [&findings[0]; 0], "{findings:#?}");
+}
+
 #[tokio::test]
 async fn a_schema_of_the_user_with_a_name_like_ours_is_not_left_behind_silently() {
     let install = find_postgres().pop().unwrap();

@@ -313,8 +313,9 @@ async fn a_stop_takes_its_transaction_back_and_goes_on_when_both_sides_agree() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heirs_get_the_defaults_that_they_have_there() {
     let heirs = "CREATE TABLE up (id integer PRIMARY KEY, a integer DEFAULT 1, b integer);
-        CREATE TABLE mid () INHERITS (up); CREATE TABLE low () INHERITS (mid);
-        CREATE TABLE side () INHERITS (up); CREATE TABLE aside_1 () INHERITS (up)";
+        CREATE TABLE mid (PRIMARY KEY (id)) INHERITS (up);
+        CREATE TABLE low (PRIMARY KEY (id)) INHERITS (mid);
+        CREATE TABLE side (PRIMARY KEY (id)) INHERITS (up); CREATE TABLE aside_1 () INHERITS (up)";
     let look = "SELECT c.relname || '.' || a.attname || ' ' || pg_get_expr(d.adbin, d.adrelid)
                   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
                   JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum

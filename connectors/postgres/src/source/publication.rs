@@ -166,10 +166,12 @@ impl Database {
                 }
                 if !there.for_all {
                     let missing = missing(session, roots, &there).await.map_err(err)?;
+                    are_identified(session, &doing, &missing).await?;
                     add(session, &doing, name, missing).await?;
                 }
             }
             _ => {
+                are_identified(session, &doing, &roots).await?;
                 // What an attempt before the slot left behind may have other tables.
                 self.unpublish(session, run).await?;
                 // Whoever is cut off before the slot exists begins here again.
@@ -343,6 +345,19 @@ async fn missing(
     Ok(wanted.into_iter().zip(&rows).filter(|(_, row)| !is_there(row)).map(|(t, _)| t).collect())
 }
 
+/// Clients could not change rows of a table that is published and has nothing to tell them by, nor
+/// of any other leaf in the same statement: all of its leaves count, moved or not.
+async fn are_identified(session: &Session, doing: &str, tables: &[TableName]) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(sql::table).collect();
+    let rows = session.query(UNIDENTIFIED, &[&names]).await.map_err(|e| port_error(doing, e))?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let name = |row: &Row| TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+    let names: Vec<String> = rows.iter().map(|row| sql::table(&name(row))).collect();
+    Err(stops::unidentified(doing.to_owned(), &names))
+}
+
 /// Adds tables, not too many in one transaction: each is locked until its end.
 async fn add(session: &Session, doing: &str, name: &str, tables: Vec<TableName>) -> Result<()> {
     let err = |e| port_error(doing, e);
@@ -374,6 +389,24 @@ fn is_gone(e: &tokio_postgres::Error) -> bool {
 const NOT_LOGGED: &str = "
     SELECT t FROM unnest($1::text[]) AS t JOIN pg_catalog.pg_class c ON c.oid = to_regclass(t)
      WHERE c.relpersistence <> 'p'";
+
+/// Those of some tables, and of the leaves below them, whose rows the log would not tell apart.
+const UNIDENTIFIED: &str = "
+    WITH RECURSIVE down(oid) AS (
+        SELECT to_regclass(t)::oid FROM unnest($1::text[]) AS t
+      UNION
+        SELECT i.inhrelid FROM down
+          JOIN pg_catalog.pg_inherits i ON i.inhparent = down.oid AND NOT i.inhdetachpending
+          JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition)
+    SELECT n.nspname::text, c.relname::text
+      FROM down
+      JOIN pg_catalog.pg_class c ON c.oid = down.oid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relreplident <> 'f' AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
+           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate
+                    WHEN 'i' THEN i.indisreplident ELSE false END)
+     ORDER BY 1, 2";
 
 /// All tables of a publication but so many.
 const ALL_BUT_SOME: &str = "

@@ -4,6 +4,7 @@ use cutover_core::{model::position::Position, port::PortError};
 
 use crate::connect::{ServerError, WireError};
 
+pub(super) const UNIDENTIFIED: &str = "CUT0125";
 pub(super) const NOT_LOGGED: &str = "CUT0128";
 pub(super) const SLOT_LOST: &str = "CUT0201";
 pub(super) const SLOT_IN_USE: &str = "CUT0202";
@@ -90,6 +91,25 @@ pub(super) fn not_logged(doing: String, tables: &[&str]) -> PortError {
         doing,
         format!("changes of unlogged tables cannot be followed: {}", tables.join(", ")),
         format!("{} or exclude them under `tables`; then start again", logged.join(" ")),
+    )
+}
+
+pub(super) fn unidentified(doing: String, tables: &[String]) -> PortError {
+    let full: Vec<String> =
+        tables.iter().map(|table| format!("ALTER TABLE {table} REPLICA IDENTITY FULL;")).collect();
+    PortError::definite(
+        UNIDENTIFIED,
+        doing,
+        format!(
+            "not published, since clients could not update or delete rows any more: no usable \
+             replica identity on {}",
+            tables.join(", ")
+        ),
+        format!(
+            "{} or, better, give each a primary key that is not deferrable; start `cutover run` \
+             again if it has ended",
+            full.join(" ")
+        ),
     )
 }
 

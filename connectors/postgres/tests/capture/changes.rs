@@ -241,7 +241,8 @@ async fn values_are_rendered_under_the_pinned_settings() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn binary_would_be_another_value_where_types_differ() {
     let w = World::newest("meaning").await;
-    w.sql("create table sent (id int primary key); create table taken (id float4)").await;
+    w.sql("create table sent (id int primary key); create table taken (id float4 primary key)")
+        .await;
     let mut tap = w.tap().await;
     w.sql("insert into sent values (7)").await;
     assert_eq!(show(&w.drain(&mut tap).await), ["begin", "+ public.sent 7", "commit"]);

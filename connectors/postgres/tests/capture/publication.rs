@@ -34,3 +34,54 @@ async fn a_table_that_is_held_keeps_no_other_from_anybody() {
         holder.batch_execute("commit").await.unwrap();
     }
 }
+
+/// What has no identity is not published: clients could not change it any more, nor what they
+/// change in one statement with it.
+#[tokio::test]
+async fn clients_go_on_writing_what_has_no_identity() {
+    for w in World::everywhere("unidentified").await {
+        let major = w.server.major();
+        let client = w.client().await;
+        w.sql("create table t (id int primary key); create table plain (id int)").await;
+        w.sql("insert into plain values (1)").await;
+        let e = w.db.capture(&w.run, &w.tables().await, true).await.err().expect("no identity");
+        assert_eq!(e.code(), Some("CUT0125"), "{e}");
+        assert_eq!(w.text("select count(*) from pg_publication").await, "0", "{major}");
+        client.execute("update plain set id = 2", &[]).await.unwrap();
+        w.sql("alter table plain replica identity full").await;
+        drop(w.db.capture(&w.run, &w.tables().await, true).await.unwrap());
+        for (made, name, mended) in [
+            ("create table new (id int)", "new", "alter table new add primary key (id)"),
+            (
+                "create table late (id int primary key deferrable)",
+                "late",
+                "alter table late replica identity full",
+            ),
+            // Nobody looks at the rows of a leaf that is left out.
+            (
+                "create table ev (id int, at int) partition by list (at);
+                 create table ev_1 partition of ev for values in (1) partition by list (id);
+                 create table ev_1_1 partition of ev_1 default;
+                 create table left_out partition of ev default;
+                 alter table ev_1_1 replica identity full; insert into ev values (1, 1)",
+                "left_out",
+                "alter table left_out replica identity full",
+            ),
+        ] {
+            w.sql(made).await;
+            let mut tables = w.tables().await;
+            tables.retain(|t| t.name.name != "left_out");
+            let e = w.db.resume(&w.run, &tables).await.err().unwrap_or_else(|| panic!("{made}"));
+            assert_eq!(e.code(), Some("CUT0125"), "{major} {e}");
+            assert!(e.to_string().ends_with(&format!(" \"public\".\"{name}\"")), "{major} {e}");
+            assert!(e.remedy().unwrap().contains(&format!("\"{name}\" REPLICA IDENTITY FULL;")));
+            let table = if name == "left_out" { "ev" } else { name };
+            let update = format!("update {table} set id = id + 1; delete from {table}");
+            client.batch_execute(&update).await.unwrap();
+            w.sql(mended).await;
+            assert!(w.db.resume(&w.run, &tables).await.unwrap().is_some(), "{major} {made}");
+            client.batch_execute(&update).await.unwrap();
+        }
+        w.release().await;
+    }
+}

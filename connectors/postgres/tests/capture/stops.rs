@@ -47,7 +47,7 @@ async fn a_slot_that_lost_its_log() {
         let server = Postgres::start(shared.install(), options).await.unwrap();
         let server: &'static Postgres = Box::leak(Box::new(server));
         let w = World::on(server, "lost").await;
-        w.sql("create table t (id int, v text)").await;
+        w.sql("create table t (id int, v text); alter table t replica identity full").await;
         let start = w.capture().await.start;
         let status = "select wal_status from pg_replication_slots";
         wait_until("the slot to be lost", PATIENCE, async || {

@@ -47,6 +47,9 @@ const IDENTITIES: &[&str] = &[
     "ALTER TABLE {t} REPLICA IDENTITY NOTHING",
 ];
 
+/// A table like that is not published; one that is published may come to it.
+const UNNAMED: &str = "REPLICA IDENTITY NOTHING";
+
 /// What else must be unique.
 const BESIDE: &[&str] = &[
     "ALTER TABLE {t} ADD UNIQUE (u)",
@@ -392,7 +395,8 @@ async fn histories(blue: u32, green: u32) {
              CREATE TABLE app.sums (h int, n bigint, s text, PRIMARY KEY (h, n))",
         )
         .await;
-        pair.both(&ddl).await;
+        pair.blue.sql(&ddl.replace(UNNAMED, "REPLICA IDENTITY FULL")).await;
+        pair.green.sql(&ddl).await;
         let mut clients = Vec::new();
         for _ in 0..AT_ONCE * SESSIONS {
             let client = pair.blue.connect().await;
@@ -402,6 +406,8 @@ async fn histories(blue: u32, green: u32) {
         }
         let (snapshot, mut pump) = pair.follow().await;
         drop(snapshot);
+        let unnamed: Vec<&str> = ddl.split(";\n").filter(|s| s.contains(UNNAMED)).collect();
+        pair.blue.sql(&unnamed.join(";\n")).await;
         let mut writer = pair.writer().await;
         for wave in all.chunks(AT_ONCE) {
             let sessions = wave.iter().flat_map(|h| std::iter::repeat_n(h, SESSIONS));

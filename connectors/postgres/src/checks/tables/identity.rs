@@ -1,8 +1,12 @@
 //! Updates and deletes of a table can be followed only if the log says which row they touch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::super::{Answer, facts::Context, found::*};
+use super::super::{
+    Answer,
+    facts::{Context, Kind, Relation},
+    found::*,
+};
 use crate::sql;
 
 /// What could identify a row of one table.
@@ -10,6 +14,10 @@ use crate::sql;
 struct Facts {
     /// Quoted.
     table: String,
+    /// A leaf of a table that is moved otherwise is published, and not moved itself.
+    moved: bool,
+    /// Holds no rows: its primary key is that of the leaves to come.
+    partitioned: bool,
     /// `d`, `n`, `f` or `i`.
     setting: char,
     /// Name of the primary key, and whether it is checked at once.
@@ -26,20 +34,33 @@ enum Verdict {
     /// The primary key is deferrable.
     Deferrable,
     Missing,
+    /// Leaves to come have none of their own.
+    Bare,
 }
 
 pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
-    let mut facts: HashMap<u32, Facts> = context
-        .moved()
+    // A leaf is published by its topmost parent, and with it whatever else is below that.
+    let roots: HashSet<_> = context.moved().filter_map(|r| r.root.as_ref()).collect();
+    let of = |kind| context.relations.iter().filter(move |r| r.kind == kind);
+    let leaf = |r: &&Relation| r.moved || r.root.as_ref().is_some_and(|root| roots.contains(root));
+    let published: Vec<&Relation> = of(Kind::Table)
+        .filter(leaf)
+        .chain(of(Kind::Partitioned).filter(|r| roots.contains(&r.name)))
+        .collect();
+    let mut facts: HashMap<u32, Facts> = published
+        .iter()
         .map(|r| {
             let facts = Facts {
                 table: sql::table(&r.name),
+                moved: r.moved,
+                partitioned: r.kind == Kind::Partitioned,
                 setting: r.replica_identity,
                 ..Facts::default()
             };
             (r.oid, facts)
         })
         .collect();
+    let oids: Vec<u32> = published.iter().map(|r| r.oid).collect();
     let rows = context
         .session
         .query(
@@ -50,8 +71,9 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
                         WHERE NOT a.attnotnull) \
              FROM unnest($1::oid[]) w(oid) JOIN pg_index i ON i.indrelid = w.oid \
              JOIN pg_class c ON c.oid = i.indexrelid \
-             WHERE i.indisunique AND i.indisvalid ORDER BY i.indrelid, i.indnkeyatts, c.relname",
-            &[&context.moved_oids()],
+             WHERE i.indisunique AND (i.indisvalid OR i.indisprimary AND c.relkind = 'I') \
+             ORDER BY i.indrelid, i.indnkeyatts, c.relname",
+            &[&oids],
         )
         .await?;
     for row in &rows {
@@ -65,12 +87,17 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
             facts.candidate = Some(sql::ident(&name));
         }
     }
-    let facts: Vec<Facts> = context.moved().filter_map(|r| facts.get(&r.oid)).cloned().collect();
+    let facts: Vec<Facts> = published.iter().filter_map(|r| facts.remove(&r.oid)).collect();
     Ok(judge(&facts))
 }
 
 fn verdict(facts: &Facts) -> Verdict {
     match (facts.setting, &facts.primary) {
+        // A partition takes over the key, and nothing else that identifies a row.
+        (_, primary) if facts.partitioned => match primary {
+            Some((_, true)) => Verdict::Fine,
+            _ => Verdict::Bare,
+        },
         ('f', _) => Verdict::Full,
         ('i', _) if facts.chosen => Verdict::Fine,
         ('d', Some((_, true))) => Verdict::Fine,
@@ -95,11 +122,14 @@ fn remedy(facts: &Facts) -> String {
 }
 
 fn judge(all: &[Facts]) -> Vec<Found> {
-    let (mut missing, mut deferrable, mut full) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut missing, mut deferrable) = (Vec::new(), Vec::new());
+    let (mut full, mut bare) = (Vec::new(), Vec::new());
     for facts in all {
         match verdict(facts) {
             Verdict::Fine => {}
-            Verdict::Full => full.push(facts),
+            Verdict::Full if facts.moved => full.push(facts),
+            Verdict::Full => {}
+            Verdict::Bare => bare.push(facts),
             Verdict::Deferrable => deferrable.push(facts),
             Verdict::Missing => missing.push(facts),
         }
@@ -145,6 +175,24 @@ fn judge(all: &[Facts]) -> Vec<Found> {
             lines(full.iter().map(add)),
         ));
     }
+    if !bare.is_empty() {
+        let key = |facts: &&Facts| {
+            format!("-- ALTER TABLE {} ADD PRIMARY KEY (columns that are unique);", facts.table)
+        };
+        found.push(warning(
+            "CUT0196",
+            format!(
+                "a partition that is made later has no replica identity of its own, and clients \
+                 cannot update or delete its rows: there is no immediate primary key on {}",
+                names(&bare)
+            ),
+            format!(
+                "{}\n-- or in each transaction that makes or attaches a partition:\n\
+                 -- ALTER TABLE (the partition) REPLICA IDENTITY FULL;",
+                lines(bare.iter().map(key))
+            ),
+        ));
+    }
     found
 }
 
@@ -153,7 +201,7 @@ mod tests {
     use super::*;
 
     fn table(setting: char) -> Facts {
-        Facts { table: "\"a\".\"t\"".into(), setting, ..Facts::default() }
+        Facts { table: "\"a\".\"t\"".into(), moved: true, setting, ..Facts::default() }
     }
 
     #[test]
@@ -177,6 +225,15 @@ mod tests {
             (table('i'), Some("CUT0125"), "FULL"),
             (table('f'), Some("CUT0127"), "ADD PRIMARY KEY"),
             (Facts { primary: primary(true), ..table('f') }, Some("CUT0127"), "DEFAULT;"),
+            (Facts { moved: false, ..table('d') }, Some("CUT0125"), "FULL"),
+            (Facts { moved: false, ..table('f') }, None, ""),
+            (Facts { partitioned: true, ..table('f') }, Some("CUT0196"), "ADD PRIMARY KEY"),
+            (Facts { partitioned: true, primary: primary(true), ..table('d') }, None, ""),
+            (
+                Facts { partitioned: true, primary: primary(false), ..table('d') },
+                Some("CUT0196"),
+                "REPLICA IDENTITY FULL",
+            ),
         ] {
             let found = judge(std::slice::from_ref(&facts));
             assert_eq!(found.first().map(|f| f.code), code, "{facts:?}");
