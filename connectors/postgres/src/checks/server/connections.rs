@@ -1,10 +1,17 @@
 //! Free connections: copy, apply, verify, fence and guard have sessions of their own, and so has the
 //! early writer of large transactions.
 
+use cutover_core::model::finding::Scope;
+
 use super::super::{Answer, facts::Context, found::*};
 
 /// Sessions that a run needs at once beside those of its workers, the early writer's included.
 const BESIDE_WORKERS: i64 = 7;
+
+/// What a move opens anew on either primary: the fence, control and errand sessions of its guard.
+/// Those of the run stand, or are opened before anybody is held; one that cannot be ends the move.
+/// Whoever goes back because a server has no connections left must not need what a copy needs.
+const OF_A_GUARD: i64 = 3;
 
 struct Facts {
     /// Connections that ordinary roles may have.
@@ -12,9 +19,9 @@ struct Facts {
     used: i64,
     /// Limit of our role, and its connections, those of other databases included.
     own: Option<(i64, i64)>,
-    /// Connections that this run has already.
+    /// Those of the needed ones that there are already.
     ours: i64,
-    /// Sessions that a run needs at once.
+    /// Sessions that are needed at once.
     needed: i64,
 }
 
@@ -33,9 +40,16 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
         )
         .await?;
     let own = context.role.connections.map(|limit| (i64::from(limit), row.get(2)));
-    let workers = i64::try_from(context.question.workers).unwrap_or(i64::MAX / 2);
-    let needed = workers + BESIDE_WORKERS;
-    let facts = Facts { limit: row.get(0), used: row.get(1), own, ours: row.get(3), needed };
+    let (needed, ours) = match context.question.scope {
+        Scope::Start => {
+            let workers = i64::try_from(context.question.workers).unwrap_or(i64::MAX / 2);
+            (workers + BESIDE_WORKERS, row.get(3))
+        }
+        Scope::Move if context.database.is_standby => (0, 0),
+        // Those of this process are none of the guard's.
+        Scope::Move => (OF_A_GUARD, 0),
+    };
+    let facts = Facts { limit: row.get(0), used: row.get(1), own, ours, needed };
     Ok(judge(&facts, &context.me()))
 }
 
@@ -84,5 +98,7 @@ mod tests {
         assert_eq!(count(95, Some((5, 1)), 0), 2);
         assert_eq!(count(0, Some((20, 1)), 0), 0);
         assert_eq!([of(85, None, 0, 15), of(86, None, 0, 15)], [0, 1]);
+        assert_eq!([97, 98].map(|used| of(used, None, 0, OF_A_GUARD)), [0, 1]);
+        assert_eq!(of(100, Some((5, 5)), 0, 0), 0);
     }
 }

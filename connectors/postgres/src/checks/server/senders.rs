@@ -1,11 +1,17 @@
 //! Free WAL senders: one for the stream, one that opens snapshots.
 
+use cutover_core::model::finding::Scope;
+
 use super::super::{Answer, facts::Context, found::*};
 
 /// The stream, and a temporary session at a time.
 const NEEDED: i64 = 2;
 
+/// A move reads what its streams bring, and opens no snapshot.
+const NEEDED_BY_A_MOVE: i64 = 1;
+
 struct Facts {
+    scope: Scope,
     limit: i64,
     used: i64,
     /// Senders of this run.
@@ -22,11 +28,19 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
             &[&ours],
         )
         .await?;
-    Ok(judge(&Facts { limit: row.get(0), used: row.get(1), ours: row.get(2) }))
+    let scope = context.question.scope;
+    Ok(judge(&Facts { scope, limit: row.get(0), used: row.get(1), ours: row.get(2) }))
+}
+
+fn needed(scope: Scope) -> i64 {
+    match scope {
+        Scope::Start => NEEDED,
+        Scope::Move => NEEDED_BY_A_MOVE,
+    }
 }
 
 fn judge(facts: &Facts) -> Vec<Found> {
-    let needed = (NEEDED - facts.ours).max(0);
+    let needed = (needed(facts.scope) - facts.ours).max(0);
     let free = facts.limit - facts.used;
     if free >= needed {
         return Vec::new();
@@ -47,7 +61,12 @@ mod tests {
         for (limit, used, ours, count) in
             [(10, 8, 0, 0), (10, 9, 0, 1), (10, 9, 1, 0), (10, 10, 2, 0), (0, 0, 0, 1)]
         {
-            assert_eq!(judge(&Facts { limit, used, ours }).len(), count, "{limit} {used} {ours}");
+            let facts = Facts { scope: Scope::Start, limit, used, ours };
+            assert_eq!(judge(&facts).len(), count, "{limit} {used} {ours}");
+        }
+        for (ours, count) in [(1, 0), (0, 1)] {
+            let facts = Facts { scope: Scope::Move, limit: 10, used: 10, ours };
+            assert_eq!(judge(&facts).len(), count, "{ours}");
         }
     }
 }

@@ -1,12 +1,18 @@
 //! Free replication slots: one for the stream, one for snapshots at a position.
 
+use cutover_core::model::finding::Scope;
+
 use super::super::{Answer, facts::Context, found::*};
 use crate::sql::Names;
 
 /// The stream's own, and a temporary one at a time.
 const NEEDED: i64 = 2;
 
+/// A move reads what its streams bring, and opens no snapshot.
+const NEEDED_BY_A_MOVE: i64 = 1;
+
 struct Facts {
+    scope: Scope,
     limit: i64,
     used: i64,
     /// Whether the slot of the run exists.
@@ -23,11 +29,19 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
             &[&names.slot()],
         )
         .await?;
-    Ok(judge(&Facts { limit: row.get(0), used: row.get(1), ours: row.get(2) }))
+    let scope = context.question.scope;
+    Ok(judge(&Facts { scope, limit: row.get(0), used: row.get(1), ours: row.get(2) }))
+}
+
+fn needed(scope: Scope) -> i64 {
+    match scope {
+        Scope::Start => NEEDED,
+        Scope::Move => NEEDED_BY_A_MOVE,
+    }
 }
 
 fn judge(facts: &Facts) -> Vec<Found> {
-    let needed = NEEDED - i64::from(facts.ours);
+    let needed = needed(facts.scope) - i64::from(facts.ours);
     let free = facts.limit - facts.used;
     if free >= needed {
         return Vec::new();
@@ -51,7 +65,12 @@ mod tests {
         for (limit, used, ours, count) in
             [(10, 8, false, 0), (10, 9, false, 1), (10, 9, true, 0), (10, 10, true, 1)]
         {
-            assert_eq!(judge(&Facts { limit, used, ours }).len(), count, "{limit} {used} {ours}");
+            let facts = Facts { scope: Scope::Start, limit, used, ours };
+            assert_eq!(judge(&facts).len(), count, "{limit} {used} {ours}");
+        }
+        for (ours, count) in [(true, 0), (false, 1)] {
+            let facts = Facts { scope: Scope::Move, limit: 10, used: 10, ours };
+            assert_eq!(judge(&facts).len(), count, "{ours}");
         }
     }
 }
