@@ -92,6 +92,7 @@ macro_rules! check {
 /// Every reason, in the order of the findings.
 const CHECKS: &[Check] = &[
     check!(server::version, START),
+    check!(server::decoding, START, Reader),
     check!(server::standby, BOTH),
     check!(server::wal_level, BOTH, Each),
     check!(server::slots, BOTH, Reader),

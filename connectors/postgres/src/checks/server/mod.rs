@@ -1,6 +1,7 @@
 //! The server: its version, its settings, and room for what a run needs.
 
 pub(super) mod connections;
+pub(super) mod decoding;
 pub(super) mod defaults;
 pub(super) mod failover;
 pub(super) mod lock_table;
