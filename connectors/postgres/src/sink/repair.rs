@@ -74,7 +74,7 @@ async fn make_room(
     session: &Session,
     at: &str,
     table: &Table,
-    keys: &[RowKey],
+    keys: Option<&[RowKey]>,
 ) -> Result<Option<unproven::Away>> {
     let away = match unproven::tables(session, at).await?.contains(&table.name) {
         true => Some(unproven::set_aside(session, at, &table.name).await?),

@@ -27,7 +27,7 @@ async fn a_repair_says_whom_it_waited_for_and_lets_readers_pass() {
     let hold = "SET application_name = 'a report'; BEGIN; LOCK dst.t IN ACCESS SHARE MODE";
     holder.batch_execute(hold).await.unwrap();
     let rows = all().await;
-    let repair = writer.replace(&table, &[], CopyFormat::PostgresText, rows);
+    let repair = writer.replace(&table, None, CopyFormat::PostgresText, rows);
     let reads = async {
         loop {
             let read = reader.query("SELECT FROM dst.t", &[]);
@@ -49,7 +49,7 @@ async fn a_repair_says_whom_it_waited_for_and_lets_readers_pass() {
     let mut writer = world.writer().await;
     holder.batch_execute("BEGIN; SELECT FROM dst.t").await.unwrap();
     let rows = all().await;
-    let repair = writer.replace(&table, &[], CopyFormat::PostgresText, rows);
+    let repair = writer.replace(&table, None, CopyFormat::PostgresText, rows);
     let ends = async {
         let waits =
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'dst.t'::regclass";
