@@ -234,17 +234,17 @@ fn pending<'a>(in_order: &BTreeSet<usize>, target: usize) -> Pending<'a> {
 }
 
 /// Emptying one of several source tables must not empty what the others wrote into the same
-/// target.
+/// target, or into one above or below it.
 fn check_roots(router: &Router, targets: &[usize], place: impl Fn() -> Place) -> Result<()> {
+    let mut named: HashMap<usize, usize> = HashMap::new();
     for target in targets {
-        let named = targets.iter().filter(|t| *t == target).count();
-        if named < router.sources(*target) {
-            return Err(refusal::truncate_refused(
-                &router.target(*target).name.to_string(),
-                &place(),
-                "several tables of the source are one table here, and only some of them were \
-                 emptied",
-            ));
+        *named.entry(router.holder(*target).0).or_default() += 1;
+    }
+    for target in targets {
+        let (holder, sources) = router.holder(*target);
+        if named[&holder] < sources {
+            let name = |index| &router.target(index).name;
+            return Err(refusal::truncate_unshared(name(*target), name(holder), &place()));
         }
     }
     Ok(())

@@ -142,6 +142,23 @@ pub(super) fn truncate_refused(tables: &str, place: &Place, what: &str) -> PortE
     )
 }
 
+/// `holder` has rows of source tables that were not emptied with those of `target`.
+pub(super) fn truncate_unshared(target: &TableName, holder: &TableName, place: &Place) -> PortError {
+    PortError::definite(
+        TRUNCATE_REFUSED,
+        format!("applying {place}: TRUNCATE of {target}"),
+        format!(
+            "{holder} holds rows of several tables of the source here, and only some of them were \
+             emptied; nothing of the batch was written"
+        ),
+        format!(
+            "copy {holder} again with `cutover verify --repair`: the copy contains the TRUNCATE, and \
+             the stream goes on behind it (docs/errors/{TRUNCATE_REFUSED}.md)"
+        ),
+    )
+    .spoiling(holder)
+}
+
 pub(super) fn row_refused(table: &TableName, place: &Place, db: &DbError) -> PortError {
     let what = describe(db);
     PortError::definite(

@@ -132,7 +132,10 @@ pub(super) async fn targets(session: &Session, tables: &[&Table]) -> Result<Vec<
 #[derive(Debug)]
 pub(super) struct Router {
     targets: Vec<Target>,
-    /// Source tables per target.
+    /// Per target what its rows are emptied with: the root of its partitions where others come in
+    /// through that, else itself.
+    holders: Vec<usize>,
+    /// Source tables per holder.
     sources: Vec<usize>,
     by_source: HashMap<TableName, usize>,
     /// By the address of the relation, which is kept alive here.
@@ -144,19 +147,21 @@ impl Router {
     pub(super) async fn new(session: &Session, routes: &[Route]) -> Result<Self> {
         let mut tables: Vec<&Table> = Vec::new();
         let mut at: HashMap<&TableName, usize> = HashMap::new();
-        let mut sources: Vec<usize> = Vec::new();
         let mut by_source = HashMap::new();
         for route in routes {
             let index = *at.entry(&route.target.name).or_insert_with(|| {
                 tables.push(&route.target);
-                sources.push(0);
                 tables.len() - 1
             });
-            sources[index] += 1;
             by_source.insert(route.source.clone(), index);
         }
+        let root = |table: &Table| table.root.as_ref().and_then(|root| at.get(root).copied());
+        let holders: Vec<usize> =
+            tables.iter().enumerate().map(|(i, table)| root(table).unwrap_or(i)).collect();
+        let mut sources = vec![0; tables.len()];
+        by_source.values().for_each(|target: &usize| sources[holders[*target]] += 1);
         let targets = targets(session, &tables).await?;
-        Ok(Self { targets, sources, by_source, shapes: HashMap::new() })
+        Ok(Self { targets, holders, sources, by_source, shapes: HashMap::new() })
     }
 
     /// The table with this number.
@@ -169,9 +174,11 @@ impl Router {
         self.targets.len()
     }
 
-    /// How many source tables go to this target.
-    pub(super) fn sources(&self, index: usize) -> usize {
-        self.sources[index]
+    /// The target that this one is emptied with, and how many source tables have rows there. A
+    /// partition whose root takes rows may hold some of any source.
+    pub(super) fn holder(&self, index: usize) -> (usize, usize) {
+        let holder = self.holders[index];
+        (holder, self.sources[holder])
     }
 
     /// Learns the relations of the events, and says which targets they touch.

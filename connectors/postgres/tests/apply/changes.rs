@@ -327,6 +327,47 @@ on_each_server! {
         assert_eq!(error.code(), Some("CUT0405"), "{error}");
     }
 
+    async fn partitions_of_which_some_have_the_same_names(server) {
+        let mut world = World::empty(server).await;
+        let blue = "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE a PARTITION OF t FOR VALUES FROM (0) TO (100);
+             CREATE TABLE b PARTITION OF t FOR VALUES FROM (100) TO (200);
+             CREATE TABLE alike (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE x PARTITION OF alike FOR VALUES FROM (0) TO (300);
+             CREATE TABLE y PARTITION OF alike FOR VALUES FROM (300) TO (400)";
+        world.define("src", blue).await;
+        let green = blue.replace("TO (100)", "TO (150)").replace("FROM (100)", "FROM (150)");
+        world.define("dst", &green.replace("TABLE b", "TABLE c")).await;
+        world.watch().await;
+        let mut routes = Vec::new();
+        for (leaf, name, root) in [("a", "a", Some("t")), ("b", "t", None),
+                                   ("x", "x", Some("alike")), ("y", "y", Some("alike"))] {
+            let mut target = world.table("dst", name).await;
+            target.root = root.map(|root| TableName::new("dst", root));
+            routes.push(Route { source: TableName::new("src", leaf), target });
+        }
+        let fill = "INSERT INTO t SELECT i, 'v' FROM generate_series(0, 199) i";
+        let events = world.changes(&[fill, "INSERT INTO alike VALUES (1), (300)"]).await;
+        world.green.writer(&world.run, &routes).await.unwrap().apply(&events).await.unwrap();
+        // Rows of `b` are in all of them.
+        let before = world.rows("dst", "t").await;
+        for emptied in ["a", "b"] {
+            let events = world.changes(&[&format!("TRUNCATE {emptied}")]).await;
+            let mut writer = world.green.writer(&world.run, &routes).await.unwrap();
+            let applied = writer.apply(&events).await;
+            let code = applied.as_ref().err().and_then(|error| error.code());
+            assert_eq!(code, Some("CUT0405"), "TRUNCATE {emptied}: {applied:?}");
+            drop(writer);
+            assert_eq!(world.rows("dst", "t").await, before, "TRUNCATE {emptied}");
+        }
+        let last = [fill, "TRUNCATE t", "INSERT INTO t VALUES (7, 'new'), (177, 'new')", "TRUNCATE x"];
+        let events = world.changes(&last).await;
+        world.green.writer(&world.run, &routes).await.unwrap().apply(&events).await.unwrap();
+        for table in ["t", "alike"] {
+            assert_eq!(world.rows("src", table).await, world.rows("dst", table).await);
+        }
+    }
+
     async fn columns_of_another_order_and_number(server) {
         let mut world = World::empty(server).await;
         world.define("src", "CREATE TABLE t (id int PRIMARY KEY, a text, b int)").await;
