@@ -67,12 +67,13 @@ impl Live {
         let other = owner.other();
         if asked.copied.contains(&spoiled) {
             return Err(Failure::new(format!(
-                "the stream from {owner} has stopped at a row of {spoiled} again, which was \
-                 copied a moment ago"
+                "the stream from {owner} has stopped at {spoiled} again, which was copied a moment \
+                 ago"
             ))
             .code("CUT0603")
             .remedy(format!(
-                "find out who writes to {other}, then `cutover verify --repair` again"
+                "find out who writes to {other} (CUT0405: who empties the table in parts), then \
+                 `cutover verify --repair` again"
             )));
         }
         let mut tables = vec![spoiled];
@@ -88,8 +89,8 @@ impl Live {
         self.pipes.from(owner).look_anew();
         let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
         let text = format!(
-            "the stream from {owner} has stopped at a row: {} is emptied on {other} and copied \
-             again, with or without this command",
+            "the stream from {owner} has stopped: {} is emptied on {other} and copied again, with or \
+             without this command",
             names.join(", ")
         );
         tracing::warn!("{text}");

@@ -1,6 +1,7 @@
 //! Partitions that differ from side to side.
 
 use cutover_core::model::side::Side;
+use serde_json::json;
 
 use crate::{
     program::COMMAND_WITHIN,
@@ -138,6 +139,27 @@ async fn rows_below_leaves_of_another_cut_are_repaired() {
     let repair = world.desk.ask(&["verify", "--repair"]).await;
     repair.exits(0);
     assert_eq!(repair.value["repaired"], 5, "{}", repair.said);
+    // Which of green's rows it empties nobody can say there; a copy contains it.
+    let blue = world.direct(Side::Blue).await;
+    let emptied = "TRUNCATE parts.mixed_a; INSERT INTO parts.mixed VALUES (50, 'new')";
+    blue.batch_execute(emptied).await.expect("one is emptied");
+    run.status("CUT0405", COMMAND_WITHIN, |s| {
+        s["alarms"].as_array().is_some_and(|all| all.iter().any(|a| a["code"] == "CUT0405"))
+    })
+    .await;
+    blue.batch_execute("UPDATE parts.mixed SET v = 'later' WHERE id > 90").await.expect("a change");
+    let repair = world.desk.ask(&["verify", "--repair"]).await;
+    repair.exits(0);
+    assert_eq!(repair.value["verdict"], "equal", "{}", repair.said);
+    assert_eq!(repair.value["copied_again"], json!(["parts.mixed"]), "{}", repair.said);
+    let rows = green.query_one("SELECT count(*) FROM parts.mixed", &[]).await.expect("rows");
+    assert_eq!(rows.get::<_, i64>(0), 101);
+    blue.batch_execute("TRUNCATE parts.mixed, parts.more_a").await.expect("all are emptied");
+    blue.batch_execute("INSERT INTO parts.mixed VALUES (120, 'new')").await.expect("a row");
+    world.desk.ask(&["verify"]).await.exits(0);
+    let rows = green.query_one("SELECT count(*) FROM parts.mixed", &[]).await.expect("rows");
+    assert_eq!(rows.get::<_, i64>(0), 1);
+    run.ready().await;
     world.desk.ask(&["abort", "--yes"]).await.exits(0);
     assert!(run.ended(COMMAND_WITHIN).await.success());
 }
