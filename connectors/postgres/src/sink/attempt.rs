@@ -19,8 +19,9 @@ use futures_util::{SinkExt, future::BoxFuture};
 use tokio_postgres::{Statement, error::SqlState};
 
 use super::{
-    batch::{Batch, Truncate, parts, place},
+    batch::{self, Batch, Truncate, place},
     cache::Cache,
+    parts,
     pipeline::pipeline,
     reduce::{Net, Reason, Step},
     refusal,
@@ -29,7 +30,10 @@ use super::{
     set::{Copy, Plan},
     setup, statement,
 };
-use crate::connect::{Session, port_error};
+use crate::{
+    connect::{Session, port_error},
+    sql::Names,
+};
 
 /// Why an attempt did not succeed.
 pub(super) enum Failure {
@@ -49,6 +53,7 @@ impl From<PortError> for Failure {
 pub(super) struct Attempt<'a> {
     pub(super) session: &'a Session,
     pub(super) at: &'a str,
+    pub(super) names: &'a Names,
     pub(super) router: &'a Router,
     /// Stores a position.
     pub(super) store: &'a Statement,
@@ -97,7 +102,7 @@ impl<'a> Attempt<'a> {
     /// Writes everything and ends the transaction (or its part, when it stays open). Tables of
     /// `in_order` are written row by row.
     pub(super) async fn run(&self, cache: &mut Cache, in_order: &BTreeSet<usize>) -> Outcome<()> {
-        let mut ranges = parts(self.range.clone()).into_iter();
+        let mut ranges = batch::parts(self.range.clone()).into_iter();
         let mut next = match ranges.next() {
             Some(range) => Some(self.prepare(range, in_order)?),
             None => None,
@@ -188,6 +193,7 @@ impl<'a> Attempt<'a> {
         ordered: bool,
         edge: Edge,
     ) -> Outcome<()> {
+        let own = (edge.first && self.needs_a_change()).then(|| parts::first_change(self.names));
         let mut purposes = Vec::new();
         let mut requests: Vec<BoxFuture<'_, std::result::Result<u64, tokio_postgres::Error>>> =
             Vec::new();
@@ -199,7 +205,7 @@ impl<'a> Attempt<'a> {
             (false, _) => None,
         };
         let defer = ordered.then_some("SET CONSTRAINTS ALL DEFERRED");
-        for text in begin.into_iter().chain(defer) {
+        for text in begin.into_iter().chain(own.as_deref()).chain(defer) {
             purposes.push(Purpose::Transaction);
             requests.push(Box::pin(async move { client.batch_execute(text).await.map(|()| 0) }));
         }
@@ -253,6 +259,14 @@ impl<'a> Attempt<'a> {
             }
         }
         if again.is_empty() { Ok(()) } else { Err(Failure::Again(again)) }
+    }
+
+    /// Whether our transaction may begin with something else than rows.
+    fn needs_a_change(&self) -> bool {
+        let empties = |event: &Event| matches!(event, Event::Truncate { .. });
+        // While it is open nobody knows what will be first.
+        !self.nested
+            && (self.position.is_none() || self.events[self.range.clone()].iter().any(empties))
     }
 
     async fn copy(&self, cache: &Cache, copy: Copy) -> Outcome<()> {

@@ -87,6 +87,17 @@ pub(super) async fn note(
     }
 }
 
+/// A row that comes and goes. A server that hands out a transaction in pieces takes from its first
+/// change whose it is, and where a table is emptied or altered first there is nothing to be taken:
+/// whoever follows this side would see a stranger in our own transaction.
+pub(super) fn first_change(names: &Names) -> String {
+    let parts = names.parts();
+    format!(
+        "INSERT INTO {parts} VALUES (0, 0, pg_catalog.pg_backend_pid(), '', 0); \
+         DELETE FROM {parts} WHERE target = 0 AND part = pg_catalog.pg_backend_pid()"
+    )
+}
+
 /// The parts that are there. Whoever is writing one has ended before.
 pub(super) async fn there(
     client: &Client,

@@ -143,7 +143,11 @@ pub(super) fn truncate_refused(tables: &str, place: &Place, what: &str) -> PortE
 }
 
 /// `holder` has rows of source tables that were not emptied with those of `target`.
-pub(super) fn truncate_unshared(target: &TableName, holder: &TableName, place: &Place) -> PortError {
+pub(super) fn truncate_unshared(
+    target: &TableName,
+    holder: &TableName,
+    place: &Place,
+) -> PortError {
     PortError::definite(
         TRUNCATE_REFUSED,
         format!("applying {place}: TRUNCATE of {target}"),

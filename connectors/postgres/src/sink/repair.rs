@@ -15,10 +15,11 @@ use cutover_core::{
 use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
 
-use super::{cache::Kind, copy, encode::Unfit, refusal, router, set, unproven};
+use super::{cache::Kind, copy, encode::Unfit, parts, refusal, router, set, unproven};
 use crate::{
     connect::{ServerError, Session, port_error},
     patience,
+    sql::Names,
 };
 
 /// How long a table may be in use by others before we give up: the stream stands still for us. Once
@@ -33,8 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// `CUT0402` when a new row collides with one that stays; a transient one that says who holds the
 /// table.
 pub(super) async fn replace(
-    session: &Session,
-    at: &str,
+    (session, at, names): (&Session, &str, &Names),
     table: &Table,
     keys: Option<&[RowKey]>,
     format: CopyFormat,
@@ -45,7 +45,8 @@ pub(super) async fn replace(
         async |text: &str| session.batch_execute(text).await.map_err(|e| port_error(doing(), e));
     let (begun, mut round) = (Instant::now(), 0);
     let away = loop {
-        run(&format!("BEGIN; {}", patience::limit(round, true))).await?;
+        let change = parts::first_change(names);
+        run(&format!("BEGIN; {}; {change}", patience::limit(round, true))).await?;
         match make_room(session, at, table, keys).await {
             Ok(away) => break away,
             Err(e) if !is_busy(&e) => return Err(e),

@@ -246,6 +246,7 @@ impl Writer {
         let attempt = Attempt {
             session: &self.session,
             at: &self.at,
+            names: &self.names,
             router: &self.router,
             store: &self.store,
             events,
@@ -432,8 +433,8 @@ impl SinkWriter for Writer {
                 "rows cannot be replaced while a transaction is open",
             ));
         }
-        let result = super::repair::replace(&self.session, &self.at, table, keys, format, rows);
-        let result = result.await;
+        let context = (&self.session, &*self.at, &self.names);
+        let result = super::repair::replace(context, table, keys, format, rows).await;
         self.broken = result.is_err();
         result
     }

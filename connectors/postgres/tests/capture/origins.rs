@@ -1,6 +1,21 @@
 //! What our own sink wrote on this database is left out and still moves the position.
 
-use cutover_core::{model::event::Event, port::PortError};
+use std::sync::Arc;
+
+use cutover_core::{
+    model::{
+        event::{Change, Event, Relation, RelationColumn},
+        position::Position,
+        schema::TableName,
+        value::{TupleBuilder, Value},
+    },
+    port::{
+        PortError,
+        copy::{CopyFormat, Range},
+        sink::{Route, Sink},
+        source::Source,
+    },
+};
 use cutover_sandbox::{PgOptions, Postgres, find_postgres};
 
 use crate::world::{World, show};
@@ -60,6 +75,89 @@ async fn our_own_transactions_are_left_out_and_those_of_others_are_not() {
             "select pg_replication_origin_drop(o) from unnest(array['{ours}', '{early}', 'someone_else']) o"
         ))
         .await;
+    }
+}
+
+/// What the sink writes of a table that is emptied and filled anew: more than the server keeps in
+/// memory, so that it is handed out in pieces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_large_transactions_that_empty_a_table_first_are_left_out() {
+    let column = |name: &str, type_id| RelationColumn {
+        name: name.into(),
+        key: name == "id",
+        type_id,
+        type_modifier: -1,
+    };
+    let name = TableName::new("public", "t");
+    let relation = Arc::new(Relation {
+        id: 1,
+        name: name.clone(),
+        columns: vec![column("id", 23), column("v", 25)],
+        full_identity: false,
+    });
+    let mut reload = vec![Event::Truncate {
+        relations: vec![Arc::clone(&relation)],
+        others: false,
+        cascade: false,
+        restart_identity: false,
+    }];
+    reload.extend((0..2_000).map(|id| {
+        let mut row = TupleBuilder::new();
+        row.push(Value::Text(id.to_string().as_bytes()));
+        row.push(Value::Text(&[b'v'; 100]));
+        let change = Change::Insert { new: row.finish() };
+        Event::Row { relation: Arc::clone(&relation), change }
+    }));
+    let begin = |transaction| Event::Begin { transaction, committed_at: 0 };
+    let at = |n: u64| Position::Postgres { timeline: 1, lsn: (1 << 40) + n };
+    let commit = |n| Event::Commit { position: at(n) };
+
+    for w in World::everywhere("origins-of-reloads").await {
+        w.sql(&format!("alter database {} set logical_decoding_work_mem = '64kB'", w.name)).await;
+        let fill = "select i, repeat('v', 100) from generate_series(1, 2000) i";
+        for table in ["t", "other"] {
+            w.sql(&format!("create table {table} (id int primary key, v text)")).await;
+        }
+        w.sql(&format!("insert into other {fill}")).await;
+        w.db.prepare(&w.run).await.unwrap();
+        let mut tap = w.tap().await;
+        let tables = w.tables().await;
+        let table = |name: &str| tables.iter().find(|t| t.name.name == name).unwrap();
+        let (target, other) = (table("t"), table("other"));
+        let routes = [Route { source: name.clone(), target: target.clone() }];
+        let mut writer = w.db.writer(&w.run, &routes).await.unwrap();
+        for way in ["at once", "in two calls", "early", "a repair"] {
+            match way {
+                "at once" => {
+                    let all = [vec![begin(1)], reload.clone(), vec![commit(1)]].concat();
+                    writer.apply(&all).await.unwrap();
+                }
+                "in two calls" => {
+                    writer.apply(&[begin(2)]).await.unwrap();
+                    writer.apply(&[reload.clone(), vec![commit(2)]].concat()).await.unwrap();
+                }
+                "early" => {
+                    let mut early = writer.early().await.unwrap().unwrap();
+                    early.write(3, &reload).await.unwrap();
+                    assert!(early.commit(&at(3)).await.unwrap());
+                }
+                _ => {
+                    let all = Range { condition: String::new(), bytes: 0 };
+                    let snapshot = w.db.snapshot().await.unwrap();
+                    let rows = snapshot.read(other, &all, CopyFormat::PostgresText).await;
+                    let rows = rows.and_then(|opened| opened.rows()).unwrap();
+                    let replaced = writer.replace(target, None, CopyFormat::PostgresText, rows);
+                    assert_eq!(replaced.await.unwrap(), 2_000);
+                }
+            }
+            let mut lines = show(&w.drain(&mut tap).await);
+            // A snapshot begins with a message of ours.
+            lines.retain(|line| line.starts_with("truncate") || line.starts_with('+'));
+            assert!(lines.is_empty(), "PostgreSQL {}, {way}: {}", w.server.major(), lines.len());
+        }
+        drop((tap, writer));
+        w.release().await;
+        Sink::release(&w.db, &w.run).await.unwrap();
     }
 }
 
