@@ -28,6 +28,9 @@ pub(crate) const LIMIT_REACHED: &str = "CUT0018";
 /// A value or row is larger than a message can be.
 pub(crate) const TOO_LARGE: &str = "CUT0019";
 
+/// How the server begins when a value does not fit into its memory.
+const TOO_LARGE_FOR_MEMORY: &str = "invalid memory alloc request size";
+
 /// A text cannot be written in the encoding of the other side.
 pub(crate) const NOT_CONVERTIBLE: &str = "CUT0023";
 
@@ -71,14 +74,20 @@ impl From<&DbError> for ServerError {
     }
 }
 
+/// Instead of what may hold values as a whole.
+const UNSAID: &str = "its text may hold values: see the server's log";
+
+/// Classes of the errors that PostgreSQL itself knows (documentation, appendix A).
+const CLASSES: &str = "00 01 02 03 08 09 0A 0B 0F 0L 0P 0Z 10 20 21 22 23 24 25 26 27 28 2B 2D 2F 34 \
+                       38 39 3B 3D 3F 40 42 44 53 54 55 57 58 72 F0 HV P0 XX";
+
 /// Cuts out what may be a value. Data exceptions (class 22) quote the input, which may hold
 /// quotes itself: everything from the first to the last one goes. Errors that functions raise may
 /// say anything.
 fn without_values(sqlstate: &str, message: &str) -> String {
-    if sqlstate == "P0001" && !message.starts_with("cutover") {
-        return "a function or trigger raised an error (its text may hold values: see the \
-                server's log)"
-            .to_owned();
+    let known = CLASSES.split(' ').any(|class| sqlstate.starts_with(class));
+    if (sqlstate.starts_with("P0") || !known) && !message.starts_with("cutover") {
+        return format!("a function or trigger raised an error ({UNSAID})");
     }
     if !sqlstate.starts_with("22") {
         return message.to_owned();
@@ -138,6 +147,25 @@ pub(crate) fn port_error(doing: impl Into<String>, e: tokio_postgres::Error) -> 
     }
 }
 
+/// Whether a function that was called for a row may have said this. COPY names its line itself.
+pub(crate) fn is_of_a_function(e: &DbError) -> bool {
+    let named = e.where_().is_some_and(|context| !context.starts_with("COPY "));
+    named && !e.message().starts_with(TOO_LARGE_FOR_MEMORY)
+}
+
+/// As [`port_error`], for what was sent with rows: where a function spoke, its words may be of them,
+/// whatever it calls the error.
+pub(crate) fn row_error(doing: impl Into<String>, e: tokio_postgres::Error) -> PortError {
+    match e.as_db_error() {
+        Some(db) if is_of_a_function(db) => {
+            let mut said = ServerError::from(db);
+            said.text = format!("the server refused it ({UNSAID})");
+            server_error(doing.into(), said)
+        }
+        _ => port_error(doing, e),
+    }
+}
+
 /// What an ErrorResponse means.
 pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
     let code = e.sqlstate.clone();
@@ -164,16 +192,12 @@ pub(crate) fn server_error(doing: String, e: ServerError) -> PortError {
             "raise the named limit in postgresql.conf (max_replication_slots, max_wal_senders, \
              max_active_replication_origins) and restart the server, or drop what is not used",
         ),
-        "54000" | "XX000"
-            if code == "54000" || what.contains("invalid memory alloc request size") =>
-        {
-            definite(
-                TOO_LARGE,
-                "a row does not fit into one message of the server (1 GiB; a bytea counts twice): \
-                 find it (WHERE octet_length(column) > 500000000), make it smaller or exclude its \
-                 table; when the stream met it, `cutover abort` and begin a new run after that",
-            )
-        }
+        "54000" | "XX000" if code == "54000" || what.contains(TOO_LARGE_FOR_MEMORY) => definite(
+            TOO_LARGE,
+            "a row does not fit into one message of the server (1 GiB; a bytea counts twice): \
+             find it (WHERE octet_length(column) > 500000000), make it smaller or exclude its \
+             table; when the stream met it, `cutover abort` and begin a new run after that",
+        ),
         c if is_about_encoding(c) => definite(
             NOT_CONVERTIBLE,
             "find the text and write it anew (docs/errors/CUT0023.md has the statements), or \
@@ -273,7 +297,9 @@ mod tests {
         ] {
             assert_eq!(ServerError::new(state, message, None, None).text, want);
         }
-        assert!(!ServerError::new("P0001", "balance of 42", None, None).text.contains("42"));
+        for state in ["P0001", "P0004", "UE001", "12345"] {
+            assert!(!ServerError::new(state, "balance of 42", None, None).text.contains("42"));
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ mod worker;
 
 pub use config::{ConfigError, Host, PgConfig, SslMode};
 pub(crate) use error::{
-    NO_PRIVILEGE, NOT_CONVERTIBLE, REFUSED, ServerError, is_about_encoding, port_error,
+    NO_PRIVILEGE, NOT_CONVERTIBLE, REFUSED, ServerError, is_about_encoding, is_of_a_function,
+    port_error, row_error,
 };
 pub(crate) use replication::{CopyBoth, Frame, Replication, WireError};
 pub(crate) use session::Hashing;

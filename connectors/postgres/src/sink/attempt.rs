@@ -31,7 +31,7 @@ use super::{
     setup, statement,
 };
 use crate::{
-    connect::{Session, port_error},
+    connect::{Session, row_error},
     sql::Names,
 };
 
@@ -255,7 +255,7 @@ impl<'a> Attempt<'a> {
                 (Purpose::Progress, Err(error)) => {
                     return Err(setup::progress_error(self.at, error).into());
                 }
-                (_, Err(error)) => return Err(port_error(self.writing(), error).into()),
+                (_, Err(error)) => return Err(row_error(self.writing(), error).into()),
             }
         }
         if again.is_empty() { Ok(()) } else { Err(Failure::Again(again)) }
@@ -279,7 +279,7 @@ impl<'a> Attempt<'a> {
             .session
             .copy_in::<_, Bytes>(prepared)
             .await
-            .map_err(|e| port_error(self.writing(), e))?;
+            .map_err(|e| row_error(self.writing(), e))?;
         let mut sink = std::pin::pin!(sink);
         // An error while sending means that the server has said why: finish asks for it.
         let sent = sink.send(text.take()).await;
@@ -289,7 +289,7 @@ impl<'a> Attempt<'a> {
             (_, Ok(_)) => Err(Failure::Again([key.0].into())),
             (_, Err(error)) if is_about_rows(&error) => Err(Failure::Again([key.0].into())),
             (Err(error), Err(_)) | (Ok(()), Err(error)) => {
-                Err(port_error(self.writing(), error).into())
+                Err(row_error(self.writing(), error).into())
             }
         }
     }
@@ -307,7 +307,7 @@ impl<'a> Attempt<'a> {
     }
 
     async fn command(&self, text: &str) -> Result<()> {
-        self.session.batch_execute(text).await.map_err(|e| port_error(self.writing(), e))
+        self.session.batch_execute(text).await.map_err(|e| row_error(self.writing(), e))
     }
 
     fn writing(&self) -> String {

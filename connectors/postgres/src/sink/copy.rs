@@ -33,7 +33,7 @@ use super::{
     statement, unproven,
 };
 use crate::{
-    connect::{Session, is_about_encoding, port_error},
+    connect::{Session, is_about_encoding, port_error, row_error},
     database::Database,
     source::place,
     sql::{self, Names},
@@ -349,8 +349,11 @@ fn copy_error(at: &str, table: &TableName, e: tokio_postgres::Error) -> PortErro
     if is_state(&e, &SqlState::UNDEFINED_TABLE) && !refusal::lacks_a_name(db) {
         return refusal::table_missing(table);
     }
-    if !refusal::is_about_rows(db) || is_about_encoding(db.code().code()) {
+    if is_about_encoding(db.code().code()) {
         return port_error(doing, e);
+    }
+    if !refusal::is_about_rows(db) {
+        return row_error(doing, e);
     }
     PortError::definite(
         refusal::ROW_REFUSED,

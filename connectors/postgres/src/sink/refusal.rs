@@ -6,7 +6,7 @@ use cutover_core::{
 };
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::connect::{NOT_CONVERTIBLE, ServerError};
+use crate::connect::{NOT_CONVERTIBLE, ServerError, is_of_a_function};
 
 /// A row that must be there is not.
 pub(super) const ROW_MISSING: &str = "CUT0401";
@@ -235,12 +235,19 @@ pub(super) fn not_a_stream(what: impl Into<String>) -> PortError {
     )
 }
 
+/// What the server says of itself, whatever the rows are: connections, transactions, prepared
+/// statements, logins, resources, limits, states, operators, its system.
+const OF_THE_SERVER: [&str; 11] =
+    ["08", "25", "26", "28", "3D", "40", "53", "54", "55", "57", "58"];
+
 /// Whether the server's answer is about the rows, so that writing them one by one gives a better
-/// answer, or succeeds.
+/// answer, or succeeds. Functions that are called for a row may raise any error.
 pub(super) fn is_about_rows(error: &DbError) -> bool {
     let code = error.code().code();
-    ["22", "23", "42", "44", "P0"].iter().any(|class| code.starts_with(class)) && code != "42501"
-        || code == "0A000"
+    match code.get(..2).unwrap_or_default() {
+        "XX" => code == "XX000" && is_of_a_function(error),
+        class => code != "42501" && !OF_THE_SERVER.contains(&class),
+    }
 }
 
 /// Whether the server said exactly this.

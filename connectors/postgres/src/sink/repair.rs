@@ -17,7 +17,7 @@ use tokio_postgres::types::ToSql;
 
 use super::{cache::Kind, copy, encode::Unfit, parts, refusal, router, set, unproven};
 use crate::{
-    connect::{ServerError, Session, port_error},
+    connect::{ServerError, Session, row_error},
     patience,
     sql::Names,
 };
@@ -42,7 +42,7 @@ pub(super) async fn replace(
 ) -> Result<u64> {
     let doing = || format!("repairing table {} on {at}", table.name);
     let run =
-        async |text: &str| session.batch_execute(text).await.map_err(|e| port_error(doing(), e));
+        async |text: &str| session.batch_execute(text).await.map_err(|e| row_error(doing(), e));
     let (begun, mut round) = (Instant::now(), 0);
     let away = loop {
         let change = parts::first_change(names);
@@ -55,7 +55,7 @@ pub(super) async fn replace(
         if begun.elapsed() >= PATIENCE {
             let table = std::slice::from_ref(&table.name);
             let why = patience::busy_for(session, table, PATIENCE).await;
-            let why = why.map_err(|e| port_error(doing(), e))?;
+            let why = why.map_err(|e| row_error(doing(), e))?;
             return Err(PortError::transient(doing(), why));
         }
         round += 1;
@@ -95,7 +95,7 @@ fn is_busy(e: &PortError) -> bool {
 }
 
 async fn remove(session: &Session, at: &str, table: &Table, keys: &[RowKey]) -> Result<()> {
-    let failed = |e| port_error(format!("repairing table {} on {at}", table.name), e);
+    let failed = |e| row_error(format!("repairing table {} on {at}", table.name), e);
     let targets = router::targets(session, &[table]).await?;
     let Some(target) = targets.first().filter(|t| !t.key.is_empty()) else {
         return Err(no_key(table));

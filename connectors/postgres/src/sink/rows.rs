@@ -25,7 +25,7 @@ use super::{
     shape::{Link, Shape, Target},
     statement::Find,
 };
-use crate::connect::{is_about_encoding, port_error};
+use crate::connect::{is_about_encoding, port_error, row_error};
 
 /// Statements per round trip.
 const GROUP: usize = 64;
@@ -192,7 +192,7 @@ async fn send(context: Context<'_>, cache: &Cache, ones: &[One<'_>]) -> Result<(
                         refusal::not_convertible(table, &place(), db)
                     }
                     _ if refusal::is_about_rows(db) => refusal::row_refused(table, &place(), db),
-                    _ => port_error(format!("writing table {table}"), error),
+                    _ => row_error(format!("writing table {table}"), error),
                 });
             }
         }

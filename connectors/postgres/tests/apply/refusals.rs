@@ -1,7 +1,7 @@
 //! What is not as the stream expects stops with a named error, and nothing is written.
 
 use cutover_core::{
-    model::{event::Event, schema::TableName},
+    model::{event::Event, position::Position, schema::TableName},
     port::{PortError, sink::Sink},
 };
 
@@ -19,6 +19,14 @@ fn named(error: &str, pids: &[i32]) -> i32 {
 /// A world with rows on both sides, one of them changed behind our back, and what a change of the
 /// source then says. Neither the batch's other rows nor its position may be stored.
 async fn refused(world: &mut World, behind: &str, statements: &[&str]) -> PortError {
+    let (error, position) = stopped(world, behind, statements).await;
+    assert!(error.to_string().contains("dst.t"), "{error}");
+    assert!(error.to_string().contains(&position.to_string()), "{error}");
+    error
+}
+
+/// As [`refused`], whatever the error names.
+async fn stopped(world: &mut World, behind: &str, statements: &[&str]) -> (PortError, Position) {
     world
         .client
         .batch_execute(
@@ -36,14 +44,12 @@ async fn refused(world: &mut World, behind: &str, statements: &[&str]) -> PortEr
     events.extend(world.changes(statements).await);
     let position = end(&events);
     let error = writer.apply(&events).await.unwrap_err();
-    assert!(error.to_string().contains("dst.t"), "{error}");
-    assert!(error.to_string().contains(&position.to_string()), "{error}");
     assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     drop(writer);
     assert_eq!(world.writer().await.progress().await.unwrap(), stored);
     assert_eq!(world.rows("dst", "t").await, before);
     assert!(world.rows("dst", "calm").await.is_empty());
-    error
+    (error, position)
 }
 
 async fn seeded(server: &'static cutover_sandbox::Postgres, ddl: &str, rows: &str) -> World {
@@ -123,6 +129,30 @@ on_each_server! {
         }
     }
 
+    /// A function may call its error what it likes, and say the value.
+    async fn a_row_that_a_function_refuses_in_its_own_words(server) {
+        const MANY: &str = "INSERT INTO t SELECT i, 'secret' || i FROM generate_series(3, 200) i";
+        for (state, statement, code) in [
+            ("UE001", "INSERT INTO t VALUES (2, 'secret')", "CUT0407"),
+            ("UE001", "UPDATE t SET a = 'secret' WHERE id = 1", "CUT0407"),
+            ("UE001", MANY, "CUT0407"),
+            ("XX000", MANY, "CUT0407"),
+            ("55000", MANY, "CUT0016"),
+            ("42501", "INSERT INTO t VALUES (2, 'secret')", "CUT0015"),
+        ] {
+            let behind = format!(
+                "CREATE FUNCTION dst.fine(v text) RETURNS bool LANGUAGE plpgsql AS
+                   $$ BEGIN IF v LIKE 'secret%' THEN
+                        RAISE EXCEPTION 'bad %', v USING ERRCODE = '{state}';
+                      END IF; RETURN true; END $$;
+                 ALTER TABLE dst.t ADD CHECK (dst.fine(a))"
+            );
+            let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
+            let (error, _) = stopped(&mut world, &behind, &[statement]).await;
+            assert_eq!(error.code(), Some(code), "{state}: {error}");
+        }
+    }
+
     /// Both sides are alike, so that making them alike does not help.
     async fn a_function_that_finds_something_by_the_path_of_clients(server) {
         for body in ["RETURN other(a)", "RETURN EXISTS (SELECT FROM t)"] {
@@ -163,7 +193,7 @@ on_each_server! {
     async fn another_timeline(server) {
         let mut world = seeded(server, T, "INSERT INTO t VALUES (1, 'a')").await;
         let mut events = world.changes(&["DELETE FROM t"]).await;
-        let position = cutover_core::model::position::Position::Postgres { timeline: 2, lsn: 1 << 40 };
+        let position = Position::Postgres { timeline: 2, lsn: 1 << 40 };
         *events.last_mut().unwrap() = Event::Commit { position };
         let error = world.writer().await.apply(&events).await.unwrap_err();
         assert_eq!(error.code(), Some("CUT0406"), "{error}");
