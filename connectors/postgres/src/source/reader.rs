@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use cutover_core::{
-    model::event::Event,
+    model::{event::Event, run::RunId},
     port::{PortError, Result},
 };
 use tokio::time::{Instant, sleep_until};
@@ -19,7 +19,10 @@ use super::{
     queue::Shared,
     stops,
 };
-use crate::connect::{CopyBoth, Frame, WireError};
+use crate::{
+    connect::{CopyBoth, Frame, ServerError, WireError},
+    database::Database,
+};
 
 /// Events are handed over in pieces of about this size.
 const PIECE: usize = 1 << 20;
@@ -33,8 +36,8 @@ const ASK_AFTER: Duration = Duration::from_secs(10);
 /// and after this long it is given up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 
-/// SQLSTATE of the warning with which newer servers leave out a missing publication.
-const NOT_IN_STATE: &str = "55000";
+/// What 17 and later say which standbys a stream waits for, in every language.
+const AWAITED: &str = "synchronized_standby_slots";
 
 pub(super) struct Reader {
     pub(super) connection: CopyBoth,
@@ -48,6 +51,11 @@ pub(super) struct Reader {
     pub(super) name: String,
     /// Up to where the log was seen.
     pub(super) received: u64,
+    /// Whose publication it is, and where to ask for it.
+    pub(super) db: Database,
+    pub(super) run: RunId,
+    /// It was said that the server waits for a standby, and nothing came since.
+    pub(super) waits: bool,
 }
 
 /// Where the status clock stands.
@@ -107,12 +115,7 @@ impl Reader {
                                 .await?;
                         }
                     }
-                    Frame::Notice(said) if said.sqlstate == NOT_IN_STATE => {
-                        return Err(stops::no_publication(self.doing.clone(), &self.name));
-                    }
-                    Frame::Notice(said) => {
-                        tracing::info!(message = %said, "the server says about the change stream");
-                    }
+                    Frame::Notice(said) => self.notice(&said).await?,
                     Frame::Done => {
                         return Err(PortError::transient(
                             self.doing.clone(),
@@ -148,6 +151,7 @@ impl Reader {
             Some(b'w') if data.len() > 25 => {
                 let start = (&data[1..9]).get_u64();
                 self.received = self.received.max(start);
+                self.waits = false;
                 data.advance(25);
                 // Whatever comes now lies behind the keepalive before it.
                 *idle = None;
@@ -166,6 +170,27 @@ impl Reader {
             }
             _ => Err(stops::not_understood(self.doing.clone(), "an unknown kind of frame")),
         }
+    }
+
+    /// What the server warns of: changes that it leaves out, or nothing that ends a stream.
+    async fn notice(&mut self, said: &ServerError) -> Result<()> {
+        if said.text.contains(AWAITED) {
+            // It is said again with each of our status messages.
+            if !std::mem::replace(&mut self.waits, true) {
+                tracing::warn!(message = %said, "the change stream waits for a standby");
+            }
+        } else {
+            tracing::info!(message = %said, "the server says about the change stream");
+        }
+        if said.sqlstate != stops::NOT_IN_STATE {
+            return Ok(());
+        }
+        self.db.check_publication(&*self.db.control().await?, &self.run).await?;
+        // It may be there again: what came meanwhile is left out all the same.
+        if said.text.contains(&self.name) && !said.text.contains(AWAITED) {
+            return Err(stops::no_publication(self.doing.clone(), &self.name));
+        }
+        Ok(())
     }
 
     /// Hands events over; while the consumer is behind, the server still hears from us.

@@ -4,6 +4,10 @@ use cutover_core::{model::position::Position, port::PortError};
 
 use crate::connect::{ServerError, WireError};
 
+/// SQLSTATE of what cannot be done as things are: reading a slot that was invalidated, for example,
+/// and the warning with which newer servers leave out a missing publication.
+pub(super) const NOT_IN_STATE: &str = "55000";
+
 pub(super) const UNIDENTIFIED: &str = "CUT0125";
 pub(super) const NOT_LOGGED: &str = "CUT0128";
 pub(super) const SLOT_LOST: &str = "CUT0201";
@@ -275,7 +279,7 @@ pub(super) fn at_start(doing: String, slot: &str, e: WireError) -> PortError {
     match e {
         WireError::Server(ServerError { ref sqlstate, ref text }) => match sqlstate.as_str() {
             "42704" => slot_lost(doing, slot, "does not exist"),
-            "55000" | "58P01" => slot_lost(doing, slot, &format!("cannot be read: {text}")),
+            NOT_IN_STATE | "58P01" => slot_lost(doing, slot, &format!("cannot be read: {text}")),
             "55006" => slot_in_use(doing, slot, None),
             _ => e.into_port(doing),
         },
@@ -290,6 +294,9 @@ pub(super) fn in_stream(doing: String, name: &str, e: WireError) -> PortError {
             // The slot was found when the stream began, so it is the publication.
             "42704" => no_publication(doing, name),
             "58P01" => slot_lost(doing, name, &format!("cannot be read: {text}")),
+            // A server that is shut down while it waits for a standby. What is wrong with slot or
+            // publication is found when the stream is opened again.
+            NOT_IN_STATE => PortError::transient(doing, e),
             _ => e.into_port(doing),
         },
         other => other.into_port(doing),

@@ -178,6 +178,9 @@ impl Database {
             doing: self.doing("reading the change stream"),
             name: name.to_owned(),
             received: start,
+            db: self.clone(),
+            run: run.clone(),
+            waits: false,
         };
         let standby =
             self.clone().look_at_standby(Arc::clone(&session), timeline, Arc::clone(&shared));

@@ -5,7 +5,7 @@ use cutover_core::{
     port::{sink::Sink, source::Source},
 };
 use cutover_postgres::{Database, connect::PgConfig};
-use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres, wait_until};
+use cutover_sandbox::{PgInstall, PgOptions, Postgres, StopMode, find_postgres, wait_until};
 use tempfile::TempDir;
 
 use crate::world::{PATIENCE, Tap, show};
@@ -39,8 +39,17 @@ impl Pair {
 
     /// Commits a row and reads up to it; what was read, and the position of its commit.
     async fn row(&self, tap: &mut Tap, id: i32) -> (Vec<String>, Position) {
+        self.insert(id).await;
+        self.up_to(tap, id).await
+    }
+
+    async fn insert(&self, id: i32) {
         let server = if self.primary.pid().is_some() { &self.primary } else { &self.standby };
         server.execute("postgres", &format!("insert into t values ({id})")).await.unwrap();
+    }
+
+    /// What is read up to the commit of a row, and its position.
+    async fn up_to(&self, tap: &mut Tap, id: i32) -> (Vec<String>, Position) {
         let wanted = format!("+ public.t {id}");
         let is_row = |e: &Event| show(std::slice::from_ref(e)).contains(&wanted);
         let mut events = Vec::new();
@@ -56,6 +65,14 @@ impl Pair {
                 return (lines, end);
             }
             events.extend(tap.next().await.unwrap());
+        }
+    }
+
+    /// The primary lets a stream wait for these standbys.
+    async fn synchronize(&self, slots: &str) {
+        let set = format!("alter system set synchronized_standby_slots = '{slots}'");
+        for sql in [set.as_str(), "select pg_reload_conf()"] {
+            self.primary.execute("postgres", sql).await.unwrap();
         }
     }
 
@@ -139,7 +156,7 @@ async fn a_standby_that_lost_what_the_other_side_holds_is_refused() {
         let (_, held) = pair.row(&mut tap, 1).await;
         let kept = load.flush().await.unwrap().unwrap();
         pair.standby.catch_up(&pair.primary).await.unwrap();
-        pair.standby.stop(cutover_sandbox::StopMode::Fast).await.unwrap();
+        pair.standby.stop(StopMode::Fast).await.unwrap();
         let (_, lost) = pair.row(&mut tap, 2).await;
         let gone = load.flush().await.unwrap().unwrap();
         for place in [&held, &kept, &lost, &gone] {
@@ -156,6 +173,33 @@ async fn a_standby_that_lost_what_the_other_side_holds_is_refused() {
         // Without that row it would have been the slot's turn, which this old copy lacks.
         let e = pair.db.rebase(&held).await.unwrap_err();
         assert_eq!(e.code(), Some("CUT0217"), "PostgreSQL {}: {e}", install.version);
+    }
+}
+
+/// The server warns with the state that a missing publication has too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_waits_for_a_standby_that_is_away() {
+    for install in since(17) {
+        let mut pair = Pair::start(&install, &[]).await;
+        let slot = "select pg_create_physical_replication_slot('away', true)";
+        pair.primary.execute("postgres", slot).await.unwrap();
+        let mut tap = pair.tap().await;
+        pair.row(&mut tap, 1).await;
+        let warned = |pair: &Pair| pair.primary.log().matches("does not have active_pid").count();
+        pair.synchronize("away").await;
+        pair.insert(2).await;
+        wait_until("warnings", PATIENCE, async || warned(&pair) > 2).await.unwrap();
+        pair.synchronize("").await;
+        let (lines, _) = pair.up_to(&mut tap, 2).await;
+        assert_eq!(lines, ["+ public.t 2"], "{}", install.version);
+        // Now it is an error.
+        let before = warned(&pair);
+        pair.synchronize("away").await;
+        pair.insert(3).await;
+        wait_until("a warning", PATIENCE, async || warned(&pair) > before).await.unwrap();
+        pair.primary.stop(StopMode::Fast).await.unwrap();
+        let e = tap.error().await;
+        assert_eq!(e.code(), None, "PostgreSQL {}: {e}", install.version);
     }
 }
 
