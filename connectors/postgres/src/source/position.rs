@@ -72,16 +72,18 @@ pub(crate) const LOG_END: &str = "SELECT pg_is_in_recovery(), \
 
 /// The position in an answer to [`LOG_END`]. Covers everything that had committed.
 pub(crate) fn end_in(row: &Row, doing: String) -> Result<Position> {
+    let Position::Postgres { timeline, lsn: insert } = insert_in(row, doing)?;
+    let unsigned = |i: usize| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0).max(1);
+    Ok(Position::Postgres { timeline, lsn: end_of_record(insert, unsigned(3), unsigned(4)) })
+}
+
+/// Where the next record begins, in such an answer. No place that was ever read lies behind it.
+fn insert_in(row: &Row, doing: String) -> Result<Position> {
     if row.get(0) {
         return Err(stops::not_promoted(doing));
     }
-    let insert = row.get::<_, Option<&str>>(1).and_then(parse_lsn);
-    let timeline = row.get::<_, Option<&str>>(2).and_then(timeline_of);
-    let (Some(insert), Some(timeline)) = (insert, timeline) else {
-        return Err(strange(doing));
-    };
-    let unsigned = |i: usize| u64::try_from(row.get::<_, i64>(i)).unwrap_or(0).max(1);
-    Ok(Position::Postgres { timeline, lsn: end_of_record(insert, unsigned(3), unsigned(4)) })
+    let place = row.get::<_, Option<&str>>(1).zip(row.get(2)).and_then(|(l, f)| place(l, f));
+    place.ok_or_else(|| strange(doing))
 }
 
 impl Database {
@@ -97,6 +99,26 @@ impl Database {
         let row =
             session.query_one(LOG_END, &[]).await.map_err(|e| port_error(doing.as_str(), e))?;
         end_in(&row, doing)
+    }
+
+    /// Refuses a place that was read once and lies behind all that the log has now: an earlier state
+    /// of the server was put back. It would begin to send only behind that place again.
+    ///
+    /// # Errors
+    ///
+    /// `CUT0216`; transient when the server is a standby, or about to be another one.
+    pub(super) async fn still_has(&self, session: &Session, from: Option<&Position>) -> Result<()> {
+        let doing = || self.doing("opening the change stream");
+        let row = session.query_one(LOG_END, &[]).await.map_err(|e| port_error(doing(), e))?;
+        let Position::Postgres { timeline: now, lsn: insert } = insert_in(&row, doing())?;
+        match from {
+            Some(from @ Position::Postgres { timeline, lsn })
+                if *timeline == now && *lsn > insert =>
+            {
+                Err(stops::commits_lost(doing(), from, &lsn_text(insert), now))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Commits a message and returns a position that covers its commit. One round trip. It waits

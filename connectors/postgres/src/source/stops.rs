@@ -177,6 +177,22 @@ pub(super) fn other_timeline(doing: String, from: &Position, now: u32) -> PortEr
 }
 
 pub(super) fn commits_lost(doing: String, from: &Position, parted: &str, now: u32) -> PortError {
+    let Position::Postgres { timeline, .. } = from;
+    if *timeline == now {
+        return PortError::definite(
+            COMMITS_LOST,
+            doing,
+            format!(
+                "the log ends at {parted}, so an earlier state of the server was put back: the \
+                 other side is ahead of it, at {from}"
+            ),
+            concat!(
+                "the other side may hold transactions that are lost here: decide which of the two \
+                 is right, then ",
+                give_up!()
+            ),
+        );
+    }
     PortError::definite(
         COMMITS_LOST,
         doing,

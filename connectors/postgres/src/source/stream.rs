@@ -129,7 +129,7 @@ impl Database {
         let names = Names::of(run);
         let name = names.slot();
         let session = Arc::new(self.session("watch").await?);
-        self.await_promotion(&session).await?;
+        self.still_has(&session, from).await?;
         self.check_publication(&session, run).await?;
         let slots = match &self.standby {
             Some(standby) => {

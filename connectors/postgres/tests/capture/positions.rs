@@ -95,6 +95,26 @@ async fn only_what_was_confirmed_is_forgotten() {
     }
 }
 
+/// The server would be silent about all that commits until its log is as long again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_behind_the_end_of_the_log_is_one_that_was_lost() {
+    for w in World::everywhere_and_standbys("set-back").await {
+        w.sql("create table t (id int primary key)").await;
+        let mut tap = w.tap().await;
+        w.sql("insert into t values (1)").await;
+        let last = commits(&w.drain(&mut tap).await).pop().unwrap();
+        drop(tap);
+        drop(w.tap_from(Some(&last)).await);
+        let Position::Postgres { timeline, lsn } = w.db.head().await.unwrap();
+        // Other tests write to the server meanwhile.
+        let lost = Position::Postgres { timeline, lsn: lsn + (1 << 40) };
+        let e = w.db.stream(&w.run, Some(&lost)).await.map(drop).unwrap_err();
+        assert_eq!(e.code(), Some("CUT0216"), "PostgreSQL {}: {e}", w.server.major());
+        assert!(e.to_string().contains("earlier state"), "{e}");
+        w.release().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_database_reports_how_far_its_log_was_read() {
     for w in World::everywhere("idle").await {
