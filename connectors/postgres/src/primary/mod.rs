@@ -55,6 +55,8 @@ pub(crate) struct Kept {
     counters: Mutex<Option<counters::Plan>>,
     /// What sequences held when they were last read or moved.
     seen: counters::Seen,
+    /// Who may keep the slot for us.
+    pub(crate) left: crate::source::Left,
 }
 
 #[async_trait]

@@ -11,6 +11,7 @@ mod assemble;
 mod history;
 mod inflight;
 mod large;
+mod left;
 mod membership;
 mod pace;
 mod position;
@@ -47,6 +48,7 @@ use cutover_core::{
 
 use self::history::Verdict;
 pub(crate) use self::{
+    left::Left,
     position::{LOG_END, end_in, message, place},
     standby::Follows,
 };

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     assemble::{Assembler, EPOCH, Trouble},
+    left::Leaves,
     pace::{Load, Pace, age},
     position::lsn_text,
     queue::Shared,
@@ -41,6 +42,8 @@ const AWAITED: &str = "synchronized_standby_slots";
 
 pub(super) struct Reader {
     pub(super) connection: CopyBoth,
+    /// Dropped behind it.
+    pub(super) _leaves: Leaves,
     pub(super) assembler: Assembler,
     pub(super) shared: Arc<Shared>,
     /// Time between two status messages.

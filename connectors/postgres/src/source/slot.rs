@@ -33,6 +33,14 @@ const REMINDER: Duration = Duration::from_secs(10);
 /// How long somebody else may hold the slot: our own predecessor needs a moment to end.
 const RELEASED_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the server may take to notice that we have left; then its process is ended.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A stream of ours, by its process and the beginning of its name.
+const STREAMS: &str = "FROM pg_catalog.pg_stat_replication \
+     WHERE pid OPERATOR(pg_catalog.=) $1 AND usename OPERATOR(pg_catalog.=) current_user \
+           AND pg_catalog.starts_with(application_name, $2)";
+
 /// A slot as the catalog has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SlotRow {
@@ -132,19 +140,55 @@ impl Database {
         {
             return Err(stops::slot_ahead(doing(), name, &lsn_text(confirmed), from));
         }
-        let deadline = Instant::now() + RELEASED_WITHIN;
+        let begun = Instant::now();
         let mut again = Duration::from_millis(5);
+        let mut known = None;
         loop {
             let row = read(session, name).await.map_err(|e| port_error(doing(), e))?;
-            match row.and_then(|r| r.active_pid) {
-                None => return Ok(confirmed),
-                pid if Instant::now() >= deadline => {
-                    return Err(stops::slot_in_use(doing(), name, pid));
-                }
-                Some(_) => sleep(again).await,
+            let Some(pid) = row.and_then(|r| r.active_pid) else { return Ok(confirmed) };
+            let waited = begun.elapsed();
+            if waited >= RELEASED_WITHIN {
+                // One that lives says something every second.
+                let silent = match known {
+                    Some((same, said @ Some(_))) if same == pid => {
+                        self.said(session, pid).await? == said
+                    }
+                    _ => false,
+                };
+                return Err(match silent {
+                    true => stops::slot_kept(doing(), name, pid),
+                    false => stops::slot_in_use(doing(), name, pid),
+                });
             }
+            if known.as_ref().is_none_or(|(other, _)| *other != pid) {
+                known = Some((pid, self.said(session, pid).await?));
+            }
+            if waited >= NOTICED_WITHIN && self.kept.left.is(pid) {
+                self.end_stream(session, pid).await?;
+            }
+            sleep(again).await;
             again = (again * 2).min(Duration::from_millis(100));
         }
+    }
+
+    /// When a stream of this run said something last; `None` when the process is somebody else's.
+    async fn said(&self, session: &Session, pid: i32) -> Result<Option<String>> {
+        let last = format!("SELECT coalesce(reply_time::text, '') {STREAMS}");
+        let row = session.query_opt(&last, &[&pid, &self.streams()]).await;
+        let row = row.map_err(|e| port_error(self.doing("looking who reads the slot"), e))?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Ends a stream of this run.
+    async fn end_stream(&self, session: &Session, pid: i32) -> Result<()> {
+        let end = format!("SELECT pg_catalog.pg_terminate_backend(pid) {STREAMS}");
+        let ended = session.query_opt(&end, &[&pid, &self.streams()]).await;
+        ended.map(drop).map_err(|e| port_error(self.doing("ending our last stream"), e))
+    }
+
+    /// How the `application_name` of its streams begins.
+    fn streams(&self) -> String {
+        format!("cutover {} stream", self.run)
     }
 
     /// Creates a slot where changes are read; waits for the transactions that are open now.
@@ -224,7 +268,7 @@ impl Database {
             let Some(row) = row else { return Ok(()) };
             if let Some(pid) = row.active_pid {
                 if Instant::now() >= deadline {
-                    return Err(stops::slot_in_use(doing(), name, Some(pid)));
+                    return Err(stops::slot_in_use(doing(), name, pid));
                 }
                 self.terminate(pid).await?;
                 sleep(Duration::from_millis(50)).await;

@@ -47,15 +47,22 @@ pub(super) fn slot_lost(doing: String, slot: &str, why: &str) -> PortError {
     )
 }
 
-pub(super) fn slot_in_use(doing: String, slot: &str, pid: Option<i32>) -> PortError {
-    let who = pid.map_or_else(|| "another process".to_owned(), |p| format!("process {p}"));
+pub(super) fn slot_in_use(doing: String, slot: &str, pid: i32) -> PortError {
     PortError::definite(
         SLOT_IN_USE,
         doing,
-        format!("replication slot {slot} is read by {who}"),
-        pid.map_or_else(
-            || "stop whoever reads this slot".to_owned(),
-            |p| format!("if that is not a running cutover: SELECT pg_terminate_backend({p});"),
+        format!("replication slot {slot} is read by process {pid}"),
+        format!("if that is not a running cutover: SELECT pg_terminate_backend({pid});"),
+    )
+}
+
+/// The server ends it by itself once it has noticed.
+pub(super) fn slot_kept(doing: String, slot: &str, pid: i32) -> PortError {
+    PortError::transient(
+        doing,
+        format!(
+            "replication slot {slot} is kept by process {pid} for a cutover that is gone: it ends \
+             within wal_sender_timeout, or with SELECT pg_terminate_backend({pid});"
         ),
     )
 }
@@ -296,7 +303,6 @@ pub(super) fn at_start(doing: String, slot: &str, e: WireError) -> PortError {
         WireError::Server(ServerError { ref sqlstate, ref text }) => match sqlstate.as_str() {
             "42704" => slot_lost(doing, slot, "does not exist"),
             NOT_IN_STATE | "58P01" => slot_lost(doing, slot, &format!("cannot be read: {text}")),
-            "55006" => slot_in_use(doing, slot, None),
             _ => e.into_port(doing),
         },
         other => other.into_port(doing),

@@ -20,6 +20,7 @@ use super::{
     assemble::{Assembler, Relations},
     inflight::{BUDGET, Cursor, InFlight},
     large::PgLarge,
+    left::Leaves,
     position::lsn_text,
     queue::Shared,
     reader::Reader,
@@ -160,12 +161,14 @@ impl Database {
         };
         let filters = watching && replication.version() >= 160_000 && alone.is().await?;
         let command = start_command(&names, start, replication.version(), filters);
+        let pid = replication.pid();
         let connection =
             replication.start(&command).await.map_err(|e| stops::at_start(doing(), name, e))?;
         let shared = Arc::new(Shared::new(start));
         let in_flight = Arc::new(InFlight::new(Arc::clone(&self.spill), BUDGET));
         let reader = Reader {
             connection,
+            _leaves: Leaves { kept: Arc::clone(&reader.kept), pid },
             assembler: Assembler::new(
                 [names.origin(), &names.early_origin()],
                 &names.definitions(),

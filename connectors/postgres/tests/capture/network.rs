@@ -8,9 +8,9 @@ use cutover_core::{
     },
     port::source::Source,
 };
-use cutover_testkit::{Direction, FaultProxy};
+use cutover_testkit::{Direction, FaultProxy, wait_until};
 
-use crate::world::{Tap, World};
+use crate::world::{PATIENCE, Tap, World, show};
 
 /// A generator that is the same every time (splitmix64).
 struct Dice(u64);
@@ -22,6 +22,15 @@ impl Dice {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % below
     }
+}
+
+/// The same database through a proxy.
+async fn behind(w: &World, test: &str) -> (FaultProxy, World) {
+    let proxy = FaultProxy::start(([127, 0, 0, 1], w.server.port()).into()).await.unwrap();
+    let url =
+        w.server.url(&w.name).replace(&w.server.port().to_string(), &proxy.port().to_string());
+    let far = World::existing(w.server, test, &url);
+    (proxy, far)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,10 +57,7 @@ async fn cut_anywhere_every_transaction_arrives_once_and_whole() {
         }
         w.db.emit("test", "the end").await.unwrap();
 
-        let proxy = FaultProxy::start(([127, 0, 0, 1], w.server.port()).into()).await.unwrap();
-        let url =
-            w.server.url(&w.name).replace(&w.server.port().to_string(), &proxy.port().to_string());
-        let far = World::existing(w.server, "cuts", &url);
+        let (proxy, far) = behind(&w, "cuts").await;
         let mut dice = Dice(7);
         let (mut got, mut last): (Vec<Vec<i32>>, Position) = (Vec::new(), start);
         let (mut attempts, mut cuts, mut done) = (0, 0, false);
@@ -108,6 +114,37 @@ async fn cut_anywhere_every_transaction_arrives_once_and_whole() {
         assert!(cuts > 5, "only {cuts} cuts");
         assert!(got == want, "PostgreSQL {}: {} transactions", w.server.major(), got.len());
         proxy.heal();
+        w.release().await;
+    }
+}
+
+/// The server keeps the slot for a connection of which it has not noticed that nobody has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_stream_of_ours_is_no_stop() {
+    for w in World::everywhere("left-behind").await {
+        w.sql("alter database left_behind set wal_sender_timeout = '5min'").await;
+        w.sql("create table t (id int primary key)").await;
+        let start = w.capture().await.start;
+        let (proxy, far) = behind(&w, "left-behind").await;
+        let mut tap = far.tap_from(Some(&start)).await;
+        w.sql("insert into t values (1)").await;
+        w.drain(&mut tap).await;
+        proxy.abandon();
+        assert!(tap.error().await.is_transient());
+        drop(tap);
+        // Its own, at once.
+        let mut tap = far.tap_from(Some(&start)).await;
+        let rows = show(&w.drain(&mut tap).await);
+        assert!(rows.contains(&"+ public.t 1".to_owned()), "{rows:?}");
+        // That of another process, which cannot know: once the server has noticed.
+        proxy.abandon();
+        let e = w.db.stream(&w.run, Some(&start)).await.map(drop).unwrap_err();
+        assert_eq!(e.code(), None, "PostgreSQL {}: {e}", w.server.major());
+        proxy.cut();
+        wait_until("the slot to be free", PATIENCE, async || {
+            w.db.stream(&w.run, Some(&start)).await.is_ok()
+        })
+        .await;
         w.release().await;
     }
 }
