@@ -24,6 +24,10 @@ use super::stops;
 /// Memory for all large transactions together.
 pub(super) const BUDGET: usize = 32 << 20;
 
+/// Bytes and number of those that may wait to be confirmed. The rest stays in the server's log: each
+/// may have a file open, and all of them are in the same folder.
+const BACKLOG: (u64, usize) = (1 << 30, 200);
+
 /// Memory grows in pieces of this size, and files are read in such pieces.
 const PIECE: usize = 1 << 20;
 
@@ -31,6 +35,7 @@ const PIECE: usize = 1 << 20;
 pub(super) struct InFlight {
     folder: Arc<Path>,
     budget: usize,
+    backlog: (u64, usize),
     memory: Arc<AtomicUsize>,
     kept: Mutex<HashMap<u32, Stored>>,
     /// The last shape of each table: the same shape is the same `Arc`, wherever it is announced.
@@ -73,6 +78,7 @@ impl InFlight {
         Self {
             folder,
             budget,
+            backlog: BACKLOG,
             memory: Arc::default(),
             kept: Mutex::default(),
             shapes: Mutex::default(),
@@ -98,6 +104,15 @@ impl InFlight {
         if let Some(stored) = lock(&self.kept).get_mut(&xid) {
             stored.end = Some(end);
         }
+    }
+
+    /// Whether no more can be taken until some are confirmed. Those in progress do not count: only
+    /// what follows says how they end.
+    pub(super) fn is_full(&self) -> bool {
+        let kept = lock(&self.kept);
+        let waiting = kept.values().filter(|s| s.end.is_some()).map(|s| s.kept.total());
+        let (bytes, number) = waiting.fold((0, 0), |(bytes, n), total| (bytes + total, n + 1));
+        bytes >= self.backlog.0 || number >= self.backlog.1
     }
 
     /// Forgets a transaction: it was rolled back, or is of no interest.
@@ -413,6 +428,29 @@ mod tests {
         let flight = InFlight::new(Arc::from(Path::new("/proc/nowhere")), 10);
         flight.entry(1).keep(&[0; 100]);
         assert_eq!(flight.shrink().await.unwrap_err().code(), Some(stops::NO_SPILL));
+    }
+
+    #[test]
+    fn what_waits_to_be_confirmed_is_bounded() {
+        let new = || {
+            let flight = InFlight::new(Arc::from(Path::new("/")), 1 << 20);
+            InFlight { backlog: (1_000, 3), ..flight }
+        };
+        let flight = new();
+        for xid in 1..=3 {
+            assert!(!flight.is_full());
+            flight.entry(xid).keep(&[0; 10]);
+            flight.committed(xid, u64::from(xid));
+        }
+        assert!(flight.is_full());
+        flight.confirmed(1);
+        assert!(!flight.is_full());
+        // One that is larger than all may be has to come to its end.
+        let flight = new();
+        flight.entry(4).keep(&[0; 2_000]);
+        assert!(!flight.is_full());
+        flight.committed(4, 4);
+        assert!(flight.is_full());
     }
 
     #[tokio::test]

@@ -117,6 +117,12 @@ impl Reader {
                             self.deliver(&mut events, std::mem::take(&mut bytes), &mut clock)
                                 .await?;
                         }
+                        let large = matches!(events[..], [.., Event::Large { .. }, _]);
+                        if large && self.assembler.in_flight.is_full() {
+                            self.deliver(&mut events, std::mem::take(&mut bytes), &mut clock)
+                                .await?;
+                            self.make_room(&mut clock).await?;
+                        }
                     }
                     Frame::Notice(said) => self.notice(&said).await?,
                     Frame::Done => {
@@ -213,6 +219,21 @@ impl Reader {
                 () = sleep_until(clock.next) => self.status(clock, false).await?,
             }
             // The silence is ours.
+            clock.heard = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Waits until some of the large transactions that have committed are confirmed. Never in the
+    /// middle of a transaction: the consumer may need its end to confirm what is before it.
+    async fn make_room(&mut self, clock: &mut Clock) -> Result<()> {
+        while self.assembler.in_flight.is_full() {
+            tokio::select! {
+                () = self.shared.confirm.notified() => {
+                    clock.next = clock.next.min(clock.last + CONFIRM_GAP);
+                }
+                () = sleep_until(clock.next) => self.status(clock, false).await?,
+            }
             clock.heard = Instant::now();
         }
         Ok(())

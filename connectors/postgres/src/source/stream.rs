@@ -84,8 +84,9 @@ impl ChangeStream for PgStream {
         let Position::Postgres { timeline, lsn } = *durable;
         // A position of another history says nothing about this log.
         if timeline == self.timeline {
-            self.shared.confirm(lsn);
+            // Before the reader is woken, which may wait for room.
             self.in_flight.confirmed(lsn);
+            self.shared.confirm(lsn);
         }
     }
 

@@ -176,6 +176,39 @@ async fn a_transaction_larger_than_memory_goes_through_a_file() {
     w.release().await;
 }
 
+/// What nobody has confirmed is kept here as long: no more of it is taken than there is room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_of_large_transactions_stays_on_the_server() {
+    let w = World::newest("backlog").await;
+    small_memory(&w).await;
+    w.sql("alter database backlog set wal_sender_timeout = '8s'").await;
+    w.sql("create table t (id int primary key, v text)").await;
+    let mut tap = w.tap().await;
+    let client = w.client().await;
+    for i in 0..250 {
+        let insert = format!(
+            "insert into t select {i} * 1000 + i, repeat('v', 100) from generate_series(0, 999) i"
+        );
+        client.batch_execute(&insert).await.unwrap();
+    }
+    let commits =
+        |events: &[Event]| events.iter().filter(|e| matches!(e, Event::Commit { .. })).count();
+    let mut events = Vec::new();
+    while commits(&events) < 200 {
+        events.extend(tap.next().await.unwrap());
+    }
+    // For longer than the patience of the server.
+    let more = tokio::time::timeout(std::time::Duration::from_secs(12), tap.next()).await;
+    assert!(more.is_err(), "{} came", more.map_or(0, |more| commits(&more.unwrap())));
+    while commits(&events) < 250 {
+        tap.confirm(&events);
+        events.extend(tap.next().await.unwrap());
+    }
+    assert_eq!(events.iter().filter(|e| matches!(e, Event::Row { .. })).count(), 250_000);
+    streamed(&w, 250).await;
+    w.release().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_room_for_a_large_transaction_is_a_named_stop() {
     let w = World::newest("no-room").await;
