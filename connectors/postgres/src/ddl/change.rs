@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cutover_core::model::schema::TableName;
 
 use super::{
-    message::{Column, Definition, Message, Partition},
+    message::{Column, Definition, Grant, Message, Partition},
     own,
 };
 use crate::sql;
@@ -340,11 +340,26 @@ pub(super) fn new_partition(there: &Definition, parent: &TableName, bound: &str)
     Step::safe(
         what,
         format!(
-            "CREATE TABLE {0} PARTITION OF {1} {bound}{divided}; ALTER TABLE {0} OWNER TO {2}",
+            "CREATE TABLE {0} PARTITION OF {1} {bound}{divided}; ALTER TABLE {0} OWNER TO {2}{3}",
             sql::table(&table),
             sql::table(parent),
-            sql::ident(&there.owner)
+            sql::ident(&there.owner),
+            there.grants.iter().map(|grant| granted(&table, grant)).collect::<String>()
         ),
+    )
+}
+
+/// Default privileges of whoever created it are not ours. A role or a privilege that is not known
+/// here is left out: what is missing is told before a move.
+fn granted(table: &TableName, grant: &Grant) -> String {
+    let Grant { to, what, on } = grant;
+    let to = to.as_ref().map_or("PUBLIC".to_owned(), |role| sql::ident(role));
+    let on = if *on { " WITH GRANT OPTION" } else { "" };
+    let grant = format!("GRANT {what} ON {} TO {to}{on}", sql::table(table));
+    format!(
+        "; DO $cutover$ BEGIN EXECUTE {}; \
+         EXCEPTION WHEN undefined_object OR syntax_error THEN NULL; END $cutover$",
+        sql::literal(&grant)
     )
 }
 
@@ -404,6 +419,7 @@ pub(super) mod tests {
             name: "t".into(),
             kind: "r".into(),
             persistence: "p".into(),
+            grants: Vec::new(),
             owner: "app".into(),
             root: None,
             parents: Vec::new(),

@@ -122,6 +122,9 @@ pub(super) struct Definition {
     pub(super) kind: String,
     pub(super) persistence: String,
     pub(super) owner: String,
+    /// What others may do with it; not told by triggers of earlier versions.
+    #[serde(default)]
+    pub(super) grants: Vec<Grant>,
     pub(super) root: Option<TableName>,
     pub(super) parents: Vec<TableName>,
     pub(super) bound: Option<String>,
@@ -155,6 +158,16 @@ impl Definition {
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }
+}
+
+/// A right of somebody else than the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Grant {
+    /// `None`: everybody.
+    pub(super) to: Option<String>,
+    pub(super) what: String,
+    /// It may be granted on.
+    pub(super) on: bool,
 }
 
 /// A partition.

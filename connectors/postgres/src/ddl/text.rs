@@ -24,6 +24,10 @@ pub(super) fn table(oid: &str) -> String {
         "(SELECT jsonb_build_object(
   'schema', n.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
   'owner', pg_get_userbyid(c.relowner),
+  'grants', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                      'to', CASE WHEN e.grantee <> 0 THEN pg_get_userbyid(e.grantee) END,
+                      'what', e.privilege_type, 'on', e.is_grantable)), '[]')
+               FROM aclexplode(c.relacl) e WHERE e.grantee <> c.relowner),
   'root', (SELECT jsonb_build_object('schema', m.nspname, 'name', r.relname)
              FROM pg_class r JOIN pg_namespace m ON m.oid = r.relnamespace
             WHERE c.relispartition AND r.oid = pg_partition_root(c.oid)),

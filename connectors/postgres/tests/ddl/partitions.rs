@@ -96,3 +96,38 @@ async fn whoever_reads_definitions_holds_no_table_while_it_waits_for_another() {
         client.batch_execute("ROLLBACK").await.unwrap();
     }
 }
+
+/// Rights come from whoever made it, and not from us.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_one_has_the_rights_it_has_on_the_source() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        let stage = Stage::new(from, to, TABLES).await;
+        let reader = format!("reader_of_{}", stage.run.object_name());
+        for client in [&stage.here, &stage.there] {
+            client.batch_execute(&format!("CREATE ROLE {reader}")).await.unwrap();
+        }
+        let mut stage = stage;
+        let only = format!("{reader}_only_here");
+        stage.here.batch_execute(&format!("CREATE ROLE {only}")).await.unwrap();
+        stage
+            .on_blue(&format!(
+                "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {only}; \
+                 ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {reader} WITH GRANT OPTION; \
+                 ALTER DEFAULT PRIVILEGES GRANT INSERT ON TABLES TO PUBLIC; \
+                 CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)"
+            ))
+            .await;
+        let said = stage.follow(true).await;
+        assert!(said.iter().any(|s| matches!(s, Redefined::Made { .. })), "{said:?}");
+        let rights = "SELECT string_agg(CASE e.grantee WHEN 0 THEN 'public' \
+                        ELSE e.grantee::regrole::text END || e.privilege_type || e.is_grantable, \
+                        ' ' ORDER BY e.privilege_type) \
+                      FROM pg_class c, aclexplode(c.relacl) e \
+                      WHERE c.relname = 'p2' AND e.grantee <> c.relowner";
+        let have: String = stage.there.query_one(rights, &[]).await.unwrap().get(0);
+        assert_eq!(have, format!("publicINSERTfalse {reader}SELECTtrue"));
+        for client in [&stage.here, &stage.there] {
+            client.batch_execute("DROP TABLE p CASCADE").await.unwrap();
+        }
+    }
+}

@@ -7,13 +7,15 @@ use crate::catalog::USER_SCHEMA;
 
 /// The rights `e` that `from` unfolds, but for those of our own role, which is granted what it needs
 /// on one side or the other. A text `of` says what each of them is on.
+/// Without a privilege that not all versions know (17), and that is in `ALL` of those that do.
 fn rights(from: &str, of: &str) -> String {
     format!(
         "(SELECT string_agg(g, ',' ORDER BY g COLLATE \"C\") FROM (
            SELECT concat_ws(' ', {of}, CASE e.grantee WHEN 0 THEN 'public'
                             ELSE pg_get_userbyid(e.grantee)::text END,
                             e.privilege_type, e.is_grantable)
-             FROM {from} WHERE e.grantee <> (SELECT oid FROM me)) AS rights(g))"
+             FROM {from} WHERE e.grantee <> (SELECT oid FROM me)
+                           AND e.privilege_type <> 'MAINTAIN') AS rights(g))"
     )
 }
 
@@ -109,13 +111,13 @@ fn grants() -> String {
         "SELECT 'grants on ' || {RELATION_KIND}, 'pg_class'::regclass::oid, c.oid, c.oid, {RELATION},
             concat_ws(' ', {of_relation},
               CASE WHEN c.oid IN (SELECT attrelid FROM pg_attribute WHERE attacl IS NOT NULL)
-                   THEN {of_columns} END), true
+                   THEN {of_columns} END), false
          FROM pg_class c JOIN ours n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
          UNION ALL SELECT 'grants on ' || {ROUTINE}, 'pg_proc'::regclass, p.oid, 0, {SIGNATURE},
-            {of_function}, true
+            {of_function}, false
          FROM pg_proc p JOIN ours n ON n.oid = p.pronamespace
-         UNION ALL SELECT 'grants on ' || {KIND}, 'pg_type'::regclass, t.oid, 0, {TYPE}, {of_type}, true
+         UNION ALL SELECT 'grants on ' || {KIND}, 'pg_type'::regclass, t.oid, 0, {TYPE}, {of_type}, false
          FROM {TYPES}
          UNION ALL SELECT 'schema', 'pg_namespace'::regclass, s.oid, 0, n.name, {of_schema}, true
          FROM pg_namespace s JOIN ours n ON n.oid = s.oid
@@ -123,7 +125,7 @@ fn grants() -> String {
             concat_ws(' ', 'of', quote_ident(pg_get_userbyid(a.defaclrole)), 'in ' || n.name, 'on',
               CASE a.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences'
                 WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' ELSE 'others' END),
-            {of_default}, true
+            {of_default}, false
          FROM pg_default_acl a LEFT JOIN ours n ON n.oid = a.defaclnamespace
          WHERE n.oid IS NOT NULL OR a.defaclnamespace = 0"
     )
