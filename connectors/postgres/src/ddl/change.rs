@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use cutover_core::model::schema::TableName;
 
 use super::{
-    message::{Column, Definition, Grant, Message, Partition},
+    message::{Column, Definition, Message, Partition},
     own,
 };
 use crate::sql;
@@ -344,22 +344,8 @@ pub(super) fn new_partition(there: &Definition, parent: &TableName, bound: &str)
             sql::table(&table),
             sql::table(parent),
             sql::ident(&there.owner),
-            there.grants.iter().map(|grant| granted(&table, grant)).collect::<String>()
+            there.grants.iter().map(|grant| own::granted(&table, grant)).collect::<String>()
         ),
-    )
-}
-
-/// Default privileges of whoever created it are not ours. A role or a privilege that is not known
-/// here is left out: what is missing is told before a move.
-fn granted(table: &TableName, grant: &Grant) -> String {
-    let Grant { to, what, on } = grant;
-    let to = to.as_ref().map_or("PUBLIC".to_owned(), |role| sql::ident(role));
-    let on = if *on { " WITH GRANT OPTION" } else { "" };
-    let grant = format!("GRANT {what} ON {} TO {to}{on}", sql::table(table));
-    format!(
-        "; DO $cutover$ BEGIN EXECUTE {}; \
-         EXCEPTION WHEN undefined_object OR syntax_error THEN NULL; END $cutover$",
-        sql::literal(&grant)
     )
 }
 

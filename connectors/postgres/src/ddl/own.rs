@@ -4,7 +4,7 @@ use cutover_core::model::schema::TableName;
 
 use super::{
     change::{Step, alter_only, alter_table},
-    message::{Column, Definition, Partition},
+    message::{Column, Definition, Grant, Partition},
 };
 use crate::sql;
 
@@ -130,6 +130,20 @@ pub(super) fn of_its_own(there: &Definition, like: &Definition) -> Vec<Step> {
         });
     }
     steps
+}
+
+/// Default privileges of whoever created it are not ours. A role or a privilege that is not known
+/// here is left out: what is missing is told before a move.
+pub(super) fn granted(table: &TableName, grant: &Grant) -> String {
+    let Grant { to, what, on } = grant;
+    let to = to.as_ref().map_or("PUBLIC".to_owned(), |role| sql::ident(role));
+    let on = if *on { " WITH GRANT OPTION" } else { "" };
+    let grant = format!("GRANT {what} ON {} TO {to}{on}", sql::table(table));
+    format!(
+        "; DO $cutover$ BEGIN EXECUTE {}; \
+         EXCEPTION WHEN undefined_object OR syntax_error THEN NULL; END $cutover$",
+        sql::literal(&grant)
+    )
 }
 
 #[cfg(test)]
