@@ -15,7 +15,7 @@ use cutover_core::{
     model::{
         finding::Scope,
         run::RunId,
-        schema::{Counterparts, Table, TableName},
+        schema::{Counterparts, RowIdentity, Table, TableName},
         selection::Selection,
         side::Side,
     },
@@ -472,11 +472,15 @@ impl Preparation {
     async fn arm_way_back(&self, blue: &[Table]) -> Result<(Since, bool), RunError> {
         let green = self.ports.green.source.definitions(&self.selection_of_green()).await?;
         self.ports.blue.sink.prepare(&self.run).await?;
+        // What only green has is no part of the run, and nothing is asked of it.
+        let there = Counterparts::new(blue);
+        let identified = |t: &&Table| t.identity != RowIdentity::Nothing || there.of(t).is_some();
+        let followed: Vec<Table> = green.iter().filter(identified).cloned().collect();
         let kept = if self.book.standing().way_back {
             // When it is gone the stream stops by name.
-            self.ports.green.source.resume(&self.run, &green).await?
+            self.ports.green.source.resume(&self.run, &followed).await?
         } else {
-            Some(self.ports.green.source.capture(&self.run, &green, false).await?)
+            Some(self.ports.green.source.capture(&self.run, &followed, false).await?)
         };
         // Tables that came since the first time are closed as well.
         let owner = self.book.standing().owner;

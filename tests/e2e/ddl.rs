@@ -133,6 +133,12 @@ async fn a_new_table_is_noticed_and_a_change_can_be_taken_back() {
     let yaml = std::fs::read_to_string(world.desk.folder().join("cutover.yaml")).expect("it");
     let exclude = "tables: { include: [\"public.*\"], exclude: [\"public.coupons\"] }\n";
     world.desk.configure(&format!("{yaml}{exclude}"));
+    // What only green has is asked for nothing.
+    alter(&world, Side::Green, "CREATE TABLE only_here (what text)").await;
+    let mut run = world.desk.run();
+    run.ready().await;
+    assert!(run.terminate().await.success());
+    alter(&world, Side::Green, "DROP TABLE only_here").await;
     let mut run = world.desk.run();
     run.ready().await;
     world.desk.moves("switch").await.exits(0);

@@ -165,15 +165,21 @@ pub(crate) fn some_of(names: &[String]) -> String {
     }
 }
 
-/// Who holds a lock on a table.
+/// Who holds a lock on a table, or on what lies below or outside of it. Partitions by a way on which
+/// nobody waits for a lock.
 async fn holders(session: &Session, name: &TableName) -> Result<Vec<String>, Error> {
     let rows = session
         .query(
-            "SELECT DISTINCT coalesce('process ' || l.pid, 'a prepared transaction') \
+            "WITH RECURSIVE part(oid) AS ( \
+               SELECT to_regclass($1::text)::oid \
+               UNION SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid) \
+             SELECT DISTINCT coalesce('process ' || l.pid, 'a prepared transaction') \
                     || coalesce(' (' || nullif(a.application_name, '') || ')', '') \
              FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
-             WHERE l.granted AND l.relation = to_regclass($1::text) \
-               AND l.pid IS DISTINCT FROM pg_backend_pid()",
+             WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
+               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               AND l.relation IN (SELECT unnest(ARRAY[c.oid, c.reltoastrelid]) \
+                                    FROM part JOIN pg_class c ON c.oid = part.oid)",
             &[&sql::table(name)],
         )
         .await?;

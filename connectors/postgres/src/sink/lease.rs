@@ -53,8 +53,9 @@ pub(super) async fn take(database: &Database, run: &RunId) -> Result<Session> {
     let deadline = Instant::now() + HEARTBEAT;
     while !setup::try_lock(&session, key).await.map_err(failed)? {
         let ours = session.left().end_holder(&session, key).await.map_err(failed)?;
-        if !ours || Instant::now() > deadline {
-            let holder = setup::holder(&session, key).await.map_err(failed)?;
+        let holder = setup::holder(&session, key).await.map_err(failed)?;
+        // Nobody by now: it was ours, and has just ended.
+        if (!ours && holder.is_some()) || Instant::now() > deadline {
             let holder = holder.unwrap_or_else(|| "a session that has just ended".to_owned());
             return Err(PortError::definite(
                 refusal::LEASE_HELD,
