@@ -25,7 +25,7 @@ use cutover_postgres::{Database, connect::PgConfig};
 use cutover_sandbox::{PgOptions, Postgres, find_postgres};
 use tokio::task::JoinHandle;
 
-use crate::world::{PATIENCE, World, servers};
+use crate::world::{PATIENCE, World, patiently, servers};
 
 /// Clients that insert numbers 0, 1, 2, ... each in its own transaction, some of which roll back.
 pub(crate) struct Load {
@@ -130,7 +130,8 @@ async fn the_copy_and_the_stream_join() {
         w.sql("create table t (id int primary key)").await;
         let load = Load::start(&w).await;
         load.pass(100).await;
-        let capture = w.db.capture(&w.run, &w.tables().await, true).await.unwrap();
+        let tables = w.tables().await;
+        let capture = patiently(async || w.db.capture(&w.run, &tables, true).await).await;
         let snapshot = capture.snapshot.expect("a snapshot was asked for");
         load.pass(100).await;
         let copied = ids(&w, &*snapshot).await;
@@ -162,7 +163,7 @@ async fn a_snapshot_with_a_position_holds_exactly_what_committed_before_it() {
         let mut taken = Vec::new();
         for _ in 0..8 {
             load.pass(30).await;
-            let (position, snapshot) = w.db.snapshot_at_position().await.unwrap();
+            let (position, snapshot) = patiently(async || w.db.snapshot_at_position().await).await;
             load.pass(30).await;
             taken.push((position, ids(&w, &*snapshot).await));
         }

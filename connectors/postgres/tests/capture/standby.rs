@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::{
     snapshots::{Load, ids},
-    world::{PATIENCE, Tap, World, show, with_standby},
+    world::{PATIENCE, Tap, World, patiently, show, with_standby},
 };
 
 const SLOTS: &str = "select count(*) from pg_replication_slots where slot_type = 'logical'";
@@ -78,7 +78,8 @@ fn reading(primary: &Postgres, standby: &Postgres, run: &RunId, spill: &TempDir)
 async fn a_quiet_primary_keeps_no_slot_and_nothing_is_left() {
     for w in World::standbys("quiet").await {
         w.sql("create table t (id int primary key); insert into t values (1)").await;
-        let capture = w.db.capture(&w.run, &w.tables().await, true).await.unwrap();
+        let tables = w.tables().await;
+        let capture = patiently(async || w.db.capture(&w.run, &tables, true).await).await;
         assert_eq!(ids(&w, &*capture.snapshot.unwrap()).await, [1].into());
         let mine = "select count(*) from pg_replication_slots where slot_name = 'cutover_quiet'";
         assert_eq!([w.text(mine).await, w.text_of_reader(mine).await], ["0", "1"]);
@@ -107,7 +108,7 @@ async fn a_later_snapshot_says_which_transactions_it_contains() {
         for _ in 0..6 {
             load.pass(30).await;
             let before: BTreeSet<i32> = held_by(&w.text("select array_agg(id) from t").await);
-            let snapshot = w.db.snapshot().await.unwrap();
+            let snapshot = patiently(async || w.db.snapshot().await).await;
             load.pass(30).await;
             let rows = ids(&w, &*snapshot).await;
             assert!(before.is_subset(&rows), "what was committed before is in it");

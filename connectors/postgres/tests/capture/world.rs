@@ -18,13 +18,25 @@ use cutover_core::{
     },
 };
 use cutover_postgres::{Database, connect::PgConfig};
-use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres};
+use cutover_sandbox::{PgInstall, PgOptions, Postgres, find_postgres, wait_for};
 use tempfile::TempDir;
 use tokio::{sync::OnceCell, time::timeout};
 use tokio_postgres::Client;
 
 /// How long a test waits for something that should be instant.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What may have to be tried again, as the run does: where much is rolled back beside it, a server
+/// says that a snapshot would be too large (40001).
+pub(crate) async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T>) -> T {
+    wait_for("a snapshot", PATIENCE, async || match ask().await {
+        Ok(given) => Some(given),
+        Err(e) if e.is_transient() => None,
+        Err(e) => panic!("{e}"),
+    })
+    .await
+    .unwrap()
+}
 
 static SERVERS: OnceCell<Vec<Postgres>> = OnceCell::const_new();
 
