@@ -47,7 +47,8 @@ const DDL: &str = "
     ALTER TABLE app.f REPLICA IDENTITY FULL;
     CREATE TABLE app.p (m money) PARTITION BY RANGE (m);
     CREATE TABLE app.p_less PARTITION OF app.p FOR VALUES FROM (MINVALUE) TO ({amount});
-    CREATE TABLE app.p_rest PARTITION OF app.p DEFAULT";
+    CREATE TABLE app.p_rest PARTITION OF app.p DEFAULT;
+    ALTER TABLE app.p_less REPLICA IDENTITY FULL; ALTER TABLE app.p_rest REPLICA IDENTITY FULL";
 
 const ROWS: &str = "
     INSERT INTO app.m (id) VALUES ({n});
