@@ -48,6 +48,7 @@ async fn main() -> Result<()> {
         server.create_database(database).await?;
         pgbench(server, database, &["-i", "-q", "-s", &scale.to_string()])?;
     }
+    blue.execute("bench", "ALTER TABLE pgbench_history REPLICA IDENTITY FULL").await?;
 
     let run = RunId::new("drain")?;
     let spill = env::temp_dir().join("cutover-drain");
