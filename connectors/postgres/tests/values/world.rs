@@ -350,6 +350,10 @@ impl Pump {
             for event in events {
                 seen |= matches!(&event, Event::Message { content, .. } if content == marker);
                 let end = seen && matches!(event, Event::Commit { .. });
+                // All of it is in hand; what nobody confirms is not sent without end.
+                if let Event::Commit { position } = &event {
+                    self.stream.confirm(position);
+                }
                 if !matches!(event, Event::Idle { .. }) {
                     all.push(event);
                 }
