@@ -37,6 +37,13 @@ pub fn table(name: &TableName) -> String {
     format!("{}.{}", ident(&name.schema), ident(&name.name))
 }
 
+/// Whether a row `l` of `pg_locks` is that of whoever holds the advisory lock `$1` in this database.
+pub(crate) const HOLDS: &str = "l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                       WHERE datname = pg_catalog.current_database())
+    AND l.classid::bigint = ($1::bigint >> 32) & 4294967295
+    AND l.objid::bigint = $1::bigint & 4294967295";
+
 /// Names of everything that a run creates on a server. All come from the run's name, so that
 /// whatever a crash left behind is found again.
 #[derive(Debug, Clone)]

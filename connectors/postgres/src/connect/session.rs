@@ -263,7 +263,9 @@ impl Database {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,
         });
-        Ok(Worker::answered(who.unwrap_or_default()))
+        // Without it every session would seem to be nobody's.
+        let silent = || wrong_server(self.connecting(), "the server does not say who answers");
+        who.map(Worker::answered).ok_or_else(silent)
     }
 }
 

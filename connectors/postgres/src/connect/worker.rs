@@ -9,7 +9,7 @@ use std::{
 use tokio_postgres::Error;
 
 use super::session::Session;
-use crate::database::Database;
+use crate::{database::Database, sql::HOLDS};
 
 /// So many closed sessions are remembered.
 const MANY: usize = 100;
@@ -60,12 +60,10 @@ impl Left {
             let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.iter().map(|worker| worker.0.clone()).collect()
         };
-        let end = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l
-              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND l.classid::bigint = ($1::bigint >> 32) & 4294967295
-                AND l.objid::bigint = $1::bigint & 4294967295
-                AND l.pid || ' ' || pg_postmaster_start_time() = ANY ($2)";
-        Ok(session.execute(end, &[&key, &left]).await? > 0)
+        let end = format!(
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE {HOLDS} \
+             AND l.pid || ' ' || pg_postmaster_start_time() = ANY ($2)"
+        );
+        Ok(session.execute(&end, &[&key, &left]).await? > 0)
     }
 }

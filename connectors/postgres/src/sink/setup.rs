@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     connect::{Session, port_error},
-    sql::{self, Names},
+    sql::{self, HOLDS, Names},
 };
 
 /// Version of the progress table. Another version is refused, never guessed.
@@ -185,7 +185,7 @@ pub(super) async fn end_early(
     pid: Option<i32>,
 ) -> std::result::Result<u64, tokio_postgres::Error> {
     let text =
-        format!("{EARLY} SELECT {END} FROM early e WHERE e.pid = coalesce($2::integer, e.pid)");
+        format!("{} SELECT {END} FROM early e WHERE e.pid = coalesce($2::integer, e.pid)", early());
     client.execute(&text, &[&early_key(names), &pid]).await
 }
 
@@ -195,11 +195,12 @@ pub(super) async fn end_early_when_waited_for(
     names: &Names,
 ) -> std::result::Result<bool, tokio_postgres::Error> {
     let text = format!(
-        "{EARLY} SELECT {END} FROM early e WHERE EXISTS (
+        "{} SELECT {END} FROM early e WHERE EXISTS (
            SELECT FROM pg_catalog.pg_locks w
             WHERE NOT w.granted
               AND w.waitstart < pg_catalog.clock_timestamp() - interval '1 second'
-              AND e.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)))"
+              AND e.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)))",
+        early()
     );
     Ok(client.execute(&text, &[&early_key(names)]).await? > 0)
 }
@@ -207,14 +208,12 @@ pub(super) async fn end_early_when_waited_for(
 const END: &str = "pg_catalog.pg_terminate_backend(e.pid)";
 
 /// The session that is the early writer.
-const EARLY: &str = "WITH early AS (
-    SELECT l.pid FROM pg_catalog.pg_locks l
-     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-       AND l.pid <> pg_catalog.pg_backend_pid()
-       AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                          WHERE datname = pg_catalog.current_database())
-       AND l.classid::bigint = ($1::bigint >> 32) & 4294967295
-       AND l.objid::bigint = $1::bigint & 4294967295)";
+fn early() -> String {
+    format!(
+        "WITH early AS (SELECT l.pid FROM pg_catalog.pg_locks l
+          WHERE {HOLDS} AND l.pid <> pg_catalog.pg_backend_pid())"
+    )
+}
 
 /// Repeats a statement about the origin while another session uses it, until patience ends.
 async fn patiently(
@@ -269,20 +268,13 @@ pub(super) async fn holder(
     client: &Client,
     key: i64,
 ) -> std::result::Result<Option<String>, tokio_postgres::Error> {
-    let row = client
-        .query_opt(
-            "SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'local')
-               FROM pg_catalog.pg_locks l
-               LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-                AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                                   WHERE datname = pg_catalog.current_database())
-                AND l.classid::bigint = ($1::bigint >> 32) & 4294967295
-                AND l.objid::bigint = $1::bigint & 4294967295
-              LIMIT 1",
-            &[&key],
-        )
-        .await?;
+    let who = format!(
+        "SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.client_addr::text, 'local')
+           FROM pg_catalog.pg_locks l
+           LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+          WHERE {HOLDS} LIMIT 1"
+    );
+    let row = client.query_opt(&who, &[&key]).await?;
     Ok(row.map(|row| {
         let (pid, application, from): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
         format!("the session with pid {pid} (application_name {application:?}, from {from})")

@@ -2,13 +2,10 @@
 
 use cutover_core::model::finding::Scope;
 
-use super::super::{Answer, facts::Context, found::*};
-
-/// The stream, and a temporary session at a time.
-const NEEDED: i64 = 2;
-
-/// A move reads what its streams bring, and opens no snapshot.
-const NEEDED_BY_A_MOVE: i64 = 1;
+use super::{
+    super::{Answer, facts::Context, found::*},
+    of_streams,
+};
 
 struct Facts {
     scope: Scope,
@@ -32,15 +29,8 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     Ok(judge(&Facts { scope, limit: row.get(0), used: row.get(1), ours: row.get(2) }))
 }
 
-fn needed(scope: Scope) -> i64 {
-    match scope {
-        Scope::Start => NEEDED,
-        Scope::Move => NEEDED_BY_A_MOVE,
-    }
-}
-
 fn judge(facts: &Facts) -> Vec<Found> {
-    let needed = (needed(facts.scope) - facts.ours).max(0);
+    let needed = (of_streams(facts.scope) - facts.ours).max(0);
     let free = facts.limit - facts.used;
     if free >= needed {
         return Vec::new();
@@ -48,7 +38,7 @@ fn judge(facts: &Facts) -> Vec<Found> {
     vec![error(
         "CUT0105",
         format!("{free} of {} WAL senders are free, {needed} are needed", facts.limit),
-        restart_with("max_wal_senders", facts.used + NEEDED + 2),
+        restart_with("max_wal_senders", facts.used + of_streams(Scope::Start) + 2),
     )]
 }
 

@@ -2,14 +2,11 @@
 
 use cutover_core::model::finding::Scope;
 
-use super::super::{Answer, facts::Context, found::*};
+use super::{
+    super::{Answer, facts::Context, found::*},
+    of_streams,
+};
 use crate::sql::Names;
-
-/// The stream's own, and a temporary one at a time.
-const NEEDED: i64 = 2;
-
-/// A move reads what its streams bring, and opens no snapshot.
-const NEEDED_BY_A_MOVE: i64 = 1;
 
 struct Facts {
     scope: Scope,
@@ -33,15 +30,8 @@ pub(in super::super) async fn check(context: &Context<'_>) -> Answer {
     Ok(judge(&Facts { scope, limit: row.get(0), used: row.get(1), ours: row.get(2) }))
 }
 
-fn needed(scope: Scope) -> i64 {
-    match scope {
-        Scope::Start => NEEDED,
-        Scope::Move => NEEDED_BY_A_MOVE,
-    }
-}
-
 fn judge(facts: &Facts) -> Vec<Found> {
-    let needed = needed(facts.scope) - i64::from(facts.ours);
+    let needed = of_streams(facts.scope) - i64::from(facts.ours);
     let free = facts.limit - facts.used;
     if free >= needed {
         return Vec::new();
@@ -51,7 +41,7 @@ fn judge(facts: &Facts) -> Vec<Found> {
         format!("{free} of {} replication slots are free, {needed} are needed", facts.limit),
         format!(
             "-- drop slots that nobody uses any more, or allow more of them:\n{}",
-            restart_with("max_replication_slots", facts.used + NEEDED + 2)
+            restart_with("max_replication_slots", facts.used + of_streams(Scope::Start) + 2)
         ),
     )]
 }
