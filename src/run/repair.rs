@@ -204,7 +204,8 @@ impl Live {
 
 impl Proof {
     /// Copies the rows that are known to differ again, from the owner to the other side, while
-    /// the stream stands still; the whole table where they have no names, or not all of them. Returns rows written. What was repaired is to be verified again.
+    /// the stream stands still; the whole table where they have no names, or not all of them.
+    /// Returns rows written. What was repaired is to be verified again.
     ///
     /// # Errors
     ///
